@@ -1,0 +1,120 @@
+"""Reply: what a server said, and the reader that cuts a byte stream into replies (RFC 5321 §4.2).
+
+Promises: a reply is only ever a complete, well-formed one; everything else is a ReplyError, after which the
+connection is of no more use. Memory is bounded whatever the server sends. Text of a reply is data: it is shown
+through `Reply.text`, which is escaped and capped, and is never parsed again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# RFC 5321 §4.5.3.1.5 allows 512 octets a line; real servers go beyond it. What a person needs fits well within.
+MAX_LINE_OCTETS = 2048
+MAX_LINES = 100
+# Kept in the history, the log and the bounce.
+MAX_TEXT = 1000
+
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\n]*))?\Z")
+_STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s|\Z)")
+# C0, DEL, C1, and the marks that turn the direction of writing: none of them may reach a terminal or a header.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class ReplyError(Exception):
+    """The server broke the grammar of replies, or a bound on them. The text says how."""
+
+
+def printable(data: bytes | str, limit: int = MAX_TEXT) -> str:
+    """Text from the network or a user, safe to show: one line, controls escaped as \\xNN, at most `limit` characters."""
+    text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+
+    def escape(match: re.Match[str]) -> str:
+        point = ord(match[0])
+        if 0xDC80 <= point <= 0xDCFF:
+            point -= 0xDC00
+        return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
+
+    escaped = _UNPRINTABLE.sub(escape, text[: limit + 1])
+    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One complete reply: its code (200-599) and its lines as the server sent them, without code and CRLF."""
+
+    code: int
+    lines: tuple[bytes, ...]
+
+    @property
+    def first_digit(self) -> int:
+        return self.code // 100
+
+    @property
+    def positive(self) -> bool:
+        return self.first_digit == 2
+
+    @property
+    def status(self) -> str:
+        """The enhanced status code (RFC 2034), or its class alone, x.0.0, where there is none or it contradicts the code."""
+        match = _STATUS.match(self.lines[0].decode("ascii", "replace")) if self.lines else None
+        if match and int(match[1]) == self.first_digit:
+            return f"{match[1]}.{int(match[2])}.{int(match[3])}"
+        return f"{self.first_digit}.0.0"
+
+    @property
+    def text(self) -> str:
+        """Code and text on one line, escaped and capped, as it stands in the log, the history and a bounce."""
+        return printable(b" ".join((b"%d" % self.code, *self.lines)).strip())
+
+
+class ReplyReader:
+    """Bytes in, replies out; any segmentation gives the same replies.
+
+    A bare LF ends a line as CRLF does, since it cannot be mistaken for anything else here. Everything that
+    RFC 5321 §4.2 does not allow raises ReplyError: no digits, a code outside 200-599, another code on a
+    continuation line, a line or a reply beyond its bound.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._code = 0
+        self._lines: list[bytes] = []
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left over: no fragment of a line and no unfinished reply."""
+        return not self._buffer and not self._lines
+
+    def feed(self, data: bytes) -> list[Reply]:
+        """Add what was received; return the replies that it completed, in order."""
+        self._buffer += data
+        replies: list[Reply] = []
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end]).removesuffix(b"\r")
+            del self._buffer[: end + 1]
+            if (reply := self._take_line(line)) is not None:
+                replies.append(reply)
+        if len(self._buffer) > MAX_LINE_OCTETS:
+            raise ReplyError(f"a reply line of more than {MAX_LINE_OCTETS} octets")
+        return replies
+
+    def _take_line(self, line: bytes) -> Reply | None:
+        if len(line) > MAX_LINE_OCTETS:
+            raise ReplyError(f"a reply line of more than {MAX_LINE_OCTETS} octets")
+        match = _LINE.match(line)
+        if match is None:
+            raise ReplyError(f"not an SMTP reply: {printable(line, 80)}")
+        code = int(match[1])
+        if self._lines and code != self._code:
+            raise ReplyError(f"a reply that begins with {self._code} and goes on with {code}")
+        self._code = code
+        self._lines.append(match[3] or b"")
+        if len(self._lines) > MAX_LINES:
+            raise ReplyError(f"a reply of more than {MAX_LINES} lines")
+        if match[2] == b"-":
+            return None
+        reply = Reply(code, tuple(self._lines))
+        self._lines = []
+        return reply
