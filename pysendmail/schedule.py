@@ -1,4 +1,4 @@
-"""Schedule: when a recipient is tried again, and when a smarthost in trouble is probed. Pure functions of their arguments.
+"""Schedule: when a recipient is tried again, and when a smarthost in trouble is probed. Pure functions.
 
 next = end of the last attempt + interval(attempts). The jitter comes from the queue id, so that a restart changes
 nothing and two messages refused together do not come back together. Seconds throughout.

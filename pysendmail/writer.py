@@ -17,6 +17,7 @@ import queue as queues
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -140,10 +141,8 @@ class Writer:
         """Give up the ballast, then empty the WAL: writing first would eat the ballast and fail (measured)."""
         first = not self._reserve.given_up
         self._reserve.give_up()
-        try:
+        with suppress(sqlite3.Error):  # it would say only that there is still no room: the next round tries again
             self._queue.checkpoint()
-        except sqlite3.Error:
-            pass  # it says only that there is still no room: the next round tries again
         if not first:
             threading.Event().wait(RETRY_FULL_S)
 
