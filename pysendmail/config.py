@@ -72,7 +72,7 @@ class Smarthost:
     username: str = ""
     password_file: str = ""
     password_command: tuple[str, ...] = ()
-    auth: tuple[str, ...] = ()  # upper case: PLAIN, LOGIN, CRAM-MD5, XOAUTH2, OAUTHBEARER; empty: the best offered
+    auth: tuple[str, ...] = ()  # PLAIN, LOGIN, CRAM-MD5, XOAUTH2, OAUTHBEARER; empty: the best offered
     auth_in_clear: bool = False
     connections: int = 20
     messages_per_connection: int = 100

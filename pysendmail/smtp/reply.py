@@ -27,7 +27,7 @@ class ReplyError(Exception):
 
 
 def printable(data: bytes | str, limit: int = MAX_TEXT) -> str:
-    """Text from the network or a user, safe to show: one line, controls escaped as \\xNN, at most `limit` characters."""
+    """Text from the network or a user, safe to show: one line, controls as \\xNN, at most `limit` characters."""
     text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
 
     def escape(match: re.Match[str]) -> str:
@@ -57,7 +57,7 @@ class Reply:
 
     @property
     def status(self) -> str:
-        """The enhanced status code (RFC 2034), or its class alone, x.0.0, where there is none or it contradicts the code."""
+        """The enhanced status code (RFC 2034); x.0.0 of its class where there is none or it contradicts the code."""
         match = _STATUS.match(self.lines[0].decode("ascii", "replace")) if self.lines else None
         if match and int(match[1]) == self.first_digit:
             return f"{match[1]}.{int(match[2])}.{int(match[3])}"
