@@ -216,16 +216,12 @@ def _toml(text: str, file: Path) -> dict[str, Any]:
         raise ConfigError(Problem(file=file, text="not TOML: nested too deeply")) from None
     except ValueError as error:  # a number that Python refuses
         path, line = key_lines(text).last
-        raise ConfigError(
-            Problem(file=file, line=line, key=_key_name(path), text=f"not TOML: {error}")
-        ) from None
+        raise ConfigError(Problem(file=file, line=line, key=_key_name(path), text=f"not TOML: {error}")) from None
 
 
 def _key_name(path: KeyPath) -> str:
     return ".".join(
-        part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"'
-        for part in path
-        if isinstance(part, str)
+        part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"' for part in path if isinstance(part, str)
     )
 
 
@@ -238,8 +234,7 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True)
     for table in {*_sections().values(), *_lists().values()}:
         overrides = {
-            name: override(rename=_in_file(name), struct_hook=_hook(hint))
-            for name, hint in _hints(table).items()
+            name: override(rename=_in_file(name), struct_hook=_hook(hint)) for name, hint in _hints(table).items()
         }
         converter.register_structure_hook(
             table,
@@ -261,9 +256,7 @@ def _hints(table: type) -> dict[str, Any]:
 @cache
 def _sections() -> dict[str, type]:
     """[queue], [daemon] and so on, and the dataclass of each."""
-    return {
-        name: hint for name, hint in _hints(Config).items() if isinstance(hint, type) and is_dataclass(hint)
-    }
+    return {name: hint for name, hint in _hints(Config).items() if isinstance(hint, type) and is_dataclass(hint)}
 
 
 @cache
@@ -323,15 +316,11 @@ class _Reading:
         self.tables = tables
         self.lines = lines
         self.problems: list[Problem] = []
-        self.broken: set[KeyPath] = (
-            set()
-        )  # tables with a problem: what depends on their other keys is not judged
+        self.broken: set[KeyPath] = set()  # tables with a problem: what depends on their other keys is not judged
 
     def report(self, path: KeyPath, text: str, mend: str = "") -> None:
         self.problems.append(
-            Problem(
-                file=self.instance.path, line=self.lines.at(path), key=_key_name(path), text=text, mend=mend
-            )
+            Problem(file=self.instance.path, line=self.lines.at(path), key=_key_name(path), text=text, mend=mend)
         )
         self.broken.update(path[:length] for length in range(1, len(path) + 1))
 
@@ -417,9 +406,7 @@ class _Reading:
             return None
 
     def explain(self, path: KeyPath, table: type, error: Exception) -> None:
-        notes = [
-            note for note in getattr(error, "__notes__", ()) if isinstance(note, AttributeValidationNote)
-        ]
+        notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, AttributeValidationNote)]
         key = (*path, _in_file(notes[0].name)) if notes else path
         match error:
             case ForbiddenExtraKeysError():
@@ -458,9 +445,7 @@ class _Reading:
             for name in route.smarthost:
                 if name not in known:
                     mend = config_values.nearest(name, known) or (
-                        f"there are {config_values.listed(known)}"
-                        if known
-                        else "there is no [[smarthost]] at all"
+                        f"there are {config_values.listed(known)}" if known else "there is no [[smarthost]] at all"
                     )
                     self.report(
                         ("route", index, "smarthost"),
@@ -491,9 +476,7 @@ class _Reading:
     def check_sections(self, sections: dict[str, Any]) -> None:
         retry = sections["retry"]
         if retry is not None and retry.maximum < retry.first:
-            self.report(
-                ("retry", "maximum"), "it is less than first", "the intervals grow from first up to maximum"
-            )
+            self.report(("retry", "maximum"), "it is less than first", "the intervals grow from first up to maximum")
         bounce = sections["bounce"]
         if bounce is not None and not bounce.postmaster:
             self.report(("bounce", "postmaster"), "it is empty", 'name a person, or keep the default, "root"')
@@ -563,21 +546,9 @@ def _contradictions(host: Smarthost, given: dict[str, Any]) -> Iterator[tuple[st
 def _where_instead(name: str, table: type) -> str:
     """Where an unknown key should stand, or what was meant by it."""
     homes = [
-        *(
-            []
-            if table is Config or name not in _scalars()
-            else ["at the top of the file, above the first table"]
-        ),
-        *(
-            f"in [{section}]"
-            for section, other in _sections().items()
-            if other is not table and name in keys_of(other)
-        ),
-        *(
-            f"in [[{section}]]"
-            for section, other in _lists().items()
-            if other is not table and name in keys_of(other)
-        ),
+        *([] if table is Config or name not in _scalars() else ["at the top of the file, above the first table"]),
+        *(f"in [{section}]" for section, other in _sections().items() if other is not table and name in keys_of(other)),
+        *(f"in [[{section}]]" for section, other in _lists().items() if other is not table and name in keys_of(other)),
     ]
     if homes:
         return f"it belongs {' or '.join(homes)}"
@@ -637,9 +608,7 @@ def save_last_good(config_text: str, directory: Path) -> None:
     new = directory / f"{LAST_GOOD}.new"
     with contextlib.suppress(FileNotFoundError):
         new.unlink()  # left by a crash; also never written through, whatever it is
-    with open(
-        os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb"
-    ) as file:
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(config_text.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())

@@ -25,10 +25,11 @@ import os
 import re
 import secrets
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,6 +84,7 @@ class Destination:
 class NewMessage:
     """A message that is to be ours. `header` has Received on top and no blank line; `body` is CRLF."""
 
+    queue_id: str
     kind: str  # mail | bounce | delay | relayed | postmaster
     uid: int
     envelope: Envelope
@@ -204,11 +206,12 @@ class Original:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportDecision:
-    """Either a message to queue, or why none is: the record is kept in both cases."""
+class Decision:
+    """For these recipients either a report to queue, or why there is none: the record is kept in both cases."""
 
-    message: NewMessage | None
+    failed: tuple[Failed, ...]
     kind: str
+    message: NewMessage | None = None
     reported_to: str | None = None
     silence: str | None = None
 
@@ -217,7 +220,9 @@ class Policy(Protocol):
     """What the queue asks its owner while it settles; pure, so that C2 depends on nothing but its input."""
 
     def next_attempt_at(self, now: float, attempts: int, queue_id: str) -> float: ...
-    def report(self, kind: str, original: Original, failed: Sequence[Failed], now: float) -> ReportDecision: ...
+    def report(
+        self, kind: str, original: Original, failed: Sequence[Failed], new_id: Callable[[], str], now: float
+    ) -> Sequence[Decision]: ...
     def kept_until(self, now: float) -> float: ...
 
 
@@ -237,9 +242,11 @@ class QueueIds:
     """Queue ids: nine characters of microseconds, three of chance; they sort by time and are never given twice."""
 
     last_us: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def new(self, now: float) -> str:
-        self.last_us = max(self.last_us + 1, int(now * 1_000_000))
+        with self._lock:  # submissions take theirs on the event loop, bounces on the writer's thread
+            self.last_us = max(self.last_us + 1, int(now * 1_000_000))
         return _base62(self.last_us, 9) + _base62(secrets.randbelow(62**3), 3)
 
     def seen(self, queue_id: str) -> None:
@@ -365,6 +372,7 @@ class Queue:
         self.ids = QueueIds()
         self._touched: set[int] = set()
         self._all_touched = False
+        self.reports: list[NewMessage] = []  # queued since `take_reports`, for the log
         self._lanes: dict[int, tuple[tuple[str, ...], int, str]] = {}
 
     @classmethod
@@ -408,10 +416,16 @@ class Queue:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
         self._lanes.clear()
+        self.reports.clear()
 
     def checkpoint(self) -> None:
         """Write the WAL back and empty it: room on a full disk, and a small file for the next start."""
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def take_reports(self) -> list[NewMessage]:
+        """The reports that were queued since last asked. Asked after each commit."""
+        taken, self.reports = self.reports, []
+        return taken
 
     def take_touched(self) -> list[LaneState]:
         """The lanes that changed since last asked, as they are now. Asked after each commit."""
@@ -453,13 +467,9 @@ class Queue:
         row = self._one("owned", uid=uid)
         return row[0], row[1]
 
-    def receive(
-        self, *, queue_id: str, submission: bytes | None, kind: str, uid: int, now: float, about: str | None
-    ) -> int:
+    def receive(self, *, queue_id: str, kind: str, uid: int, about: str | None = None) -> int:
         """Begin a message whose body comes in pieces; returns its row for `add_body` and `make_ready`."""
-        cursor = self._run(
-            "add_message", queue_id=queue_id, submission=submission, kind=kind, uid=uid, now=now, about=about
-        )
+        cursor = self._run("add_message", queue_id=queue_id, kind=kind, uid=uid, about=about)
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
@@ -470,11 +480,28 @@ class Queue:
             first_part += 1
         return first_part
 
-    def make_ready(self, message: int, new: NewMessage, now: float) -> None:
+    def replace_body(self, message: int, pieces: Iterable[bytes]) -> int:
+        """Store another body in place of the one that is there; returns its size. `pieces` may read the old one."""
+        first = old = self._one("count_parts", message=message)[0]
+        size = 0
+        pending = bytearray()
+        for piece in pieces:
+            pending += piece
+            size += len(piece)
+            while len(pending) >= PART_OCTETS:
+                first = self.add_body(message, first, bytes(pending[:PART_OCTETS]))
+                del pending[:PART_OCTETS]
+        self.add_body(message, first, bytes(pending))
+        self._run("drop_parts", message=message, before=old)
+        self._run("renumber_parts", message=message, by=old)
+        return size
+
+    def make_ready(self, message: int, new: NewMessage, now: float, *, submission: bytes | None = None) -> None:
         """C1: the message and all its recipients become ours with the commit of this step."""
         self._run(
             "make_ready",
             message=message,
+            submission=submission,
             sender=new.envelope.sender,
             message_id=new.message_id,
             envid=new.envelope.envid,
@@ -499,14 +526,12 @@ class Queue:
                 now=now,
             )
 
-    def accept(self, new: NewMessage, *, queue_id: str, submission: bytes | None, now: float) -> Accepted:
+    def accept(self, new: NewMessage, *, submission: bytes | None, now: float) -> Accepted:
         """C1 of a message that is all here."""
-        message = self.receive(
-            queue_id=queue_id, submission=submission, kind=new.kind, uid=new.uid, now=now, about=new.about
-        )
+        message = self.receive(queue_id=new.queue_id, kind=new.kind, uid=new.uid, about=new.about)
         self.add_body(message, 0, new.body)
-        self.make_ready(message, new, now)
-        return Accepted(queue_id=queue_id)
+        self.make_ready(message, new, now, submission=submission)
+        return Accepted(queue_id=new.queue_id)
 
     def forget(self, message: int) -> None:
         """Drop a message that was never completed."""
@@ -599,6 +624,36 @@ class Queue:
             self._touch_recipient(claimed.id)
             self._run("give_back", recipient=claimed.id)
             self._run("drop_attempt", recipient=claimed.id)
+
+    def defer(self, claim: Claim, reason: str, retry_at: float) -> None:
+        """After an error of ours: back to the queue, with as little as possible that could fail again."""
+        for claimed in claim.recipients:
+            if self._touch_recipient(claimed.id)["state"] != "attempting":
+                continue
+            self._run(
+                "end_attempt",
+                recipient=claimed.id,
+                address=None,
+                tls=None,
+                code=None,
+                status="4.3.0",
+                reply=reason,
+                outcome=Outcome.UNCERTAIN.value,
+                duration_s=None,
+            )
+            self._run(
+                "settle_recipient",
+                recipient=claimed.id,
+                state="queued",
+                fresh=0,
+                attempts=claimed.attempts + 1,
+                next_attempt_at=retry_at,
+                code=None,
+                status="4.3.0",
+                reply=reason,
+                finished_at=None,
+                removed_by=None,
+            )
 
     def _touch_recipient(self, recipient: int) -> sqlite3.Row:
         row = self._one("recipient_state", recipient=recipient)
@@ -789,27 +844,27 @@ class Queue:
     def _report(self, kind: str, original: Original, failed: Sequence[Failed], policy: Policy, now: float) -> None:
         if not failed:
             return
-        decision = policy.report(kind, original, failed, now)
-        queue_id = None
-        if decision.message is not None:
-            queue_id = self.ids.new(now)
-            self.accept(decision.message, queue_id=queue_id, submission=None, now=now)
-        for one in failed:
-            self._run(
-                "add_report",
-                now=now,
-                kind=decision.kind,
-                about=original.queue_id,
-                sender=original.sender,
-                uid=original.uid,
-                recipient=one.address,
-                outcome=one.outcome,
-                status=one.status,
-                reply=one.reply,
-                queue_id=queue_id,
-                reported_to=decision.reported_to,
-                silence=decision.silence,
-            )
+        for decision in policy.report(kind, original, failed, lambda: self.ids.new(now), now):
+            queue_id = None
+            if decision.message is not None:
+                queue_id = self.accept(decision.message, submission=None, now=now).queue_id
+                self.reports.append(decision.message)
+            for one in decision.failed:
+                self._run(
+                    "add_report",
+                    now=now,
+                    kind=decision.kind,
+                    about=original.queue_id,
+                    sender=original.sender,
+                    uid=original.uid,
+                    recipient=one.address,
+                    outcome=one.outcome,
+                    status=one.status,
+                    reply=one.reply,
+                    queue_id=queue_id,
+                    reported_to=decision.reported_to,
+                    silence=decision.silence,
+                )
 
     def _original(self, row: sqlite3.Row) -> Original:
         def body() -> bytes:

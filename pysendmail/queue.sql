@@ -14,16 +14,25 @@ SELECT count(*), coalesce(sum(size), 0) FROM message WHERE uid = :uid AND state 
 
 -- name: add_message
 -- A message that is being received; nobody sees it until `make_ready`.
-INSERT INTO message (queue_id, submission, kind, state, uid, sender, message_id, accepted_at, expires_at, about)
-VALUES (:queue_id, :submission, :kind, 'receiving', :uid, '', '', :now, :now, :about);
+INSERT INTO message (queue_id, kind, state, uid, sender, message_id, accepted_at, expires_at, about)
+VALUES (:queue_id, :kind, 'receiving', :uid, '', '', 0, 0, :about);
 
 -- name: add_part
 -- One piece of a body, at most 256 KiB.
 INSERT INTO body (message, part, octets) VALUES (:message, :part, :octets);
 
+-- name: count_parts
+SELECT count(*) FROM body WHERE message = :message;
+
+-- name: drop_parts
+DELETE FROM body WHERE message = :message AND part < :before;
+
+-- name: renumber_parts
+UPDATE body SET part = part - :by WHERE message = :message;
+
 -- name: make_ready
 -- C1: with this the message is ours.
-UPDATE message SET state = 'queued', sender = :sender, message_id = :message_id, envid = :envid, ret = :ret,
+UPDATE message SET state = 'queued', submission = :submission, sender = :sender, message_id = :message_id, envid = :envid, ret = :ret,
     smtputf8 = :smtputf8, eight_bit = :eight_bit, size = :size, header = :header, accepted_at = :now,
     expires_at = :expires_at, warn_at = :warn_at
 WHERE id = :message;

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pysendmail.queue import LaneState, Queue, Reserve
+from pysendmail.queue import LaneState, NewMessage, Queue, Reserve
 
 T = TypeVar("T")
 MAX_BATCH = 256
@@ -53,12 +53,12 @@ class Writer:
         queue: Queue,
         reserve: Reserve,
         *,
-        on_lanes: Callable[[list[LaneState]], None],
+        on_commit: Callable[[list[LaneState], list[NewMessage]], None],
         on_broken: Callable[[str], None],
     ) -> None:
         self._queue = queue
         self._reserve = reserve
-        self._on_lanes = on_lanes
+        self._on_commit = on_commit
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._steps: queues.SimpleQueue[_Step | None] = queues.SimpleQueue()
@@ -155,15 +155,15 @@ class Writer:
         self._finish(steps)
 
     def _finish(self, steps: Sequence[_Step]) -> None:
-        try:
-            lanes = self._queue.take_touched() if not self._broken else []
-        except sqlite3.Error:
-            lanes = []
-        self._loop.call_soon_threadsafe(self._deliver, steps, lanes)
+        lanes: list[LaneState] = []
+        if not self._broken:
+            with suppress(sqlite3.Error):
+                lanes = self._queue.take_touched()
+        self._loop.call_soon_threadsafe(self._deliver, steps, lanes, self._queue.take_reports())
 
-    def _deliver(self, steps: Sequence[_Step], lanes: list[LaneState]) -> None:
-        if lanes:
-            self._on_lanes(lanes)
+    def _deliver(self, steps: Sequence[_Step], lanes: list[LaneState], reports: list[NewMessage]) -> None:
+        if lanes or reports:
+            self._on_commit(lanes, reports)
         for step in steps:
             if step.future.done():
                 continue
