@@ -156,6 +156,8 @@ def read(instance: Instance) -> str:
         if not instance.explicit:
             return ""
         raise error("there is no such file", f"it was named with -C, --config or ${ENVIRONMENT}") from None
+    except IsADirectoryError:
+        raise error("it is not a file") from None
     except (OSError, ValueError) as problem:
         raise error(f"it cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
     if len(data) > MAX_FILE_OCTETS:
@@ -517,11 +519,10 @@ class _Reading:
 def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
     """A smarthost's defaults that depend on its other keys."""
     defaults: dict[str, Any] = {}
-    host = given.get("host")
-    if isinstance(host, str):
-        with contextlib.suppress(Wrong):  # which is reported for the host itself
-            host = str(config_values.read(Kind("host"), host))
-        defaults["name"] = host
+    try:
+        defaults["name"] = str(config_values.read(Kind("host"), given.get("host")))
+    except Wrong:
+        defaults["name"] = "unnamed"  # never used: the host itself is reported
     if given.get("username"):
         defaults["tls"] = "verify"
     if given.get("port") == 465:
