@@ -17,7 +17,6 @@ import contextlib
 import os
 import pwd
 import re
-import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -30,7 +29,7 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, BaseValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
-from pysendmail import config_values, hostname
+from pysendmail import config_values, hostname, small_file
 from pysendmail.config import Config, Kind, Rewrite, Route, Smarthost
 from pysendmail.config_values import Wrong
 from pysendmail.smtp.reply import printable
@@ -148,30 +147,18 @@ def read(instance: Instance) -> str:
         return ConfigError(Problem(file=instance.path, line=line, text=text, mend=mend))
 
     try:
-        with open(instance.path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise error("it is not a file")
-            data = file.read(MAX_FILE_OCTETS + 1)
+        data = small_file.read(instance.path, MAX_FILE_OCTETS)
     except FileNotFoundError:
         if not instance.explicit:
             return ""
         raise error("there is no such file", f"it was named with -C, --config or ${ENVIRONMENT}") from None
-    except IsADirectoryError:
-        raise error("it is not a file") from None
-    except (OSError, ValueError) as problem:
-        raise error(f"it cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
-    if len(data) > MAX_FILE_OCTETS:
-        raise error(f"it is larger than {MAX_FILE_OCTETS >> 20} MiB")
+    except OSError as problem:
+        raise error(f"it cannot be read: {problem.strerror}") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
         raise error("it is not UTF-8", "save it as UTF-8", line) from None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # A FIFO or a terminal in place of the file must not hold up a command.
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def parse(
@@ -218,16 +205,12 @@ def _toml(text: str, file: Path) -> dict[str, Any]:
         raise ConfigError(Problem(file=file, text="not TOML: nested too deeply")) from None
     except ValueError as error:  # a number that Python refuses
         path, line = key_lines(text).last
-        raise ConfigError(
-            Problem(file=file, line=line, key=_key_name(path), text=f"not TOML: {error}")
-        ) from None
+        raise ConfigError(Problem(file=file, line=line, key=_key_name(path), text=f"not TOML: {error}")) from None
 
 
 def _key_name(path: KeyPath) -> str:
     return ".".join(
-        part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"'
-        for part in path
-        if isinstance(part, str)
+        part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"' for part in path if isinstance(part, str)
     )
 
 
@@ -240,8 +223,7 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True)
     for table in {*_sections().values(), *_lists().values()}:
         overrides = {
-            name: override(rename=_in_file(name), struct_hook=_hook(hint))
-            for name, hint in _hints(table).items()
+            name: override(rename=_in_file(name), struct_hook=_hook(hint)) for name, hint in _hints(table).items()
         }
         converter.register_structure_hook(
             table,
@@ -263,9 +245,7 @@ def _hints(table: type) -> dict[str, Any]:
 @cache
 def _sections() -> dict[str, type]:
     """[queue], [daemon] and so on, and the dataclass of each."""
-    return {
-        name: hint for name, hint in _hints(Config).items() if isinstance(hint, type) and is_dataclass(hint)
-    }
+    return {name: hint for name, hint in _hints(Config).items() if isinstance(hint, type) and is_dataclass(hint)}
 
 
 @cache
@@ -325,15 +305,11 @@ class _Reading:
         self.tables = tables
         self.lines = lines
         self.problems: list[Problem] = []
-        self.broken: set[KeyPath] = (
-            set()
-        )  # tables with a problem: what depends on their other keys is not judged
+        self.broken: set[KeyPath] = set()  # tables with a problem: what depends on their other keys is not judged
 
     def report(self, path: KeyPath, text: str, mend: str = "") -> None:
         self.problems.append(
-            Problem(
-                file=self.instance.path, line=self.lines.at(path), key=_key_name(path), text=text, mend=mend
-            )
+            Problem(file=self.instance.path, line=self.lines.at(path), key=_key_name(path), text=text, mend=mend)
         )
         self.broken.update(path[:length] for length in range(1, len(path) + 1))
 
@@ -419,9 +395,7 @@ class _Reading:
             return None
 
     def explain(self, path: KeyPath, table: type, error: Exception) -> None:
-        notes = [
-            note for note in getattr(error, "__notes__", ()) if isinstance(note, AttributeValidationNote)
-        ]
+        notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, AttributeValidationNote)]
         key = (*path, _in_file(notes[0].name)) if notes else path
         match error:
             case ForbiddenExtraKeysError():
@@ -460,9 +434,7 @@ class _Reading:
             for name in route.smarthost:
                 if name not in known:
                     mend = config_values.nearest(name, known) or (
-                        f"there are {config_values.listed(known)}"
-                        if known
-                        else "there is no [[smarthost]] at all"
+                        f"there are {config_values.listed(known)}" if known else "there is no [[smarthost]] at all"
                     )
                     self.report(
                         ("route", index, "smarthost"),
@@ -493,9 +465,7 @@ class _Reading:
     def check_sections(self, sections: dict[str, Any]) -> None:
         retry = sections["retry"]
         if retry is not None and retry.maximum < retry.first:
-            self.report(
-                ("retry", "maximum"), "it is less than first", "the intervals grow from first up to maximum"
-            )
+            self.report(("retry", "maximum"), "it is less than first", "the intervals grow from first up to maximum")
         bounce = sections["bounce"]
         if bounce is not None and not bounce.postmaster:
             self.report(("bounce", "postmaster"), "it is empty", 'name a person, or keep the default, "root"')
@@ -564,21 +534,9 @@ def _contradictions(host: Smarthost, given: dict[str, Any]) -> Iterator[tuple[st
 def _where_instead(name: str, table: type) -> str:
     """Where an unknown key should stand, or what was meant by it."""
     homes = [
-        *(
-            []
-            if table is Config or name not in _scalars()
-            else ["at the top of the file, above the first table"]
-        ),
-        *(
-            f"in [{section}]"
-            for section, other in _sections().items()
-            if other is not table and name in keys_of(other)
-        ),
-        *(
-            f"in [[{section}]]"
-            for section, other in _lists().items()
-            if other is not table and name in keys_of(other)
-        ),
+        *([] if table is Config or name not in _scalars() else ["at the top of the file, above the first table"]),
+        *(f"in [{section}]" for section, other in _sections().items() if other is not table and name in keys_of(other)),
+        *(f"in [[{section}]]" for section, other in _lists().items() if other is not table and name in keys_of(other)),
     ]
     if homes:
         return f"it belongs {' or '.join(homes)}"
@@ -624,8 +582,7 @@ def load_last_good(directory: Path, instance: Instance) -> Config:
 
 
 def _read_last_good(directory: Path) -> str:
-    with open(directory / LAST_GOOD, "rb", opener=_open_without_waiting) as file:
-        return file.read(MAX_FILE_OCTETS).decode("utf-8")
+    return small_file.read(directory / LAST_GOOD, MAX_FILE_OCTETS).decode("utf-8")
 
 
 def save_last_good(config_text: str, directory: Path) -> None:
@@ -638,9 +595,7 @@ def save_last_good(config_text: str, directory: Path) -> None:
     new = directory / f"{LAST_GOOD}.new"
     with contextlib.suppress(FileNotFoundError):
         new.unlink()  # left by a crash; also never written through, whatever it is
-    with open(
-        os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb"
-    ) as file:
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(config_text.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())

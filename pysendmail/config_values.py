@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pysendmail import units
-from pysendmail.address import AddressError, parse_path
+from pysendmail.address import Address, AddressError, parse_path
 from pysendmail.config import Kind
 from pysendmail.hostname import is_domain
 from pysendmail.smtp.reply import printable
@@ -153,9 +153,7 @@ def _size(value: object, kind: Kind) -> int:
 def _number(value: object, kind: Kind) -> int:
     low, high = int(kind.low), int(kind.high)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise Wrong(
-            f"{shown(value)} is not a whole number", f"write one from {low} to {high}, without quotes"
-        )
+        raise Wrong(f"{shown(value)} is not a whole number", f"write one from {low} to {high}, without quotes")
     if not low <= value <= high:
         raise Wrong(f"{shown(value)} is out of bounds", f"it must be from {low} to {high}")
     return value
@@ -163,9 +161,7 @@ def _number(value: object, kind: Kind) -> int:
 
 def _factor(value: object, kind: Kind) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise Wrong(
-            f"{shown(value)} is not a number", f"write one from {kind.low:g} to {kind.high:g}, without quotes"
-        )
+        raise Wrong(f"{shown(value)} is not a number", f"write one from {kind.low:g} to {kind.high:g}, without quotes")
     if not kind.low <= value <= kind.high:
         raise Wrong(f"{shown(value)} is out of bounds", f"it must be from {kind.low:g} to {kind.high:g}")
     return float(value)
@@ -177,11 +173,9 @@ def ascii_domain(text: str) -> str:
     """
     plain = text
     if not text.isascii():
-        import idna  # lazily: few need it
-
         try:
-            plain = idna.encode(text, uts46=True).decode("ascii")
-        except (idna.IDNAError, UnicodeError):
+            plain = Address("postmaster", text).ascii_domain
+        except AddressError:
             raise Wrong(f"{shown(text)} is not a domain") from None
     if not is_domain(plain):
         mend = "write it without the final dot" if plain.endswith(".") and is_domain(plain[:-1]) else ""
@@ -219,9 +213,7 @@ def _host(value: object, _kind: Kind) -> str:
 
 
 def _domains(value: object, _kind: Kind) -> tuple[str, ...]:
-    return tuple(
-        ascii_domain(text) for text in _strings(value, 'a list of domains such as ["box.example.com"]')
-    )
+    return tuple(ascii_domain(text) for text in _strings(value, 'a list of domains such as ["box.example.com"]'))
 
 
 def _name(value: object, _kind: Kind) -> str:
@@ -236,9 +228,7 @@ def _absolute(text: str) -> str:
         raise Wrong("there is a control character in it")
     if not text.startswith("/"):
         mend = "write the whole path, beginning with /"
-        raise Wrong(
-            "it is not an absolute path", mend + ("; ~ is not expanded" if text.startswith("~") else "")
-        )
+        raise Wrong("it is not an absolute path", mend + ("; ~ is not expanded" if text.startswith("~") else ""))
     return text
 
 
@@ -297,9 +287,7 @@ def _rate(value: object, _kind: Kind) -> tuple[int, float] | None:
         return None
     match = _RATE.match(text)
     if not match:
-        raise Wrong(
-            f"{shown(text)} is not a rate", 'write messages per s, m, h or d, such as "30/m"; "" is no limit'
-        )
+        raise Wrong(f"{shown(text)} is not a rate", 'write messages per s, m, h or d, such as "30/m"; "" is no limit')
     return int(match[1]), _RATE_SECONDS[match[2]]
 
 
@@ -328,9 +316,7 @@ def _mechanisms(value: object, _kind: Kind) -> tuple[str, ...]:
 def _command(value: object, _kind: Kind) -> tuple[str, ...]:
     # Never shown: an argument may be what it must not be, a password.
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise Wrong(
-            "this is not a list of words", 'write the program and each argument: ["pass", "show", "smtp"]'
-        )
+        raise Wrong("this is not a list of words", 'write the program and each argument: ["pass", "show", "smtp"]')
     if value and (not value[0] or any("\0" in word for word in value)):
         raise Wrong("the program's name is empty, or there is a NUL in a word")
     return tuple(value)

@@ -145,13 +145,13 @@ def test_names_are_not_asked_when_given() -> None:
     config = parse(
         "hostname = 'a.example'\ndomain = 'b.example'", Instance(path=FILE), machine_name=never, mail_name=never
     )
-    assert ("a.example", "b.example") == (config.hostname, config.domain)
+    assert (config.hostname, config.domain) == ("a.example", "b.example")
 
 
 def test_mail_name_goes_before_hostname() -> None:
     """domain is /etc/mailname where there is one."""
     config = parse("", Instance(path=FILE), machine_name=lambda: "box.example.com", mail_name=lambda: "example.com")
-    assert ("box.example.com", "example.com") == (config.hostname, config.domain)
+    assert (config.hostname, config.domain) == ("box.example.com", "example.com")
 
 
 def test_the_example_of_the_manual_order() -> None:
@@ -159,9 +159,9 @@ def test_the_example_of_the_manual_order() -> None:
     text = "".join(f"[[smarthost]]\nhost = '{name}.example'\nname = '{name}'\n" for name in "cab")
     text += "[[route]]\nsender = '*@X.example'\nsmarthost = ['b', 'a']\n"
     config = read(text)
-    assert ["c", "a", "b"] == [host.name for host in config.smarthost]
-    assert ("b", "a") == config.route[0].smarthost
-    assert "*" == config.route[0].recipient
+    assert [host.name for host in config.smarthost] == ["c", "a", "b"]
+    assert config.route[0].smarthost == ("b", "a")
+    assert config.route[0].recipient == "*"
 
 
 # What is wrong with a bad one
@@ -322,7 +322,7 @@ def test_error_names_file_line_and_key(text: str, begins: str, word: str) -> Non
 def test_all_mistakes_are_reported_in_the_order_of_the_file() -> None:
     """Several mistakes in several tables come in one error, a line each."""
     text = "hostnam = 'x'\n[retry]\njitter = 2\n[queue]\nlifetime = 5\nreserv = '1B'\n[[smarthost]]\nport = 0\n"
-    assert ["1", "3", "5", "6", "7", "8"] == [line.partition(":")[0] for line in errors(text)]
+    assert [line.partition(":")[0] for line in errors(text)] == ["1", "3", "5", "6", "7", "8"]
 
 
 def test_mistakes_in_one_smarthost_do_not_make_others_up() -> None:
@@ -355,7 +355,7 @@ def test_error_text_is_printable() -> None:
 def test_every_field_has_a_form_in_the_file() -> None:
     """Each key of config.py has a reader: a new one cannot be forgotten."""
     tables = [Config, *(t for t in vars(config_module).values() if is_dataclass(t) and t not in (Config, Kind))]
-    assert 10 < len(tables)
+    assert len(tables) > 10
     for table in tables:
         for name, hint in get_type_hints(table, include_extras=True).items():
             if get_origin(hint) is Annotated:
@@ -373,7 +373,7 @@ def test_every_field_has_a_form_in_the_file() -> None:
 
 def test_missing_default_file_is_all_defaults(tmp_path: Path) -> None:
     """Without a file there is an instance all the same, without a smarthost."""
-    assert () == load(Instance(path=tmp_path / "none.toml")).smarthost
+    assert load(Instance(path=tmp_path / "none.toml")).smarthost == ()
 
 
 def test_missing_named_file_is_an_error(tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     """An editor's byte order mark is no error, and counts as no line."""
     file = tmp_path / "x.toml"
     file.write_bytes(b"\xef\xbb\xbfhostname = 'a.example'\n")
-    assert "a.example" == load(Instance(path=file)).hostname
+    assert load(Instance(path=file)).hostname == "a.example"
 
 
 def test_not_a_file(tmp_path: Path) -> None:
@@ -514,9 +514,9 @@ def test_last_good_survives(tmp_path: Path) -> None:
     save_last_good("hostname = 'a.example'\n", tmp_path)
     save_last_good("hostname = 'b.example'\n", tmp_path)
     found = load_last_good(tmp_path, instance)
-    assert ("b.example", FILE) == (found.hostname, found.file)
-    assert [LAST_GOOD] == os.listdir(tmp_path)
-    assert 0o600 == stat.S_IMODE((tmp_path / LAST_GOOD).stat().st_mode)
+    assert (found.hostname, found.file) == ("b.example", FILE)
+    assert os.listdir(tmp_path) == [LAST_GOOD]
+    assert stat.S_IMODE((tmp_path / LAST_GOOD).stat().st_mode) == 0o600
 
 
 def test_save_after_a_crash_in_the_middle(tmp_path: Path) -> None:
@@ -524,8 +524,8 @@ def test_save_after_a_crash_in_the_middle(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("other")
     (tmp_path / f"{LAST_GOOD}.new").symlink_to(tmp_path / "other")
     save_last_good("hostname = 'a.example'\n", tmp_path)
-    assert "other" == (tmp_path / "other").read_text()
-    assert "a.example" == load_last_good(tmp_path, Instance(path=FILE)).hostname
+    assert (tmp_path / "other").read_text() == "other"
+    assert load_last_good(tmp_path, Instance(path=FILE)).hostname == "a.example"
 
 
 def test_no_last_good_is_a_config_error(tmp_path: Path) -> None:

@@ -82,4 +82,4 @@ def paths(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int,
 
 def test_deep_nesting_is_survived() -> None:
     """A text that nests beyond Python's stack ends the search and nothing else."""
-    assert 1 == key_lines("a = " + "[" * 100_000).at(("a",))
+    assert key_lines("a = " + "[" * 100_000).at(("a",)) == 1
