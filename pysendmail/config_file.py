@@ -17,7 +17,6 @@ import contextlib
 import os
 import pwd
 import re
-import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -30,7 +29,7 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, BaseValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
-from pysendmail import config_values, hostname
+from pysendmail import config_values, hostname, small_file
 from pysendmail.config import Config, Kind, Rewrite, Route, Smarthost
 from pysendmail.config_values import Wrong
 from pysendmail.smtp.reply import printable
@@ -148,28 +147,18 @@ def read(instance: Instance) -> str:
         return ConfigError(Problem(file=instance.path, line=line, text=text, mend=mend))
 
     try:
-        with open(instance.path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise error("it is not a file")
-            data = file.read(MAX_FILE_OCTETS + 1)
+        data = small_file.read(instance.path, MAX_FILE_OCTETS)
     except FileNotFoundError:
         if not instance.explicit:
             return ""
         raise error("there is no such file", f"it was named with -C, --config or ${ENVIRONMENT}") from None
-    except (OSError, ValueError) as problem:
-        raise error(f"it cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
-    if len(data) > MAX_FILE_OCTETS:
-        raise error(f"it is larger than {MAX_FILE_OCTETS >> 20} MiB")
+    except OSError as problem:
+        raise error(f"it cannot be read: {problem.strerror}") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
         raise error("it is not UTF-8", "save it as UTF-8", line) from None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # A FIFO or a terminal in place of the file must not hold up a command.
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def parse(
@@ -500,11 +489,10 @@ class _Reading:
 def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
     """A smarthost's defaults that depend on its other keys."""
     defaults: dict[str, Any] = {}
-    host = given.get("host")
-    if isinstance(host, str):
-        with contextlib.suppress(Wrong):  # which is reported for the host itself
-            host = str(config_values.read(Kind("host"), host))
-        defaults["name"] = host
+    try:
+        defaults["name"] = str(config_values.read(Kind("host"), given.get("host")))
+    except Wrong:
+        defaults["name"] = "unnamed"  # never used: the host itself is reported
     if given.get("username"):
         defaults["tls"] = "verify"
     if given.get("port") == 465:
@@ -594,8 +582,7 @@ def load_last_good(directory: Path, instance: Instance) -> Config:
 
 
 def _read_last_good(directory: Path) -> str:
-    with open(directory / LAST_GOOD, "rb", opener=_open_without_waiting) as file:
-        return file.read(MAX_FILE_OCTETS).decode("utf-8")
+    return small_file.read(directory / LAST_GOOD, MAX_FILE_OCTETS).decode("utf-8")
 
 
 def save_last_good(config_text: str, directory: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pysendmail import units
-from pysendmail.address import AddressError, parse_path
+from pysendmail.address import Address, AddressError, parse_path
 from pysendmail.config import Kind
 from pysendmail.hostname import is_domain
 from pysendmail.smtp.reply import printable
@@ -173,11 +173,9 @@ def ascii_domain(text: str) -> str:
     """
     plain = text
     if not text.isascii():
-        import idna  # lazily: few need it
-
         try:
-            plain = idna.encode(text, uts46=True).decode("ascii")
-        except (idna.IDNAError, UnicodeError):
+            plain = Address("postmaster", text).ascii_domain
+        except AddressError:
             raise Wrong(f"{shown(text)} is not a domain") from None
     if not is_domain(plain):
         mend = "write it without the final dot" if plain.endswith(".") and is_domain(plain[:-1]) else ""

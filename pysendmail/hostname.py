@@ -7,24 +7,26 @@ socket.getfqdn() waits for DNS as long as the resolver likes. `mail_name` is the
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from pysendmail.address import Address, AddressError
+
 # Longer than a resolver that works needs, short enough for a person at a prompt.
 MAX_RESOLVE_S = 1.0
 
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z")
-
 
 def is_domain(text: str) -> bool:
-    """Whether it may stand as a domain in SMTP: ASCII labels of at most 63, 253 in all. `_` is no host name
-    by RFC 952, but is met.
-    """
-    return len(text) <= 253 and _DOMAIN.match(text) is not None
+    """Whether it may stand as a domain in SMTP as it is: ASCII, and no address literal."""
+    if not text.isascii() or not text or text.startswith("["):
+        return False
+    try:
+        Address("postmaster", text)
+    except AddressError:
+        return False
+    return True
 
 
 def machine_name(
