@@ -38,4 +38,4 @@ class Envelope:
     recipients: tuple[Recipient, ...]
     envid: str = ""  # decoded from xtext, at most 100 printable characters
     ret: str = ""  # "full", "hdrs" or "" (not asked)
-    smtputf8: bool = False  # asked for with -U, or needed by a local part that is not ASCII
+    smtputf8: bool = False  # asked for with -U; what an address needs is seen from it
