@@ -261,9 +261,7 @@ def _failures(reporter: Reporter, failed: Sequence[Reported]) -> list[str]:
         words += _addresses(group)
         where = _where_and_when(reporter, group)
         if one.outcome is Outcome.EXPIRED:
-            words.append(
-                _fill(f"The time for delivery is over. The last of {_attempts(one)}, {where}, gave:", 4)
-            )
+            words.append(_fill(f"The time for delivery is over. The last of {_attempts(one)}, {where}, gave:", 4))
         elif one.code is not None:
             words.append(_fill(f"Refused, {where}, with the words:", 4))
         else:
@@ -425,18 +423,14 @@ def _assemble(reporter: Reporter, original: Original, draft: _Draft, queue_id: s
     to = draft.to
     if not to:
         raise ValueError("a report needs somebody to go to: the null sender gets none")
-    is_global = not (
-        to.isascii() and all(one.address.isascii() and one.orcpt.isascii() for one in draft.about)
-    )
+    is_global = not (to.isascii() and all(one.address.isascii() and one.orcpt.isascii() for one in draft.about))
     parts = [
         _text_part("\n".join([*draft.words, ""])),
         _status_part(reporter, original, draft, is_global=is_global),
         _returned_part(draft.returned, is_global=is_global),
     ]
     # Made from the content itself, which therefore cannot hold it, whoever wrote the content.
-    digest = hashlib.blake2b(
-        b"".join([queue_id.encode("utf-8", "replace"), *parts]), digest_size=12
-    ).hexdigest()
+    digest = hashlib.blake2b(b"".join([queue_id.encode("utf-8", "replace"), *parts]), digest_size=12).hexdigest()
     delimiter = b"--=_" + digest.encode()
     body = b"".join(b"%b\r\n%b\r\n" % (delimiter, part) for part in parts) + delimiter + b"--\r\n"
     eight_bit = _EIGHT_BIT.search(body) is not None
@@ -454,8 +448,7 @@ def _assemble(reporter: Reporter, original: Original, draft: _Draft, queue_id: s
         _field("Auto-Submitted", "auto-replied"),
         _field("X-Pysendmail-Report", _ascii(original.queue_id)),
         b"MIME-Version: 1.0\r\n",
-        b'Content-Type: multipart/report; report-type=delivery-status;\r\n boundary="=_%b"\r\n'
-        % digest.encode(),
+        b'Content-Type: multipart/report; report-type=delivery-status;\r\n boundary="=_%b"\r\n' % digest.encode(),
     ]
     if eight_bit:
         fields.append(b"Content-Transfer-Encoding: 8bit\r\n")

@@ -117,9 +117,7 @@ def returned(report: Report) -> EmailMessage:
 
 def test_a_failure_names_each_recipient_the_reply_and_what_to_do() -> None:
     """One bounce names all that failed, refused and expired, each with its reply and a hint."""
-    report = failure_report(
-        REPORTER, original(envid="job-17"), [about(), EXPIRED], queue_id="4Bounce00001", now=NOW
-    )
+    report = failure_report(REPORTER, original(envid="job-17"), [about(), EXPIRED], queue_id="4Bounce00001", now=NOW)
     golden("failure.eml", report)
     status = parse(report).get_payload(1)
     assert [block["Action"] for block in status.get_payload()[1:]] == ["failed", "failed"]
@@ -135,9 +133,7 @@ def test_a_delay_says_that_nothing_needs_to_be_done_and_until_when() -> None:
         reply="451 4.7.1 Greylisted, try later",
         attempts=9,
     )
-    report = delay_report(
-        REPORTER, original(), [late], queue_id="4Delay000001", now=NOW, retry_until=NOW + 432_000
-    )
+    report = delay_report(REPORTER, original(), [late], queue_id="4Delay000001", now=NOW, retry_until=NOW + 432_000)
     golden("delay.eml", report)
     assert utc(NOW + 432_000) == parse(report).get_payload(1).get_payload()[1]["Will-Retry-Until"]
 
@@ -153,9 +149,7 @@ def test_relayed_says_that_the_trail_ends() -> None:
 def test_the_postmaster_gets_the_report_that_failed() -> None:
     """A note holds the failed report, so that somebody learns which mail was lost."""
     failed = failure_report(REPORTER, original(), [about()], queue_id="4Bounce00001", now=NOW - 60)
-    bounce = original(
-        sender="", queue_id="4Bounce00001", header=failed.header, body=failed.body, message_id=""
-    )
+    bounce = original(sender="", queue_id="4Bounce00001", header=failed.header, body=failed.body, message_id="")
     report = postmaster_note(
         REPORTER,
         bounce,
@@ -231,29 +225,20 @@ def test_a_sender_outside_ascii_needs_smtputf8() -> None:
 
 def test_bcc_is_never_returned() -> None:
     """Bcc and Resent-Bcc, folded and in the obsolete spelling, stay out of a bounce (promise 7)."""
-    header = (
-        HEADER
-        + b"bCC : dave@example.org,\r\n\teve@example.org\r\nResent-Bcc: fred@example.org\r\nX-Last: 1\r\n"
-    )
+    header = HEADER + b"bCC : dave@example.org,\r\n\teve@example.org\r\nResent-Bcc: fred@example.org\r\nX-Last: 1\r\n"
     for ret in ("full", "hdrs"):
-        report = failure_report(
-            REPORTER, original(header=header, body=b"", ret=ret), [about()], queue_id="4B", now=NOW
-        )
+        report = failure_report(REPORTER, original(header=header, body=b"", ret=ret), [about()], queue_id="4B", now=NOW)
         assert not re.search(rb"(?i)bcc|dave|eve@|fred", report.body)
         assert b"X-Last: 1" in report.body
 
 
 def test_ret_full_returns_the_message_within_max_return() -> None:
     """RET=FULL returns the whole message, unless it is larger than max_return."""
-    small = failure_report(
-        REPORTER, original(body=b"Hello\r\n", ret="full"), [about()], queue_id="4B", now=NOW
-    )
+    small = failure_report(REPORTER, original(body=b"Hello\r\n", ret="full"), [about()], queue_id="4B", now=NOW)
     assert returned(small).get_content_type() == "message/rfc822"
     assert b"\r\n\r\n" + HEADER + b"\r\nHello\r\n" in small.body
     body = b"x" * 70 + b"\r\n"
-    large = failure_report(
-        REPORTER, original(body=body * 20_000, ret="full"), [about()], queue_id="4B", now=NOW
-    )
+    large = failure_report(REPORTER, original(body=body * 20_000, ret="full"), [about()], queue_id="4B", now=NOW)
     assert returned(large).get_content_type() == "text/rfc822-headers"
     assert len(large.body) < 10_000
 
@@ -261,9 +246,7 @@ def test_ret_full_returns_the_message_within_max_return() -> None:
 @pytest.mark.parametrize("ret", ["", "hdrs"])
 def test_without_ret_full_only_headers_are_returned(ret: str) -> None:
     """The default is the header, even where the body is at hand."""
-    report = failure_report(
-        REPORTER, original(body=b"secret\r\n", ret=ret), [about()], queue_id="4B", now=NOW
-    )
+    report = failure_report(REPORTER, original(body=b"secret\r\n", ret=ret), [about()], queue_id="4B", now=NOW)
     assert returned(report).get_content_type() == "text/rfc822-headers"
     assert b"secret" not in report.body
 
@@ -445,9 +428,7 @@ def test_no_text_however_hostile_adds_a_header_a_boundary_or_a_line(
     blocks = status.removesuffix(b"\r\n").removesuffix(b"\r\n").split(b"\r\n\r\n")
     assert 1 + len(failed) == len(blocks)
     for number, block in enumerate(blocks):
-        fields = [
-            line.partition(b":")[0].decode() for line in block.split(b"\r\n") if not line.startswith(b" ")
-        ]
+        fields = [line.partition(b":")[0].decode() for line in block.split(b"\r\n") if not line.startswith(b" ")]
         assert len(set(fields)) == len(fields)
         assert set(fields) <= (RECIPIENT_FIELDS if number else MESSAGE_FIELDS)
         assert all(line.strip() for line in block.split(b"\r\n"))
@@ -456,9 +437,7 @@ def test_no_text_however_hostile_adds_a_header_a_boundary_or_a_line(
 @given(reply=HOSTILE, address=NONEMPTY)
 def test_the_plain_words_stay_within_the_width(reply: str, address: str) -> None:
     """Only a word that cannot be broken goes beyond 78 columns, and no control reaches the reader's terminal."""
-    report = failure_report(
-        REPORTER, original(), [about(reply=reply, address=address)], queue_id="4B", now=NOW
-    )
+    report = failure_report(REPORTER, original(), [about(reply=reply, address=address)], queue_id="4B", now=NOW)
     boundary = report.header.split(b'boundary="')[1].split(b'"')[0]
     part = email.message_from_bytes(report.body.split(b"--" + boundary)[1].lstrip(b"\r\n"))
     words = part.get_payload(decode=True)
@@ -470,9 +449,7 @@ def test_the_plain_words_stay_within_the_width(reply: str, address: str) -> None
 
 def test_the_same_words_for_many_recipients_are_said_once() -> None:
     """A refused message with many recipients gives one paragraph in the plain part, and a block for each below."""
-    failed = [
-        about(address=f"user{n}@example.org", status="5.7.1", reply="554 5.7.1 Spam") for n in range(1000)
-    ]
+    failed = [about(address=f"user{n}@example.org", status="5.7.1", reply="554 5.7.1 Spam") for n in range(1000)]
     report = failure_report(REPORTER, original(), failed, queue_id="4B", now=NOW)
     words, status, _ = parse(report).get_payload()
     assert words.get_content().count("554 5.7.1 Spam") == 1
