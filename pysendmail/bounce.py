@@ -34,8 +34,8 @@ from pysendmail.smtp.reply import printable
 MAX_RETURNED_HEADER = 64 * 1024
 # RFC 5322 §2.1.1.
 MAX_LINE = 998
-# Ours; the reader's terminal.
-WIDTH = 78
+# Of our own lines: below 78 (RFC 5322 §2.1.1), and so that quoted-printable has none to break (RFC 2045 §6.7).
+WIDTH = 75
 # An address has at most 256 octets, ORCPT 500 (RFC 3461 §4.2), a host name 255.
 MAX_NAME = 512
 # A word of a reply without a space for so many characters (of four octets at most, so that MAX_LINE holds) is
