@@ -14,7 +14,7 @@ import struct
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -75,7 +75,7 @@ class Server:
         self._pending: dict[bytes, asyncio.Future[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def listen(self, sock: socket.socket, *, control: bool) -> None:
+    def listen(self, sock: socket.socket, *, control: bool) -> None:
         """Answer on a socket that is bound already. Its path stays when we stop: it may be systemd's."""
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
@@ -293,7 +293,7 @@ class Conversation:
         pending = self._pending.setdefault(submission_id, asyncio.get_running_loop().create_future())
         code = EX_TEMPFAIL
         try:
-            with desk.events.follow(submission.queue_id if verbose else None) as following:
+            with desk.events.follow(submission.queue_id) as following:
                 accepted = await desk.writer.run(submission.finish(time.time()))
                 submission.stored = False
                 code = EX_OK

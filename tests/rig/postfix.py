@@ -150,9 +150,7 @@ class Postfix:
         pid_file = self._home / "queue" / "pid" / "master.pid"
         try:
             if self._master.poll() is None and pid_file.exists():
-                os.kill(
-                    int(pid_file.read_text()), signal.SIGTERM
-                )  # it ends its children; the script ends with it
+                os.kill(int(pid_file.read_text()), signal.SIGTERM)  # it ends its children; the script ends with it
             self._master.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(int(pid_file.read_text()), signal.SIGKILL)
@@ -176,9 +174,7 @@ class Postfix:
     def accepted(self) -> list[Accepted]:
         """Each accepted message, in the order of their arrival."""
         held = sorted((self._home / "queue" / "hold").iterdir())  # a long queue id begins with the time
-        whole = [
-            path for path in held if path.stat().st_mode & stat.S_IXUSR
-        ]  # Postfix's mark of a complete message
+        whole = [path for path in held if path.stat().st_mode & stat.S_IXUSR]  # Postfix's mark of a complete message
         return [_read(self._postcat("-e", path), self._postcat("-bh", path)) for path in whole]
 
     def _configure(self) -> None:
