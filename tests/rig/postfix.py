@@ -28,7 +28,7 @@ from typing import Self
 
 import pytest
 
-from rig.debian import program
+from rig.debian import file, program
 
 _RECEIVED = re.compile(rb"Received: .*\n(?:[ \t].*\n)*")
 _START_SECONDS = 30
@@ -140,6 +140,7 @@ class Postfix:
         self._postfix = program("postfix", "postfix")
         if self._users:
             program("saslpasswd2", "sasl2-bin")
+            file("/usr/lib/*/sasl2/libplain.so", "libsasl2-modules")
         self._configure()
         self._start()
         return self
@@ -157,6 +158,7 @@ class Postfix:
         except subprocess.TimeoutExpired:
             os.killpg(int(pid_file.read_text()), signal.SIGKILL)
         self._reader.join(_STOP_SECONDS)
+        print("\n".join(self.log))  # pytest shows it where a test has failed
 
     def answer(self, recipient: str, reply: str | None) -> None:
         """RCPT for `recipient` (address or domain) gets `reply`, such as "450 4.2.1 later"; None: accepted again."""
