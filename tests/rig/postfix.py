@@ -151,9 +151,7 @@ class Postfix:
         pid_file = self._home / "queue" / "pid" / "master.pid"
         try:
             if self._master.poll() is None and pid_file.exists():
-                os.kill(
-                    int(pid_file.read_text()), signal.SIGTERM
-                )  # it ends its children; the script ends with it
+                os.kill(int(pid_file.read_text()), signal.SIGTERM)  # it ends its children, and the script
             self._master.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(int(pid_file.read_text()), signal.SIGKILL)
