@@ -119,7 +119,7 @@ DIALECT: dict[str, tuple[str, dict[str, Any]]] = {
     "other -o": ("sendmail -t -oL9 -o7 -o MsomeMacro -oQ/tmp -oo", {}),
     "empty -o": ("sendmail -t -o", {"__more": ("",)}),
     "-O": (
-        "sendmail -t -O DeliveryMode=q -O errormode=m -OIgnoreDots=true -O Timeout.queuereturn=2d -OMaxHopCount=9",
+        "sendmail -t -O DeliveryMode=q -O errormode=m -OIgnoreDots=1 -O Timeout.queuereturn=2d -OMaxHopCount=9",
         {
             "delivery": "queue-only",
             "error_mode": "mail",
