@@ -290,14 +290,10 @@ def _addr_spec(tokens: list[_Token]) -> str:
     at = tokens.index(("special", "@")) if ("special", "@") in tokens else len(tokens)
     words = tokens[:at]
     if not words:
-        raise _error(
-            _shown(tokens), "an empty address" if at == len(tokens) else "there is no name before the @"
-        )
+        raise _error(_shown(tokens), "an empty address" if at == len(tokens) else "there is no name before the @")
     for number, (kind, part) in enumerate(words):
         if number % 2 == 0 and kind not in ("atom", "quoted"):
-            raise _error(
-                _shown(tokens), f'"{printable(part, 80)}" cannot stand in the name before the @ unquoted'
-            )
+            raise _error(_shown(tokens), f'"{printable(part, 80)}" cannot stand in the name before the @ unquoted')
         if number % 2 == 1 and part != ".":
             raise _error(_shown(tokens), "several words without a comma between them")
     if len(words) % 2 == 0:

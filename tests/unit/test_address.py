@@ -120,9 +120,7 @@ def test_the_case_of_a_domain_does_not_make_another_recipient() -> None:
     assert parse_path("Joe@e.org").key != parse_path("joe@e.org").key
 
 
-@pytest.mark.parametrize(
-    ("local", "domain"), [("a\nb", "e.org"), ("a", "e.org\r\nX"), ("", "e.org"), ("-a", "")]
-)
+@pytest.mark.parametrize(("local", "domain"), [("a\nb", "e.org"), ("a", "e.org\r\nX"), ("", "e.org"), ("-a", "")])
 def test_an_address_cannot_be_made_with_bad_parts(local: str, domain: str) -> None:
     """The constructor checks, so that an Address is always one that can be sent to."""
     with pytest.raises(AddressError):
@@ -215,9 +213,9 @@ def test_a_list_that_is_not_understood_is_refused(value: bytes, word: str) -> No
 
 
 PIECES = rb"""a joe@e.org < > @ , ; : ( ) " \ . [ ] - =?utf-8?q?x?=""".split()
-ADDRESS_BYTES = st.lists(
-    st.sampled_from([*PIECES, b" ", b"\r\n ", b"\xff", b"\0", "ü".encode()]), max_size=25
-).map(b"".join)
+ADDRESS_BYTES = st.lists(st.sampled_from([*PIECES, b" ", b"\r\n ", b"\xff", b"\0", "ü".encode()]), max_size=25).map(
+    b"".join
+)
 
 
 @given(st.one_of(st.binary(max_size=200), ADDRESS_BYTES))
