@@ -350,30 +350,22 @@ def _honoured(name: str, words: str, apply: _Apply, argument: str = "", value: V
     return Option(name=name, words=words, argument=argument, value=takes, apply=apply)
 
 
-def _ignored(
-    name: str, words: str, argument: str = "", value: Value = Value.NONE, apply: _Apply = _ignore
-) -> Option:
-    return Option(
-        name=name, words=words, argument=argument, value=value, treatment=Treatment.IGNORED, apply=apply
-    )
+def _ignored(name: str, words: str, argument: str = "", value: Value = Value.NONE, apply: _Apply = _ignore) -> Option:
+    return Option(name=name, words=words, argument=argument, value=value, treatment=Treatment.IGNORED, apply=apply)
 
 
 def _refused(name: str, words: str, argument: str = "", value: Value = Value.NONE) -> Option:
     def apply(so_far: Invocation, value_given: str) -> Invocation:
         raise UsageError(f"option {name} is refused: {words}")
 
-    return Option(
-        name=name, words=words, argument=argument, value=value, treatment=Treatment.REFUSED, apply=apply
-    )
+    return Option(name=name, words=words, argument=argument, value=value, treatment=Treatment.REFUSED, apply=apply)
 
 
 _ATTACHED = Value.ATTACHED
 _UNIT = "start pysendmail.service, or run `pysendmail daemon` (sendmail -bD) in the foreground"
 
 OPTIONS: tuple[Option, ...] = (
-    _honoured(
-        "-t", "recipients from To, Cc and Bcc, besides those in arguments", _sets(read_recipients=True)
-    ),
+    _honoured("-t", "recipients from To, Cc and Bcc, besides those in arguments", _sets(read_recipients=True)),
     _honoured("-i", "a line with a lone dot is data and ends nothing", _sets(dot_ends=False)),
     _honoured("-f", "envelope sender; '' or '<>' for none", _sender, "ADDRESS"),
     _honoured("-r", "the same as -f", _sender, "ADDRESS"),
@@ -414,9 +406,7 @@ OPTIONS: tuple[Option, ...] = (
         _ATTACHED,
     ),
     _honoured("-qS", "only messages whose sender contains TEXT", _filter("sender"), "TEXT", _ATTACHED),
-    _honoured(
-        "-qR", "only messages with a recipient that contains TEXT", _filter("recipient"), "TEXT", _ATTACHED
-    ),
+    _honoured("-qR", "only messages with a recipient that contains TEXT", _filter("recipient"), "TEXT", _ATTACHED),
     _honoured("-Q", "hold messages, as the -q filters choose them", _hold, "REASON", _ATTACHED),
     _honoured("-oi", "the same as -i", _ignore_dots),
     _honoured(
@@ -449,9 +439,7 @@ OPTIONS: tuple[Option, ...] = (
     _ignored("-d", "the log has what there is", "LEVEL", _ATTACHED),
     _ignored("-oA", "the aliases are those of the configuration", "FILE", _ATTACHED, _warns("-oA")),
     _ignored("-o", "all other short options of Sendmail", "OPTION", Value.REQUIRED),
-    _ignored(
-        "-q15m", "the daemon keeps its own time; with -bD it may stand", "INTERVAL", _ATTACHED, _interval
-    ),
+    _ignored("-q15m", "the daemon keeps its own time; with -bD it may stand", "INTERVAL", _ATTACHED, _interval),
     _ignored("-qp5m", "the same", "INTERVAL", _ATTACHED, _interval),
     _ignored("-c", "historical"),
     _ignored("-s", "historical"),
@@ -501,9 +489,7 @@ def help(name: str = "sendmail") -> str:
     lines = [f"usage: {usage}", "", "The message is read from standard input. See sendmail(8)."]
     for treatment in Treatment:
         lines += ["", f"{treatment.value.capitalize()}:"]
-        lines += [
-            f"  {_spelled(option):<20} {option.words}" for option in OPTIONS if option.treatment is treatment
-        ]
+        lines += [f"  {_spelled(option):<20} {option.words}" for option in OPTIONS if option.treatment is treatment]
     return "\n".join(lines) + "\n"
 
 

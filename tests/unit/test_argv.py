@@ -382,9 +382,7 @@ WORDS = [option.name.encode() for option in OPTIONS] + [b"--", b"-", b"joe", b""
 @given(
     st.sampled_from(NAMES),
     st.lists(
-        st.one_of(
-            st.sampled_from(WORDS), st.binary(max_size=8), st.binary(max_size=8).map(lambda rest: b"-" + rest)
-        ),
+        st.one_of(st.sampled_from(WORDS), st.binary(max_size=8), st.binary(max_size=8).map(lambda rest: b"-" + rest)),
         max_size=12,
     ),
 )

@@ -76,9 +76,7 @@ def test_a_size_is_read(text: str, octets: int) -> None:
     assert size(text) == octets
 
 
-@pytest.mark.parametrize(
-    "text", ["", "5", "MiB", "-1MiB", "1EiB", "1e3B", "5M", "1MiB\n", "999999999999999TiB"]
-)
+@pytest.mark.parametrize("text", ["", "5", "MiB", "-1MiB", "1EiB", "1e3B", "5M", "1MiB\n", "999999999999999TiB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     """A size without a unit, or beyond any disk."""
     with pytest.raises(UnitError):
