@@ -66,7 +66,7 @@ def rfc3339(epoch: float) -> str:
 
 
 def parse_time(text: str, now: float) -> float:
-    """The instant meant by a duration ("2d": two days before `now`), by RFC 3339 text or by its date alone."""
+    """The instant meant by a duration ("2d": two days before `now`), by RFC 3339 text, by a date."""
     if _DURATION.fullmatch(text):
         return now - duration(text)
     from datetime import UTC, datetime  # only for people's questions, never for a message

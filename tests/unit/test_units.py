@@ -24,7 +24,9 @@ NOW = 1795309323.0  # 2026-11-22T01:02:03Z
         ("5d", 432000),
         ("1w", 604800),
         ("1h30m", 5400),
-    , ("0.5s", 0.5), ("1.5h", 5400)],
+        ("0.5s", 0.5),
+        ("1.5h", 5400),
+    ],
 )
 def test_a_duration_is_read(text: str, seconds: float) -> None:
     """Units from seconds to weeks, also together."""
@@ -57,16 +59,24 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "octets"),
-    [("0", 0), ("512B", 512), ("16KiB", 16384), ("50MiB", 52428800), ("1GiB", 1 << 30), ("1.5 MiB", 1572864), ("10MB", 10**7), ("1kb", 1000), ("2TiB", 2 << 40)],
+    [
+        ("0", 0),
+        ("512B", 512),
+        ("16KiB", 16384),
+        ("50MiB", 52428800),
+        ("1GiB", 1 << 30),
+        ("1.5 MiB", 1572864),
+        ("10MB", 10**7),
+        ("1kb", 1000),
+        ("2TiB", 2 << 40),
+    ],
 )
 def test_a_size_is_read(text: str, octets: int) -> None:
     """Binary and decimal units, whatever their case."""
     assert size(text) == octets
 
 
-@pytest.mark.parametrize(
-    "text", ["", "5", "MiB", "-1MiB", "1EiB", "1e3B", "5M", "1MiB\n", "999999999999999TiB"]
-)
+@pytest.mark.parametrize("text", ["", "5", "MiB", "-1MiB", "1EiB", "1e3B", "5M", "1MiB\n", "999999999999999TiB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     """A size without a unit, or beyond any disk."""
     with pytest.raises(UnitError):
@@ -87,7 +97,9 @@ def test_an_instant_is_shown_in_utc() -> None:
         ("0s", NOW),
         ("2026-11-22T01:02:03Z", NOW),
         ("2026-11-22t02:02:03.5+01:00", NOW + 0.5),
-    , ("2026-11-22 01:02Z", NOW - 3), ("2026-11-22", NOW - 3723)],
+        ("2026-11-22 01:02Z", NOW - 3),
+        ("2026-11-22", NOW - 3723),
+    ],
 )
 def test_a_time_is_a_duration_or_an_instant(text: str, epoch: float) -> None:
     """A duration is that long ago."""
@@ -113,7 +125,10 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         (3599, "59 min"),
         (3600, "1 h"),
         (5400, "1 h 30 min"),
-    , (86400, "1 d"), (187200, "2 d 4 h"), (432000, "5 d")],
+        (86400, "1 d"),
+        (187200, "2 d 4 h"),
+        (432000, "5 d"),
+    ],
 )
 def test_a_duration_is_told_in_words(seconds: float, words: str) -> None:
     """Two units at most."""
