@@ -67,9 +67,7 @@ class Connection:
     tls: str = "none"
     cipher: str = ""
     tls_failed: str = ""  # the handshake that failed on the way here
-    fallback: str = (
-        ""  # why it is in clear although TLS was wanted: a handshake failed, now or a short while ago
-    )
+    fallback: str = ""  # why it is in clear although TLS was wanted: a handshake failed, now or a short while ago
     extensions: Extensions = field(default_factory=Extensions)
     mechanism: str = ""  # of AUTH, once it succeeded
     secrets: tuple[str, ...] = ()  # what must not show in a text from this server
@@ -426,9 +424,7 @@ class Opener:
             return _Stop(Trouble.from_fault(Stage.TLS, Fault.CERTIFICATE, printable(words)))
         if isinstance(error, TimeoutError | ConnectionAbortedError):
             return _HandshakeFailed(f"no TLS handshake in {self._timeout.tls:g} s")
-        return _HandshakeFailed(
-            printable(f"TLS handshake failed: {reason or _words(error.__cause__ or error)}")
-        )
+        return _HandshakeFailed(printable(f"TLS handshake failed: {reason or _words(error.__cause__ or error)}"))
 
     def _check_tls(self, connection: Connection) -> None:
         """Note what TLS came up; check the pins before another word is said."""
@@ -495,9 +491,7 @@ class Opener:
             return _redacted(Trouble.from_reply(stage, gate.trouble), gate.redact)
         if gate.trouble is not None:
             fault, reason = gate.trouble
-        elif (
-            isinstance(error, aiosmtplib.SMTPResponseException) and gate.last and gate.last.code == error.code
-        ):
+        elif isinstance(error, aiosmtplib.SMTPResponseException) and gate.last and gate.last.code == error.code:
             return _redacted(Trouble.from_reply(stage, gate.last), gate.redact)
         elif isinstance(error, TimeoutError):
             seconds = self._timeout.greeting if stage is Stage.GREETING else self._timeout.command

@@ -14,12 +14,13 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 
-from pysendmail import mime, schedule, tlspolicy
-from pysendmail.config import Config, Smarthost
+from pysendmail import schedule, tlspolicy
+from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.lanes import Lanes, Route
-from pysendmail.outcome import Fault, Outcome, Result, Scope, Stage, Trouble, Verdict
+from pysendmail.outcome import Outcome, Result, Scope, Stage, Trouble, Verdict
 from pysendmail.queue import Claim, Ended, LaneState, Policy, Queue, Reserve, Settlement
 from pysendmail.reader import Reader
 from pysendmail.relay import Relay
@@ -38,7 +39,15 @@ class Delivery:
     """Owns the relays and the connections. `run` ends after `stop`."""
 
     def __init__(
-        self, config: Config, *, writer: Writer, reader: Reader, reserve: Reserve, events: Events, policy: Policy
+        self,
+        config: Config,
+        *,
+        writer: Writer,
+        reader: Reader,
+        reserve: Reserve,
+        events: Events,
+        policy: Policy,
+        secrets: Secrets,
     ) -> None:
         self._writer = writer
         self._reader = reader
@@ -54,15 +63,15 @@ class Delivery:
         self._wall_offset = time.time() - self._loop.time()
         self.relays: dict[str, Relay] = {}
         self.broken: str | None = None
-        self.configure(config, policy)
+        self.configure(config, policy, secrets)
 
     # -- what others tell it --
 
-    def configure(self, config: Config, policy: Policy) -> None:
+    def configure(self, config: Config, policy: Policy, secrets: Secrets) -> None:
         """Take over a configuration: relays that are the same keep what they know."""
         self._config = config
         self._policy = policy
-        self._secrets = Secrets(config)
+        self._secrets = secrets
         old, self.relays = self.relays, {}
         for smarthost in config.smarthost:
             known = old.get(smarthost.name)
@@ -307,6 +316,10 @@ class Delivery:
             recipients=len(claim.recipients),
         )
         results = await self._send(session, claim)
+        if session.stale:
+            # The connection had died while it was idle: no attempt of this message's.
+            await session.close()
+            return await self._attempt(relay, claim, None)
         await self._settle(relay, claim, results, session, started_at)
         self._judge(relay, results)
         if not session.usable or session.sent >= relay.smarthost.messages_per_connection:
@@ -354,7 +367,7 @@ class Delivery:
             body=body.stream,
             size=claim.size,
             eight_bit=claim.eight_bit,
-            seven_bit=body.seven_bit,
+            seven_bit=None,
         )
         return await session.send(outgoing)
 
@@ -449,15 +462,15 @@ class Delivery:
             message=claim.message,
             results=tuple((claimed.id, result) for claimed, result in zip(claim.recipients, results, strict=True)),
             smarthost=relay.name,
-            address=error.address,
-            tls=error.tls,
+            address=error.address or None,
+            tls=error.tls if error.address else None,
             started_at=started_at,
             ended_at=ended_at,
             exhausted=self._exhausted(claim.route),
         )
         ended = await self._writer.run(lambda queue: queue.settle(settlement, self._policy), must=True)
         for one in ended:
-            self._events.ended(one, smarthost=relay.name, tls=error.tls, address=error.address)
+            self._events.ended(one, smarthost=relay.name, tls=settlement.tls, address=settlement.address)
         await self._sweep(relay)
 
     def _exhausted(self, route: Route) -> bool:
@@ -570,8 +583,9 @@ class Body:
         got = len(claim.header) + 2 + len(claim.first_part)
         part = 1
         while got < claim.size:
-            first = part
-            parts = await self._reader.run(lambda queue: queue.parts(claim.message, first, PARTS_AT_A_TIME))
+            parts = await self._reader.run(
+                partial(Queue.parts, message=claim.message, part=part, limit=PARTS_AT_A_TIME)
+            )
             if not parts:
                 raise EOFError(f"{claim.queue_id}: the stored body ends {claim.size - got} octets early")
             for octets in parts:

@@ -2,13 +2,14 @@
 
 A line is `key=value` pairs, keys in lower case; values are quoted where they hold a space or a quote. Text from
 the network or a user is escaped and capped before it gets here or on its way out; secrets never come near.
-Each outcome of a recipient is one line with `status=`. `Events.listen` lets `sendmail -v` follow one message.
+Each outcome of a recipient is one line with `status=`. `Events.follow` lets `sendmail -v` follow one message.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -41,19 +42,20 @@ class Events:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
-        self._listeners: dict[str, list[Callable[[str, dict[str, Value]], None]]] = {}
+        self._followers: dict[str, list[asyncio.Queue[tuple[str, dict[str, Value]]]]] = {}
 
     @contextmanager
-    def listen(self, queue_id: str, listener: Callable[[str, dict[str, Value]], None]) -> Iterator[None]:
-        """Call `listener(event, fields)` for every event of one message."""
-        listeners = self._listeners.setdefault(queue_id, [])
-        listeners.append(listener)
+    def follow(self, queue_id: str) -> Iterator[asyncio.Queue[tuple[str, dict[str, Value]]]]:
+        """Every event of one message, as it happens."""
+        queue: asyncio.Queue[tuple[str, dict[str, Value]]] = asyncio.Queue()
+        followers = self._followers.setdefault(queue_id, [])
+        followers.append(queue)
         try:
-            yield
+            yield queue
         finally:
-            listeners.remove(listener)
-            if not listeners:
-                self._listeners.pop(queue_id, None)
+            followers.remove(queue)
+            if not followers:
+                self._followers.pop(queue_id, None)
 
     def emit(self, event: str, **fields: Value) -> None:
         """Write one event. Use the named functions below where there is one."""
@@ -62,8 +64,9 @@ class Events:
             self._stream.flush()
         except (OSError, ValueError):
             pass  # nobody reads the log; the mail goes on
-        for listener in tuple(self._listeners.get(str(fields.get("queue_id")), ())):
-            listener(event, fields)
+        if self._followers:
+            for follower in self._followers.get(str(fields.get("queue_id")), ()):
+                follower.put_nowait((event, fields))
 
     def accepted(
         self,

@@ -16,10 +16,10 @@ from pysendmail.queue import QueueError
 SERVICE_USER = "pysendmail"
 
 
-def prepare_directory(directory: Path) -> None:
-    """Make the queue's directory if it is missing, and become its owner if we are root.
+def directory_owner(directory: Path) -> tuple[int, int]:
+    """Make the queue's directory if it is missing; returns its owner's uid and gid.
 
-    Raises QueueError where it cannot be made or is not fit: open to others, or not a directory.
+    Raises QueueError where it cannot be made or is not fit: open to others, not a directory, not ours.
     """
     try:
         if not directory.exists():
@@ -27,17 +27,13 @@ def prepare_directory(directory: Path) -> None:
             if os.geteuid() == 0:
                 _give_to_service_user(directory)
         status = directory.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise QueueError(f"{directory}: is not a directory: [queue] directory must name one")
+        if status.st_mode & 0o077:
+            directory.chmod(0o700)
     except OSError as error:
         raise QueueError(f"{directory}: cannot be used as the queue's directory: {error.strerror}") from None
-    if not stat.S_ISDIR(status.st_mode):
-        raise QueueError(f"{directory}: is not a directory: [queue] directory must name one")
-    if os.geteuid() == 0:
-        become(status.st_uid, status.st_gid)
-    if status.st_mode & 0o077:
-        try:
-            directory.chmod(0o700)
-        except OSError:
-            raise QueueError(f"{directory}: others may enter it: run chmod 700 {directory}") from None
+    return status.st_uid, status.st_gid
 
 
 def _give_to_service_user(directory: Path) -> None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pysendmail import bounce, message, route, schedule
-from pysendmail.aliases import Aliases, expand_recipients
 from pysendmail.address import AddressError, parse_path
+from pysendmail.aliases import Aliases, expand_recipients
 from pysendmail.config import Config
 from pysendmail.envelope import Envelope, Recipient
 from pysendmail.outcome import Outcome
@@ -27,7 +27,7 @@ NOTICE_FAILED = "the report itself could not be delivered"
 
 
 class Postmaster:
-    def __init__(self, config: Config, aliases: Aliases) -> None:
+    def __init__(self, config: Config, aliases: Callable[[], Aliases]) -> None:
         self._config = config
         self._aliases = aliases
         self._hosts = {smarthost.name: smarthost.host for smarthost in config.smarthost}
@@ -136,7 +136,7 @@ class Postmaster:
         """Where a report to `address` goes; empty when that leads nowhere."""
         try:
             parse_path(address)
-            expanded = expand_recipients([address], self._aliases, self._config)
+            expanded = expand_recipients([address], self._aliases(), self._config)
         except (AddressError, ValueError):
             return ()
         sender = self._reporter.sender
@@ -145,7 +145,7 @@ class Postmaster:
                 # A report is never reported on to the sender; the queue's kind sees to that, NOTIFY tells the others.
                 recipient=Recipient(address=final),
                 original=original,
-                route=route.smarthosts(self._config, sender, final),
+                route=route.route(sender, final, self._config),
             )
             for final, original in expanded
         )

@@ -128,16 +128,12 @@ class _Line(asyncio.Protocol):
 class Session:
     """See the module. One task at a time may use it."""
 
-    def __init__(
-        self, smarthost: Smarthost, connection: Connection, timeout: Timeout, trace: Trace | None
-    ) -> None:
+    def __init__(self, smarthost: Smarthost, connection: Connection, timeout: Timeout, trace: Trace | None) -> None:
         self.smarthost = smarthost
         self.address = connection.address
         self.tls = connection.tls  # "none", "TLSv1.2" or "TLSv1.3"
         self.extensions: Extensions = connection.extensions
-        self.fallback = (
-            connection.fallback
-        )  # in clear because a handshake failed: status line `reason=fallback`
+        self.fallback = connection.fallback  # in clear because a handshake failed: status line `reason=fallback`
         self.tls_failed = connection.tls_failed  # the handshake that failed just now, to be remembered; or ""
         self.trace = trace
         self.sent = 0  # transactions whose final dot was answered with 2xx

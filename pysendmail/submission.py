@@ -298,7 +298,7 @@ class Submission:
             Destination(
                 recipient=Recipient(address=final, notify=self._invocation.notify, orcpt=self._orcpt(final, original)),
                 original=original,
-                route=route.smarthosts(self._config, self._sender, final),
+                route=route.route(self._sender, final, self._config),
             )
             for final, original in expanded
         )

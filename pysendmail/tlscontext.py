@@ -37,9 +37,7 @@ def _stamp(smarthost: Smarthost, check: Check) -> Stamp:
     paths = [smarthost.tls_client_certificate]
     if check is Check.NAME:
         system = ssl.get_default_verify_paths()
-        paths += (
-            [smarthost.tls_ca_file] if smarthost.tls_ca_file else [system.cafile or "", system.capath or ""]
-        )
+        paths += [smarthost.tls_ca_file] if smarthost.tls_ca_file else [system.cafile or "", system.capath or ""]
     stamps = []
     for path in filter(None, paths):
         try:

@@ -47,9 +47,7 @@ class TlsPlan:
     demand: str = ""
     remembered: bool = False  # only the TLS memory demands TLS: `probe --forget` would let mail go in clear
     fallback: str = ""  # why `attempt` is False at "may": a handshake failed a short while ago
-    retries: bool = (
-        False  # tries TLS again after a failure: the others had better go on in clear until it reports
-    )
+    retries: bool = False  # tries TLS again after a failure: the others had better go on in clear until it reports
     refusal: str = ""  # the settings contradict each other: nothing may be opened at all
 
 

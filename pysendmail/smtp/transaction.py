@@ -29,9 +29,7 @@ RECIPIENTS_PER_GROUP = 100
 class Ask(Enum):
     """What the driver is asked for beside octets to write."""
 
-    BODY = (
-        auto()
-    )  # write the message with its final dot; call `ending` with the last octets in hand, then write them
+    BODY = auto()  # write the message with its final dot; call `ending` with the last octets in hand, then write them
 
 
 class Transaction:
@@ -57,9 +55,7 @@ class Transaction:
         self._open = False  # the server holds an envelope of ours
         self._lone_dot = False
         self.usable = True  # the connection, after this transaction
-        self.untouched = (
-            True  # the server answered nothing but 421: what ended the session was not this message
-        )
+        self.untouched = True  # the server answered nothing but 421: what ended the session was not this message
         self._mail = b""
         self._rcpts: deque[tuple[int, bytes]] = deque()
         self._data_due = False  # DATA has not been sent yet

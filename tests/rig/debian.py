@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,25 +23,32 @@ _tried: dict[str, str] = {}  # package -> what became of it, so that one missing
 
 
 def program(name: str, package: str) -> str:
-    """The path of `name`, from `package`; skips the calling test, saying why, where it cannot be had."""
-    if found := shutil.which(name, path=_SYSTEM_PATH):
+    """The path of the program `name`; skips the calling test, saying why, where it cannot be had."""
+    return _have(name, package, lambda: shutil.which(name, path=_SYSTEM_PATH))
+
+
+def file(pattern: str, package: str) -> str:
+    """The first file that fits `pattern`, an absolute path with wildcards; else as `program`."""
+    relative = pattern.lstrip("/")
+    return _have(pattern, package, lambda: next((str(path) for path in Path("/").glob(relative)), None))
+
+
+def _have(what: str, package: str, find: Callable[[], str | None]) -> str:
+    if found := find():
         return found
     if os.environ.get("PYSENDMAIL_TEST_INSTALL") != "1":
-        pytest.skip(f"{name} is missing: apt-get install {package}, or run `make test` as root")
+        pytest.skip(f"{what} is missing: apt-get install {package}, or run `make test` as root")
     if package not in _tried:
         _tried[package] = _install(package)
-    found = shutil.which(name, path=_SYSTEM_PATH)
-    if found is None:
-        pytest.skip(f"{name} is missing and apt-get could not install {package}: {_tried[package]}")
-    return found
+    if found := find():
+        return found
+    pytest.skip(f"{what} is missing and apt-get could not install {package}: {_tried[package]}")
 
 
 def _install(package: str) -> str:
     """apt-get installs `package`; the last line of what it said."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "PATH": _SYSTEM_PATH}
-    if (
-        package == "postfix"
-    ):  # no /etc/postfix/main.cf: the system's own Postfix stays off, also after a restart
+    if package == "postfix":  # no /etc/postfix/main.cf: the system's own Postfix stays off, also after a restart
         question = "postfix postfix/main_mailer_type select No configuration\n"
         subprocess.run(["debconf-set-selections"], input=question, text=True, env=environment, check=False)
     said = ""

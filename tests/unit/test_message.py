@@ -359,9 +359,7 @@ def test_an_empty_field_is_replaced(name: bytes) -> None:
 
 def test_without_fix_up_nothing_is_added() -> None:
     """-G leaves the header as it is, but Bcc goes."""
-    assert completed(b"To: a\nBcc: b\nDate:\n", fix_up=False) == Completed(
-        header=b"To: a\r\nDate:\r\n", message_id=""
-    )
+    assert completed(b"To: a\nBcc: b\nDate:\n", fix_up=False) == Completed(header=b"To: a\r\nDate:\r\n", message_id="")
 
 
 def test_a_message_id_is_fit_to_be_shown() -> None:
@@ -412,16 +410,12 @@ LINE_END = st.sampled_from([b"\n", b"\r\n", b"\r\r\n"])
     st.integers(1, 9),
     st.booleans(),
 )
-def test_bcc_never_survives(
-    spelled: list[tuple[bytes, bytes, bytes]], end: bytes, step: int, fix_up: bool
-) -> None:
+def test_bcc_never_survives(spelled: list[tuple[bytes, bytes, bytes]], end: bytes, step: int, fix_up: bool) -> None:
     """Bcc and its like go in every case, spelling, folding and cut; what is around them stays."""
     fields = b"".join(name + gap + b":" + value + b"secret" + end for name, gap, value in spelled)
     data = b"To: a" + end + fields + b"Subject: Bcc: public" + end + end + b"body" + end
     intake, body = read(data[i : i + step] for i in range(0, len(data), step))
-    made = complete(
-        intake.fields, sender_address="me@e", full_name="", date=DATE, message_id="<1@e>", fix_up=fix_up
-    )
+    made = complete(intake.fields, sender_address="me@e", full_name="", date=DATE, message_id="<1@e>", fix_up=fix_up)
     assert b"secret" not in made.header
     assert (body, made.header.endswith(b"To: a\r\nSubject: Bcc: public\r\n")) == (b"body\r\n", True)
     assert not re.search(rb"(?im)^(bcc|resent-bcc|return-path|content-length)\s*:", made.header)
