@@ -48,9 +48,7 @@ def _have(what: str, package: str, find: Callable[[], str | None]) -> str:
 def _install(package: str) -> str:
     """apt-get installs `package`; the last line of what it said."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "PATH": _SYSTEM_PATH}
-    if (
-        package == "postfix"
-    ):  # no /etc/postfix/main.cf: the system's own Postfix stays off, also after a restart
+    if package == "postfix":  # no /etc/postfix/main.cf: the system's own Postfix stays off, also after a restart
         question = "postfix postfix/main_mailer_type select No configuration\n"
         subprocess.run(["debconf-set-selections"], input=question, text=True, env=environment, check=False)
     said = ""
