@@ -24,6 +24,7 @@ from pysendmail.thin import client
 from pysendmail.units import parse_time
 
 Entry = dict[str, Any]
+EX_CANTCREAT = 73
 
 
 class Failure(Exception):
@@ -272,10 +273,13 @@ def _install_client(options: argparse.Namespace) -> int:
     from pysendmail import install
 
     try:
-        for path in install.install_client(Path(options.directory), force=options.force):
-            print(path)
+        installed = install.install_client(Path(options.directory), force=options.force)
     except install.InstallError as error:
-        raise Failure(73, f"pysendmail: {error}") from None
+        raise Failure(EX_CANTCREAT, f"pysendmail: {error}") from None
+    for path in installed.paths:
+        print(path)
+    for warning in installed.warnings:
+        print(f"pysendmail: {warning}", file=sys.stderr)
     return EX_OK
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from pysendmail import explain, listing, status
@@ -92,60 +93,38 @@ class Control:
     def _reason(self, route: tuple[str, ...]) -> str | None:
         return status.route_reason(route, self._relays())
 
-    async def list(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
+    async def _pages(self, page: Callable[..., listing.Page]) -> AsyncIterator[Entry]:
+        """All entries, page by page; `page(queue, after=...)` reads one."""
         after: int | None = 0
         while after is not None:
-            start = after
-            entries, after = await self._store.look(
-                lambda queue: listing.waiting_page(queue, after=start, uid=right.only, reason=self._reason)
-            )
+            entries, after = await self._store.look(partial(page, after=after))
             for entry in entries:
                 yield entry
+
+    def waiting(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
+        return self._pages(partial(listing.waiting_page, uid=right.only, reason=self._reason))
 
     async def history(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         since, to, ids = float(request.get("since") or 0), _optional(request, "to"), _ids(request)
         if request.get("bounces"):
-            async for entry in self._bounces(right, since, to, ids):
-                yield entry
-            return
-        for queue_id in ids:
-            row = await self._find(right, queue_id)
-            yield await self._store.look(lambda queue, row=row: listing.history_entry(queue, row))  # type: ignore[misc]
-        after: int | None = None if ids else 0
-        while after is not None:
-            start = after
-            entries, after = await self._store.look(
-                lambda queue: listing.history_page(queue, after=start, uid=right.only, since=since, to=to)
-            )
-            for entry in entries:
-                yield entry
-
-    async def _bounces(self, right: Right, since: float, to: str | None, ids: Sequence[str]) -> AsyncIterator[Entry]:
-        for about in ids or (None,):
-            after: int | None = 0
-            while after is not None:
-                start = after
-                entries, after = await self._store.look(
-                    lambda queue, about=about: listing.bounces_page(  # type: ignore[misc]
-                        queue, after=start, uid=right.only, since=since, to=to, about=about
-                    )
-                )
-                for entry in entries:
+            for about in ids or (None,):
+                page = partial(listing.bounces_page, uid=right.only, since=since, to=to, about=about)
+                async for entry in self._pages(page):
                     yield entry
+        elif ids:
+            for queue_id in ids:
+                row = await self._find(right, queue_id)
+                yield await self._store.look(partial(listing.history_entry, row=row))
+        else:
+            async for entry in self._pages(partial(listing.history_page, uid=right.only, since=since, to=to)):
+                yield entry
 
     async def explain(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         async for queue_id in self._named(right, request):
             row = await self._find(right, queue_id)
-            now = time.time()
-            yield await self._store.look(
-                lambda queue, row=row: explain.message(  # type: ignore[misc]
-                    listing.history_entry(queue, row),
-                    listing.waiting_entry(queue, row, self._reason),
-                    relays=self._relays(),
-                    config=self._config,
-                    now=now,
-                )
-            )
+            history = await self._store.look(partial(listing.history_entry, row=row))
+            waiting = await self._store.look(partial(listing.waiting_entry, row=row, reason=self._reason))
+            yield explain.message(history, waiting, relays=self._relays(), config=self._config, now=time.time())
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         for queue_id in _ids(request):
@@ -190,13 +169,19 @@ class Control:
         yield {"flushed": "all" if right.all else "own"}
 
     async def hold(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        async for entry in self._each(right, request, "held", lambda queue, message, _now: queue.hold(message)):
+        def step(queue: Queue, message: int, now: float) -> list[Ended]:
+            queue.hold(message)
+            return []
+
+        async for entry in self._each(right, request, "held", step):
             yield entry
 
     async def release(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        async for entry in self._each(
-            right, request, "released", lambda queue, message, now: queue.release(message, now)
-        ):
+        def step(queue: Queue, message: int, now: float) -> list[Ended]:
+            queue.release(message, now)
+            return []
+
+        async for entry in self._each(right, request, "released", step):
             yield entry
 
     async def remove(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
@@ -242,7 +227,7 @@ class Control:
         right: Right,
         request: Entry,
         done: str,
-        step: Callable[[Queue, int, float], list[Ended] | None],
+        step: Callable[..., list[Ended]],
     ) -> AsyncIterator[Entry]:
         """Do one thing to each message named, a commit each."""
         async for queue_id in self._named(right, request):
@@ -251,10 +236,9 @@ class Control:
                 raise ControlError(
                     EX_NOINPUT, f"{queue_id}: is not in the queue any more: pysendmail history {queue_id}"
                 )
-            now = time.time()
-            ended = await self._store.change(lambda queue, row=row, now=now: step(queue, row["id"], now))  # type: ignore[misc]
+            ended = await self._store.change(partial(step, message=row["id"], now=time.time()))
             self._events.emit(done, queue_id=queue_id, uid=right.uid)
-            for one in ended or ():
+            for one in ended:
                 self._events.ended(one, smarthost=None, tls=None)
             yield {"queue_id": queue_id, "done": done}
 
@@ -267,15 +251,9 @@ class Control:
             for queue_id in ids:
                 yield queue_id
             return
-        after: int | None = 0
-        while after is not None:
-            start = after
-            rows = await self._store.look(
-                lambda queue: queue.rows("page", after=start, uid=right.only, limit=listing.PAGE)
-            )
-            for row in rows:
-                yield row["queue_id"]
-            after = rows[-1]["id"] if rows else None
+        page = partial(listing.waiting_page, uid=right.only, reason=self._reason)
+        async for entry in self._pages(page):
+            yield entry["queue_id"]
 
     async def _find(self, right: Right, queue_id: str) -> Any:
         rows = await self._store.look(lambda queue: queue.rows("one", queue_id=queue_id))
@@ -306,7 +284,7 @@ class Control:
 
 
 _VERBS: dict[str, Verb] = {
-    "list": Control.list,
+    "list": Control.waiting,
     "history": Control.history,
     "explain": Control.explain,
     "show": Control.show,

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -81,8 +81,11 @@ def run(
         config = config_file.load_or_last_good(locate(config_path)).config
         if invocation.mode is Mode.SUBMIT:
             _submit(invocation, environ, chunks, submission_id, config, socket_path)
-        else:
+        elif invocation.mode in (Mode.LIST, Mode.FLUSH):
             asyncio.run(_perform(invocation, config, socket_path))
+        else:
+            sys.stdout.write(server.answer(invocation, Aliases.load(config.aliases.file)))
+            sys.stdout.flush()
     except UsageError as error:
         return _failed(name, EX_USAGE, str(error))
     except (Refused, ControlError) as error:
@@ -228,13 +231,7 @@ def control(config: Config, socket_path: str) -> tuple[Control, Right]:
 
 
 async def _perform(invocation: Invocation, config: Config, socket_path: str) -> None:
-    aliases = Aliases.load(config.aliases.file)
-    texts: AsyncIterator[str]
-    if invocation.mode in (Mode.LIST, Mode.FLUSH):
-        desk, right = control(config, socket_path)
-        texts = server.perform(invocation, config, aliases, desk, right)
-    else:
-        texts = server.perform(invocation, config, aliases, None, Right(uid=os.getuid(), all=False))
-    async for text in texts:
+    desk, right = control(config, socket_path)
+    async for text in server.perform(invocation, desk, right):
         sys.stdout.write(text)
     sys.stdout.flush()

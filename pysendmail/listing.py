@@ -17,6 +17,7 @@ PAGE = 200
 WAITING = frozenset({"queued", "held", "attempting"})
 
 Entry = dict[str, Any]
+Page = tuple[list[Entry], int | None]  # and where the next begins; None: that was the last
 # Why mail on a route waits although nobody blamed the message: the smarthosts' own trouble, or None.
 RouteReason = Callable[[tuple[str, ...]], str | None]
 
@@ -25,8 +26,8 @@ def time_or_null(epoch: float | None) -> str | None:
     return None if epoch is None else rfc3339(epoch)
 
 
-def waiting_page(queue: Queue, *, after: int, uid: int | None, reason: RouteReason) -> tuple[list[Entry], int | None]:
-    """One page of the queue as `mailq --json` has it, and where the next begins; None: that was the last."""
+def waiting_page(queue: Queue, *, after: int, uid: int | None, reason: RouteReason) -> Page:
+    """One page of the queue as `mailq --json` has it."""
     rows = queue.rows("page", after=after, uid=uid, limit=PAGE)
     entries = [waiting_entry(queue, row, reason) for row in rows]
     return entries, (rows[-1]["id"] if len(rows) == PAGE else None)
@@ -66,9 +67,7 @@ def _route(text: str) -> tuple[str, ...]:
     return tuple(text.split("\n")) if text else ()
 
 
-def history_page(
-    queue: Queue, *, after: int, uid: int | None, since: float, to: str | None
-) -> tuple[list[Entry], int | None]:
+def history_page(queue: Queue, *, after: int, uid: int | None, since: float, to: str | None) -> Page:
     """One page of what became of messages."""
     rows = queue.rows("history_page", after=after, uid=uid, since=since, recipient=to, limit=PAGE)
     return [history_entry(queue, row) for row in rows], (rows[-1]["id"] if len(rows) == PAGE else None)
@@ -108,9 +107,7 @@ def _history_recipient(queue: Queue, row: sqlite3.Row) -> Entry:
     }
 
 
-def bounces_page(
-    queue: Queue, *, after: int, uid: int | None, since: float, to: str | None, about: str | None
-) -> tuple[list[Entry], int | None]:
+def bounces_page(queue: Queue, *, after: int, uid: int | None, since: float, to: str | None, about: str | None) -> Page:
     """One page of bounce records, also of those that no mail told of."""
     rows = queue.rows("bounces_page", after=after, uid=uid, since=since, recipient=to, about=about, limit=PAGE)
     entries = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 Entry = dict[str, Any]
@@ -40,34 +40,27 @@ async def postfix(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
         yield f"\n-- {octets // 1024} Kbytes in {requests} Request{'s' if requests != 1 else ''}.\n"
 
 
-def sendmail(directory: str) -> Callable[[AsyncIterator[Entry]], AsyncIterator[str]]:
+async def sendmail(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
     """Sendmail's layout; its first line wants the number of messages, so that all of them are read first."""
-
-    async def layout(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
-        lines: list[str] = []
-        requests = 0
-        async for entry in entries:
-            requests += 1
-            arrived = time.asctime(time.localtime(entry["arrival_time"]))
-            mark = "*" if entry["queue_name"] == "active" else " "
-            sender = "MAILER-DAEMON" if entry["sender"] == "MAILER-DAEMON" else f"<{entry['sender']}>"
-            lines.append(f"{entry['queue_id']:>13}{mark}{entry['message_size']:>8} {arrived:.16} {sender}\n")
-            if (
-                reason := next((r["delay_reason"] for r in entry["recipients"] if r["delay_reason"]), None)
-            ) is not None:
-                lines.append(f"    {'':>10.10}   ({reason:.60})\n")
-            lines += [f"\t\t\t\t\t <{recipient['address']}>\n" for recipient in entry["recipients"]]
-        if not requests:
-            yield f"{directory} is empty\n"
-            yield "\t\tTotal requests: 0\n"
-            return
-        yield f"\t\t{directory} ({requests} request{'s' if requests != 1 else ''})\n"
-        yield "-----Q-ID----- --Size-- -----Q-Time----- ------------Sender/Recipient-----------\n"
-        for line in lines:
-            yield line
-        yield f"\t\tTotal requests: {requests}\n"
-
-    return layout
+    lines: list[str] = []
+    requests = 0
+    async for entry in entries:
+        requests += 1
+        arrived = time.asctime(time.localtime(entry["arrival_time"]))
+        mark = "*" if entry["queue_name"] == "active" else " "
+        sender = "MAILER-DAEMON" if entry["sender"] == "MAILER-DAEMON" else f"<{entry['sender']}>"
+        lines.append(f"{entry['queue_id']:>13}{mark}{entry['message_size']:>8} {arrived:.16} {sender}\n")
+        if (reason := next((r["delay_reason"] for r in entry["recipients"] if r["delay_reason"]), None)) is not None:
+            lines.append(f"    {'':>10.10}   ({reason:.60})\n")
+        lines += [f"\t\t\t\t\t <{recipient['address']}>\n" for recipient in entry["recipients"]]
+    if not requests:
+        yield "The queue is empty\n\t\tTotal requests: 0\n"
+        return
+    yield f"\t\tThe queue ({requests} request{'s' if requests != 1 else ''})\n"
+    yield "-----Q-ID----- --Size-- -----Q-Time----- ------------Sender/Recipient-----------\n"
+    for line in lines:
+        yield line
+    yield f"\t\tTotal requests: {requests}\n"
 
 
 async def table(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:

@@ -1,4 +1,4 @@
-"""Server: the daemon's two Unix sockets. A conversation is one command: argv and stdin in; output and an exit code back.
+"""Server: the daemon's two Unix sockets. A conversation is one command: argv and stdin in, output and a code back.
 
 Who calls is what the kernel says (SO_PEERCRED), never what he says. An error in a conversation ends that
 conversation and nothing else: the `submit` socket is open to every local process. Bounds: frames as in `frames`,
@@ -174,9 +174,9 @@ class Conversation:
 
     # -- frames --
 
-    async def _frame(self, timeout: float) -> frames.Frame:
+    async def _frame(self, patience: float) -> frames.Frame:
         while not self._frames:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 data = await self._reader.read(READ_OCTETS)
             if not data:
                 raise EOFError
@@ -250,11 +250,12 @@ class Conversation:
         match invocation.mode:
             case Mode.SUBMIT:
                 await self._submit(invocation, submission_id)
-            case _:
-                async for text in perform(
-                    invocation, self._desk.config, self._desk.aliases(), self._desk.control, self._right
-                ):
+            case Mode.LIST | Mode.FLUSH:
+                async for text in perform(invocation, self._desk.control, self._right):
                     await self._say(text)
+                await self.close(EX_OK)
+            case _:
+                await self._say(answer(invocation, self._desk.aliases()))
                 await self.close(EX_OK)
 
     async def _submit(self, invocation: Invocation, submission_id: bytes) -> None:
@@ -337,31 +338,35 @@ class Conversation:
                 waiting.discard(str(fields.get("recipient")))
 
 
-async def perform(
-    invocation: Invocation, config: Config, aliases: Aliases, control: Control, right: Right
-) -> AsyncIterator[str]:
-    """The modes of sendmail(8) that read no message."""
+async def perform(invocation: Invocation, desk: Control, right: Right) -> AsyncIterator[str]:
+    """mailq and the like: the modes of sendmail(8) that work on the queue."""
+    if invocation.mode is Mode.FLUSH:
+        async for _ in desk.flush(right, {}):
+            pass
+        return
+    layouts = {
+        "postfix": mailq.postfix,
+        "sendmail": mailq.sendmail,
+        "table": mailq.table,
+        "json": mailq.jsonl,
+    }
+    async for text in layouts[invocation.format or "postfix"](desk.waiting(right, {})):
+        yield text
+
+
+def answer(invocation: Invocation, aliases: Aliases) -> str:
+    """The modes that need neither a message nor the queue."""
     match invocation.mode:
-        case Mode.LIST:
-            layouts = {
-                "postfix": mailq.postfix,
-                "sendmail": mailq.sendmail(str(config.queue.directory)),
-                "table": mailq.table,
-            }
-            layout = mailq.jsonl if invocation.json else layouts[invocation.format]
-            async for text in layout(control.list(right, {})):
-                yield text
-        case Mode.FLUSH:
-            async for _ in control.flush(right, {}):
-                pass
         case Mode.ALIASES:
-            names, targets = aliases.counts()
-            if aliases.problems:
-                raise Refused(EX_DATAERR, "\n".join(str(problem) for problem in aliases.problems))
-            yield f"{config.aliases.file}: {names} aliases, {targets} addresses in them\n"
+            if problems := (*aliases.problems, *aliases.loops()):
+                raise Refused(EX_DATAERR, "\n".join(str(problem) for problem in problems))
+            targets = aliases.targets.values()
+            return f"{aliases.file}: {len(targets)} aliases, {sum(map(len, targets))} addresses in them\n"
         case Mode.VERSION:
-            yield f"pysendmail {__version__}\n"
+            return f"pysendmail {__version__}\n"
         case Mode.HELP:
-            yield argv.help_text()
-        case _:
-            raise UsageError(f"{invocation.mode}: not available in this version")
+            return argv.help(invocation.name)
+        case Mode.NOTHING:
+            return ""
+        case mode:
+            raise UsageError(f"{mode}: this version of pysendmail does not do that")
