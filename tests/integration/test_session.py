@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from rig.client import BODY, HASTY, HEADER, PATIENT, open_session, outgoing, smarthost
-from rig.dialogue import Dialogue, load
-from rig.peer import Client, Ordinary, Peer
 
 from pysendmail.config import Timeout
 from pysendmail.outcome import Outcome, Result, Scope
 from pysendmail.session import SessionError
+from rig.client import BODY, HASTY, HEADER, PATIENT, open_session, outgoing, smarthost
+from rig.dialogue import Dialogue, load
+from rig.peer import Client, Ordinary, Peer
 
 
 def words(result: Result) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
 """The transaction without I/O: every dialogue, whole and octet by octet, and what dialogues cannot say."""
 
 import pytest
-from rig.dialogue import SENDER, Dialogue, load
 
 from pysendmail.envelope import Envelope, Recipient
 from pysendmail.outcome import Fault, Outcome, Result, Scope
 from pysendmail.smtp.extensions import Extensions
 from pysendmail.smtp.reply import Reply, ReplyReader
 from pysendmail.smtp.transaction import RECIPIENTS_PER_GROUP, Ask, Transaction
+from rig.dialogue import SENDER, Dialogue, load
 
 FAULTS = {"close": Fault.CLOSED, "reset": Fault.CLOSED, "stall": Fault.TIMEOUT}
 
