@@ -33,7 +33,7 @@ from pysendmail.queue import LaneState, NewMessage, Queue, QueueError, QueueLock
 from pysendmail.reader import Reader
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
-from pysendmail.server import Desk, Server
+from pysendmail.server import BACKLOG, Desk, Server
 from pysendmail.status import Circumstances
 from pysendmail.submission import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -340,6 +340,7 @@ def _bind(path: Path, mode: int, uid: int, gid: int) -> socket.socket:
     old = os.umask(0o777 & ~mode)
     try:
         sock.bind(str(path))
+        sock.listen(BACKLOG)  # whoever comes before we are ready waits instead of being refused
     finally:
         os.umask(old)
     if os.geteuid() == 0:

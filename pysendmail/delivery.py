@@ -305,9 +305,6 @@ class Delivery:
         except Exception as error:
             await self._bug(claim, error)
             return None
-        if relay.trouble is not None:
-            self._events.recovered(smarthost=relay.name, after_s=time.time() - relay.since)
-            relay.recover()
         self._events.attempt(
             queue_id=claim.queue_id,
             smarthost=relay.name,
@@ -320,8 +317,10 @@ class Delivery:
             # The connection had died while it was idle: no attempt of this message's.
             await session.close()
             return await self._attempt(relay, claim, None)
-        await self._settle(relay, claim, results, session, started_at)
         self._judge(relay, results)
+        await self._settle(relay, claim, results, session, started_at)
+        if relay.trouble is not None:
+            await self._sweep(relay)
         if not session.usable or session.sent >= relay.smarthost.messages_per_connection:
             await session.close()
             return None
@@ -408,24 +407,24 @@ class Delivery:
             self._events.ended(one, smarthost=relay.name, tls=settlement.tls, address=settlement.address)
 
     def _judge(self, relay: Relay, results: Sequence[Result]) -> None:
-        """What the results say of the smarthost itself."""
-        for result in results:
-            if result.scope is Scope.SMARTHOST:
-                self._fail(
-                    relay,
-                    Trouble(
-                        stage=Stage.MAIL,
-                        verdict=Verdict(Scope.SMARTHOST, Outcome.DEFERRED),
-                        reason=result.reply,
-                        status=result.status,
-                        code=result.code,
-                    ),
-                )
-                return
-            if result.code in (421, 432) or result.again:
-                relay.slow_down()
-                return
-        relay.answered()
+        """What the results say of the smarthost itself. In trouble, only an answer to the mail itself ends it."""
+        worst = next((r for r in results if r.scope is Scope.SMARTHOST), None)
+        if worst is None and relay.trouble is not None:
+            worst = next((r for r in results if r.scope is Scope.SESSION and r.outcome is not Outcome.SENT), None)
+        if worst is not None:
+            verdict = Verdict(Scope.SMARTHOST, Outcome.DEFERRED)
+            trouble = Trouble(
+                stage=Stage.MAIL, verdict=verdict, reason=worst.reply, status=worst.status, code=worst.code
+            )
+            self._fail(relay, trouble)
+            return
+        if relay.trouble is not None:
+            self._events.recovered(smarthost=relay.name, after_s=time.time() - relay.since)
+            relay.recover()
+        if any(result.code in (421, 432) or result.again for result in results):
+            relay.slow_down()
+        else:
+            relay.answered()
 
     def _fail(self, relay: Relay, trouble: Trouble, *, tls_held: bool = False) -> None:
         relay.fail(trouble, self._config.retry, clock=self._loop.time(), now=time.time(), tls_held=tls_held)

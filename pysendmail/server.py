@@ -41,6 +41,7 @@ from pysendmail.writer import StoreBroken, StoreFull, Writer
 BACKLOG = 1024
 HELLO_S = 30.0
 IDLE_S = 3600.0  # a person at a terminal thinks
+VERBOSE_S = 50.0  # -v stays so long for the first attempt; the client waits for 60
 READ_OCTETS = 256 * 1024
 MAX_PAUSE_OCTETS = 1024 * 1024  # unread output a client may pile up before it is waited for
 _CREDENTIALS = struct.Struct("3i")
@@ -85,7 +86,6 @@ class Server:
 
     async def _accept(self, sock: socket.socket, control: bool) -> None:
         loop = asyncio.get_running_loop()
-        sock.listen(BACKLOG)
         while True:
             try:
                 peer, _ = await loop.sock_accept(sock)
@@ -333,11 +333,16 @@ class Conversation:
         """-v: what happens to the message, until each recipient has had an attempt."""
         assert submission.new is not None
         waiting = {f"<{destination.recipient.address}>" for destination in submission.new.destinations}
-        while waiting:
-            event, fields = await following.get()
-            await self._say(line(event, fields) + "\n")
-            if event == "outcome":
-                waiting.discard(str(fields.get("recipient")))
+        try:
+            async with asyncio.timeout(VERBOSE_S):
+                while waiting:
+                    event, fields = await following.get()
+                    await self._say(line(event, fields) + "\n")
+                    if event == "outcome":
+                        waiting.discard(str(fields.get("recipient")))
+        except TimeoutError:
+            queue_id = submission.queue_id
+            await self._say(f"{queue_id} is queued and waits: pysendmail queue explain {queue_id} says for what\n")
 
 
 async def perform(invocation: Invocation, desk: Control, right: Right) -> AsyncIterator[str]:
