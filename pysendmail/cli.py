@@ -147,8 +147,8 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
     """Without a daemon."""
     from pysendmail import config_file, direct
     from pysendmail.control import ControlError
-    from pysendmail.queue import QueueError
     from pysendmail.schema import SchemaError
+    from pysendmail.spool import QueueError
 
     config = config_file.load_or_last_good(_instance(options)).config
 

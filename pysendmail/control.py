@@ -18,7 +18,8 @@ from pysendmail import explain, listing, status
 from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.postmaster import Postmaster
-from pysendmail.queue import Ended, Queue
+from pysendmail.queue import Queue
+from pysendmail.records import Ended
 from pysendmail.relay import Relay
 from pysendmail.submission import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
 

@@ -27,13 +27,14 @@ from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError
 from pysendmail.delivery import Delivery
 from pysendmail.events import Events
-from pysendmail.instance import become, directory_owner
 from pysendmail.postmaster import Postmaster
-from pysendmail.queue import LaneState, NewMessage, Queue, QueueError, QueueLock, Reserve
+from pysendmail.queue import Queue
 from pysendmail.reader import Reader
+from pysendmail.records import LaneState, NewMessage
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import BACKLOG, Desk, Server
+from pysendmail.spool import QueueError, QueueLock, Reserve, become, directory_owner
 from pysendmail.status import Circumstances
 from pysendmail.submission import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.writer import StoreBroken, StoreFull, Writer

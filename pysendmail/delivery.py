@@ -21,11 +21,13 @@ from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.lanes import Lanes, Route
 from pysendmail.outcome import Outcome, Result, Scope, Stage, Trouble, Verdict
-from pysendmail.queue import Claim, Ended, LaneState, Policy, Queue, Reserve, Settlement
+from pysendmail.queue import Queue
 from pysendmail.reader import Reader
+from pysendmail.records import Claim, Ended, LaneState, Policy, Settlement
 from pysendmail.relay import Relay
 from pysendmail.secrets import Secrets
 from pysendmail.session import Outgoing, Session, SessionError
+from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB

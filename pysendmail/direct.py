@@ -24,13 +24,13 @@ from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events
-from pysendmail.instance import become, directory_owner, may_write
 from pysendmail.postmaster import Postmaster
-from pysendmail.queue import Queue, QueueError, QueueLock, Reserve
+from pysendmail.queue import Queue
 from pysendmail.relay import Relay
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.smtp.reply import printable
+from pysendmail.spool import QueueError, QueueLock, Reserve, become, directory_owner, may_write
 from pysendmail.status import Circumstances
 from pysendmail.submission import (
     EX_CONFIG,

@@ -24,7 +24,8 @@ from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events, Value, line
-from pysendmail.queue import Accepted, QueueIds
+from pysendmail.queue_id import QueueIds
+from pysendmail.records import Accepted
 from pysendmail.smtp.reply import printable
 from pysendmail.submission import (
     EX_DATAERR,
