@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pysendmail.queue import Queue
-from pysendmail.units import rfc3339
+from pysendmail.units import rfc3339, time_or_null
 
 PAGE = 200
 WAITING = frozenset({"queued", "held", "attempting"})
@@ -20,10 +20,6 @@ Entry = dict[str, Any]
 Page = tuple[list[Entry], int | None]  # and where the next begins; None: that was the last
 # Why mail on a route waits although nobody blamed the message: the smarthosts' own trouble, or None.
 RouteReason = Callable[[tuple[str, ...]], str | None]
-
-
-def time_or_null(epoch: float | None) -> str | None:
-    return None if epoch is None else rfc3339(epoch)
 
 
 def waiting_page(queue: Queue, *, after: int, uid: int | None, reason: RouteReason) -> Page:

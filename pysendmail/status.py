@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pysendmail.config import Config
-from pysendmail.listing import time_or_null
 from pysendmail.relay import Relay
-from pysendmail.units import words_for_duration
+from pysendmail.units import time_or_null, words_for_duration
 
 HEALTH = ("ok", "warning", "critical")
 
