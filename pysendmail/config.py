@@ -2,13 +2,16 @@
 
 Names are those of the file. Durations are seconds, sizes are octets. Nothing here holds a secret: the file
 names where one is, `secrets` reads it.
+
+A `Kind` beside a type says how the file writes such a value and between which bounds; `config_file` has one
+reader for each kind, and the manual is held to them by a test.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 TlsLevel = Literal["none", "may", "encrypt", "verify", "fingerprint"]
 FromRewrite = Literal["keep", "qualify", "force"]
@@ -16,23 +19,51 @@ FromRewrite = Literal["keep", "qualify", "force"]
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
+# Nobody means more; a typing error does.
+MAX_DURATION = 3650 * DAY
+MAX_SIZE = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the file writes a value: the word that the manual uses for it, and the least and greatest value."""
+
+    name: str
+    low: float = 0
+    high: float = 0
+
+
+Duration = Annotated[float, Kind("duration", 0.001, MAX_DURATION)]
+DurationOrZero = Annotated[float, Kind("duration", 0, MAX_DURATION)]
+Size = Annotated[int, Kind("size", 0, MAX_SIZE)]
+Count = Annotated[int, Kind("number", 1, 1_000_000)]
+Port = Annotated[int, Kind("number", 1, 65535)]
+Hostname = Annotated[str, Kind("host name")]
+Domain = Annotated[str, Kind("domain")]
+Host = Annotated[str, Kind("host")]
+HostList = Annotated[tuple[str, ...], Kind("list of domains")]
+FileName = Annotated[str, Kind("file")]  # absolute, or "" for none
+Mailbox = Annotated[str, Kind("address")]  # with a domain, or "" for none
+LocalOrMailbox = Annotated[str, Kind("address or local name")]
+Pattern = Annotated[str, Kind("pattern")]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    directory: Path  # queue.db, queue.lock and the ballast live here; 0700
-    lifetime: float = 5 * DAY
-    warn_after: float = 4 * HOUR  # 0: no delay notices
-    max_message_size: int = 50 * MIB
-    max_recipients: int = 1000
-    keep_history: float = 30 * DAY
-    keep_failed: float = 5 * DAY
-    reserve: int = 16 * MIB
+    directory: Annotated[Path, Kind("directory")]  # queue.db, queue.lock and the ballast live here; 0700
+    lifetime: Duration = 5 * DAY
+    warn_after: DurationOrZero = 4 * HOUR  # 0: no delay notices
+    max_message_size: Annotated[int, Kind("size", KIB, MAX_SIZE)] = 50 * MIB
+    max_recipients: Count = 1000
+    keep_history: DurationOrZero = 30 * DAY
+    keep_failed: DurationOrZero = 5 * DAY
+    reserve: Size = 16 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Daemon:
-    socket: Path  # takes submissions; "control" lies beside it
-    listen: tuple[str, ...] = ()
+    socket: Annotated[Path, Kind("socket")]  # takes submissions; "control" lies beside it
+    listen: Annotated[tuple[str, ...], Kind("list of loopback addresses")] = ()
 
     @property
     def control(self) -> Path:
@@ -42,43 +73,47 @@ class Daemon:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
     sender_policy: Literal["off", "warn", "enforce"] = "off"
-    authorized_submitters: tuple[str, ...] = ("*",)
-    messages: int = 1000
-    bytes: int = GIB
-    connections: int = 20
+    authorized_submitters: Annotated[tuple[str, ...], Kind("list of user names")] = ("*",)
+    messages: Count = 1000
+    bytes: Annotated[int, Kind("size", 1, MAX_SIZE)] = GIB
+    connections: Count = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    first: float = 30.0
-    factor: float = 2.0
-    maximum: float = HOUR
-    jitter: float = 0.1
+    first: Duration = 30.0
+    factor: Annotated[float, Kind("factor", 1, 100)] = 2.0
+    maximum: Duration = HOUR
+    jitter: Annotated[float, Kind("factor", 0, 0.9)] = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smarthost:
-    name: str
-    host: str
-    port: int = 587
+    name: Annotated[str, Kind("name")]
+    host: Host
+    port: Port = 587
     tls: TlsLevel = "may"  # the loader makes it "verify" where there are credentials
     tls_implicit: bool = False  # the loader makes it true on port 465
     tls_fallback: bool = True
-    tls_memory: float = DAY  # 0: none
-    tls_ca_file: str = ""
-    tls_fingerprints: tuple[str, ...] = ()  # SHA-256 of the certificate: 64 lower-case hex digits
-    tls_client_certificate: str = ""
+    tls_memory: DurationOrZero = DAY  # 0: none
+    tls_ca_file: FileName = ""
+    tls_fingerprints: Annotated[
+        tuple[str, ...], Kind("list of fingerprints")
+    ] = ()  # SHA-256 of the certificate: 64 lower-case hex digits
+    tls_client_certificate: FileName = ""
     tls_minimum: Literal["1.2", "1.3"] = "1.2"
-    username: str = ""
-    password_file: str = ""
-    password_command: tuple[str, ...] = ()
-    auth: tuple[str, ...] = ()  # upper case: PLAIN, LOGIN, CRAM-MD5, XOAUTH2, OAUTHBEARER; empty: the best offered
+    username: Annotated[str, Kind("text")] = ""
+    password_file: FileName = ""
+    password_command: Annotated[tuple[str, ...], Kind("command")] = ()
+    auth: Annotated[
+        tuple[str, ...], Kind("list of mechanisms")
+    ] = ()  # upper case: PLAIN, LOGIN, CRAM-MD5, XOAUTH2, OAUTHBEARER; empty: the best offered
     auth_in_clear: bool = False
-    connections: int = 20
-    messages_per_connection: int = 100
-    rate: tuple[int, float] | None = None  # (messages, in so many seconds)
+    connections: Count = 20
+    messages_per_connection: Count = 100
+    rate: Annotated[tuple[int, float] | None, Kind("rate")] = None  # (messages, in so many seconds)
     from_: FromRewrite | None = None  # overrides [rewrite]; `from` in the file
-    force_from: str = ""
+    force_from: Mailbox = ""
 
     @property
     def has_credentials(self) -> bool:
@@ -89,35 +124,35 @@ class Smarthost:
 class Timeout:
     """Seconds for each step of a session (RFC 5321 §4.5.3.2)."""
 
-    connect: float = 30.0
-    greeting: float = 300.0
-    tls: float = 30.0
-    command: float = 300.0
-    data: float = 120.0
-    data_block: float = 180.0
-    data_done: float = 600.0
+    connect: Duration = 30.0
+    greeting: Duration = 300.0
+    tls: Duration = 30.0
+    command: Duration = 300.0
+    data: Duration = 120.0
+    data_block: Duration = 180.0
+    data_done: Duration = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """Shell-style patterns over whole addresses, case ignored; both must match."""
 
-    smarthost: tuple[str, ...]
-    sender: str = "*"
-    recipient: str = "*"
+    smarthost: Annotated[tuple[str, ...], Kind("list of smarthosts")]
+    sender: Pattern = "*"
+    recipient: Pattern = "*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasesSection:
-    file: str = "/etc/aliases"
-    catch_all: str = ""
+    file: FileName = "/etc/aliases"
+    catch_all: LocalOrMailbox = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
     from_: FromRewrite = "keep"
-    force_from: str = ""
-    masquerade: tuple[str, ...] = ()
+    force_from: Mailbox = ""
+    masquerade: HostList = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +162,9 @@ class Headers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BounceSection:
-    postmaster: str = "root"
-    sender: str = ""
-    max_return: int = MIB
+    postmaster: LocalOrMailbox = "root"
+    sender: Mailbox = ""
+    max_return: Size = MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +172,8 @@ class Config:
     """One instance's configuration. `file` is where it was read from (or would have been), for messages."""
 
     file: Path
-    hostname: str
-    domain: str
+    hostname: Hostname
+    domain: Domain
     queue: Queue
     daemon: Daemon
     access: Access = field(default_factory=Access)

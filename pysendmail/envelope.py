@@ -1,4 +1,4 @@
-"""Envelope: the reverse-path and the forward-paths of a message, and what was asked for them (RFC 5321 §2.3.1, RFC 3461).
+"""Envelope: the reverse-path and the forward-paths of a message (RFC 5321 §2.3.1), and what was asked for (RFC 3461).
 
 An address here has been through `address.parse_path` once: it holds no control character, no space outside
 quotes, and fits RFC 5321 §4.5.3.1. Nobody checks it again; the wire encoder refuses what could not have passed.
@@ -38,4 +38,4 @@ class Envelope:
     recipients: tuple[Recipient, ...]
     envid: str = ""  # decoded from xtext, at most 100 printable characters
     ret: str = ""  # "full", "hdrs" or "" (not asked)
-    smtputf8: bool = False  # asked for with -U, or needed by a local part that is not ASCII
+    smtputf8: bool = False  # asked for with -U; what an address needs is seen from it

@@ -187,6 +187,7 @@ class Result:
     reply: str  # the reply, or the reason where there was none; escaped and capped
     status: str  # RFC 3463, e.g. "2.0.0"
     code: int | None = None
+    again: bool = False  # "too many recipients": this one goes in the next transaction, at once
     relayed: bool = False  # sent to a server without DSN, so that a "relayed" report is ours to write (RFC 3461 §5.2.2)
 
     @classmethod

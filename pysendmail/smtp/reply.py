@@ -1,6 +1,6 @@
 """Reply: what a server said, and the reader that cuts a byte stream into replies (RFC 5321 §4.2).
 
-Promises: a reply is only ever a complete, well-formed one; everything else is a ReplyError, after which the
+Promises: a reply is only ever a complete, well-formed one; everything else breaks the reader, after which the
 connection is of no more use. Memory is bounded whatever the server sends. Text of a reply is data: it is shown
 through `Reply.text`, which is escaped and capped, and is never parsed again.
 """
@@ -27,7 +27,7 @@ class ReplyError(Exception):
 
 
 def printable(data: bytes | str, limit: int = MAX_TEXT) -> str:
-    """Text from the network or a user, safe to show: one line, controls escaped as \\xNN, at most `limit` characters."""
+    """Text from the network or a user, safe to show: one line, controls as \\xNN, at most `limit` characters."""
     text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
 
     def escape(match: re.Match[str]) -> str:
@@ -57,7 +57,7 @@ class Reply:
 
     @property
     def status(self) -> str:
-        """The enhanced status code (RFC 2034), or its class alone, x.0.0, where there is none or it contradicts the code."""
+        """The enhanced status code (RFC 2034), or x.0.0 of its class where there is none or it contradicts the code."""
         match = _STATUS.match(self.lines[0].decode("ascii", "replace")) if self.lines else None
         if match and int(match[1]) == self.first_digit:
             return f"{match[1]}.{int(match[2])}.{int(match[3])}"
@@ -70,14 +70,16 @@ class Reply:
 
 
 class ReplyReader:
-    """Bytes in, replies out; any segmentation gives the same replies.
+    """Bytes in, replies out; any segmentation gives the same replies and the same end.
 
-    A bare LF ends a line as CRLF does, since it cannot be mistaken for anything else here. Everything that
-    RFC 5321 §4.2 does not allow raises ReplyError: no digits, a code outside 200-599, another code on a
-    continuation line, a line or a reply beyond its bound.
+    A bare LF ends a line as CRLF does, since it cannot be mistaken for anything else here. Everything else that
+    RFC 5321 §4.2 does not allow breaks the reader: no digits, a code outside 200-599, another code on a
+    continuation line, a line or a reply beyond its bound. `broken` then says how, and nothing more is read;
+    what was complete before is still returned, since a 250 to the final dot counts whatever follows it.
     """
 
     def __init__(self) -> None:
+        self.broken = ""
         self._buffer = bytearray()
         self._code = 0
         self._lines: list[bytes] = []
@@ -85,24 +87,29 @@ class ReplyReader:
     @property
     def empty(self) -> bool:
         """Whether nothing is left over: no fragment of a line and no unfinished reply."""
-        return not self._buffer and not self._lines
+        return not self._buffer and not self._lines and not self.broken
 
     def feed(self, data: bytes) -> list[Reply]:
         """Add what was received; return the replies that it completed, in order."""
-        self._buffer += data
         replies: list[Reply] = []
-        while (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[:end]).removesuffix(b"\r")
-            del self._buffer[: end + 1]
-            if (reply := self._take_line(line)) is not None:
-                replies.append(reply)
-        if len(self._buffer) > MAX_LINE_OCTETS:
-            raise ReplyError(f"a reply line of more than {MAX_LINE_OCTETS} octets")
+        if self.broken:
+            return replies
+        self._buffer += data
+        try:
+            while (end := self._buffer.find(b"\n")) >= 0:
+                line = bytes(self._buffer[:end]).removesuffix(b"\r")
+                del self._buffer[: end + 1]
+                if (reply := self._take_line(line)) is not None:
+                    replies.append(reply)
+            _check_length(self._buffer.removesuffix(b"\r"))
+        except ReplyError as error:
+            self.broken = str(error)
+            self._buffer.clear()
+            self._lines.clear()
         return replies
 
     def _take_line(self, line: bytes) -> Reply | None:
-        if len(line) > MAX_LINE_OCTETS:
-            raise ReplyError(f"a reply line of more than {MAX_LINE_OCTETS} octets")
+        _check_length(line)
         match = _LINE.match(line)
         if match is None:
             raise ReplyError(f"not an SMTP reply: {printable(line, 80)}")
@@ -118,3 +125,8 @@ class ReplyReader:
         reply = Reply(code, tuple(self._lines))
         self._lines = []
         return reply
+
+
+def _check_length(line: bytes | bytearray) -> None:
+    if len(line) > MAX_LINE_OCTETS:
+        raise ReplyError(f"a reply line of more than {MAX_LINE_OCTETS} octets")

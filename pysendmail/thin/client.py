@@ -53,9 +53,7 @@ MAX_VALUE_OCTETS = 1024  # a longer one is no name: it stays here
 
 RESTART_S = 5.0  # how long a daemon may take to restart, or to have room in its backlog
 PAUSE_S = 0.05  # between two tries to connect
-ANSWER_S = (
-    60.0  # without any sign of life once all has been sent; each frame, also an empty one, starts it anew
-)
+ANSWER_S = 60.0  # without any sign of life once all has been sent; each frame, also an empty one, starts it anew
 ASK_S = 10.0  # for the answer to "what became of it?"
 OUTPUT_S = 5.0  # for somebody to read our output; listings wait as long as their reader takes
 
@@ -138,9 +136,7 @@ class Request:
                 return
             if option in TAKES_REST:
                 # An interval, -q15m, changes nothing in a dialogue.
-                if option == b"Q" or (
-                    option == b"q" and not (self.dialogue and word[at:][:1] in b"p0123456789")
-                ):
+                if option == b"Q" or (option == b"q" and not (self.dialogue and word[at:][:1] in b"p0123456789")):
                     self._quiet()
                 return
             if option == b"i":
@@ -299,9 +295,7 @@ def steady_descriptors() -> None:
                 posix.open(b"/dev/null", posix.O_RDWR)  # takes the lowest number that is free: this one
                 posix.set_inheritable(fd, True)
             except OSError as error:
-                raise Failure(
-                    TEMPFAIL, f"cannot open /dev/null ({reason(error)}); nothing was queued"
-                ) from None
+                raise Failure(TEMPFAIL, f"cannot open /dev/null ({reason(error)}); nothing was queued") from None
 
 
 def wait_for(fd: int, *, to_write: bool = False, seconds: float | None = None) -> bool:
@@ -374,9 +368,7 @@ class Source:
             except BlockingIOError:  # whoever shares our input made it so
                 wait_for(0)
             except OSError as error:
-                raise Failure(
-                    IOERR, f"cannot read standard input ({reason(error)}); nothing was queued"
-                ) from error
+                raise Failure(IOERR, f"cannot read standard input ({reason(error)}); nothing was queued") from error
         self.ended = not chunk
         self.size += len(chunk)
         if self.whole:
@@ -726,16 +718,16 @@ class Command:
             raise Failure(
                 TEMPFAIL, f"no daemon at {socket}, and no way without it ({error}); nothing was queued"
             ) from None
-        return int(
-            direct.run(
-                tuple(self._request.argv),
-                self._environment,
-                self._source.chunks(),
-                self._submission_id,
-                self._config(),
-                to_text(self._instance.socket),
-            )
+        code = direct.run(
+            tuple(self._request.argv),
+            self._environment,
+            self._source.chunks(),
+            self._submission_id,
+            self._config(),
+            to_text(self._instance.socket),
         )
+        flush_streams()
+        return code
 
 
 def load_package() -> None:
@@ -749,6 +741,18 @@ def load_package() -> None:
         site.main()
     if parent not in sys.path:
         sys.path.append(parent)
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:  # it was closed when the interpreter started, see steady_descriptors
+            setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115 - it stays open
+
+
+def flush_streams() -> None:
+    """What `direct` has printed: _exit would drop it. Nobody there to read it is no failure."""
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105 - contextlib is not loaded for this
+            stream.flush()
+        except (OSError, ValueError):
+            pass
 
 
 # --- text and the way out

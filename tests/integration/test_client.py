@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rig.daemon_end import THIN, Conversation, DaemonEnd, end, running, with_limits
 
 from pysendmail import frames
 from pysendmail.install import OTHER_NAMES, install_client
 from pysendmail.thin import client
+from rig.daemon_end import THIN, Conversation, DaemonEnd, end, running, with_limits
 
 MIB = 1 << 20
 STEP = 100_000  # more than a pipe holds, less than pipe and socket: who is both ends must not block himself
@@ -54,9 +54,7 @@ def env(daemon: DaemonEnd) -> dict[str, str]:
 # What crosses the socket
 
 
-def test_a_submission_crosses_in_its_exact_bytes(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_a_submission_crosses_in_its_exact_bytes(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """argv with any octets, NAME of the environment and standard input arrive as they were."""
     words = [sendmail, "-F", b"M\xfcller \xc3\xa9\n", "", "-oem", "root"]
     body = bytes(range(256)) * 9
@@ -161,9 +159,7 @@ def test_a_lone_dot_is_sent_at_once(sendmail: Path, daemon: DaemonEnd, env: dict
         assert process.wait() == 0
 
 
-def test_a_dot_that_ends_nothing_lets_the_input_go_on(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_a_dot_that_ends_nothing_lets_the_input_go_on(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """The daemon decides; if it says nothing, the rest follows."""
     with running([sendmail, "root"], env=env) as process:
         process.stdin.write(b".\n")
@@ -241,9 +237,7 @@ def test_an_early_answer_counts_while_the_daemon_reads_no_more(
 # Input that fails, signals, odd descriptors
 
 
-def test_unreadable_input_is_74_and_never_connects(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_unreadable_input_is_74_and_never_connects(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """An input that cannot be read queues nothing."""
     for stdin in (os.open("/dev/null", os.O_WRONLY), os.open("/proc/self/mem", os.O_RDONLY)):
         with running([sendmail, "root"], env=env, stdin=stdin) as process:
@@ -276,9 +270,7 @@ def failing_input() -> tuple[int, socket.socket]:
     return ours.detach(), theirs
 
 
-def test_input_that_fails_midway_is_74_and_sends_no_end(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_input_that_fails_midway_is_74_and_sends_no_end(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """The daemon sees the connection end without Z."""
     stdin, writer = failing_input()
     with running([sendmail, "-v", "root"], env=env, stdin=stdin) as process:
@@ -308,9 +300,7 @@ def test_a_signal_while_reading_queues_nothing(
     assert daemon.nobody_waits()
 
 
-def test_a_signal_while_streaming_sends_no_end(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_a_signal_while_streaming_sends_no_end(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """What was sent so far is worth nothing without Z."""
     with running([sendmail, "-v", "root"], env=env) as process:
         process.stdin.write(MAIL)
@@ -322,9 +312,7 @@ def test_a_signal_while_streaming_sends_no_end(
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
-def test_closed_descriptors_do_no_harm(
-    closed: str, sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_closed_descriptors_do_no_harm(closed: str, sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """No socket becomes standard output; a closed input is an empty one."""
     shell = ["/bin/sh", "-c", f'exec "$0" root {closed}', sendmail]
     with running(shell, env=env, stdin=subprocess.DEVNULL) as process:
@@ -335,9 +323,7 @@ def test_closed_descriptors_do_no_harm(
     assert (code, out, err) == (5, b"" if " >" in f" {closed}" else b"out", b"" if "2>" in closed else b"err")
 
 
-def test_input_that_does_not_block_is_waited_for(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_input_that_does_not_block_is_waited_for(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """Whoever shares the pipe may have set O_NONBLOCK on it."""
     ours, theirs = os.pipe()
     os.set_blocking(ours, False)
@@ -349,9 +335,7 @@ def test_input_that_does_not_block_is_waited_for(
     os.close(ours)
 
 
-def test_output_that_nobody_reads_keeps_the_exit_code(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_output_that_nobody_reads_keeps_the_exit_code(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """A reader that has gone, and a device that is full."""
     for out in (os.open("/dev/full", os.O_WRONLY), broken_pipe()):
         with running([sendmail, "root"], env=env, stdin=subprocess.DEVNULL, stdout=out) as process:
@@ -403,8 +387,7 @@ def test_a_named_configuration_that_is_missing_is_78(sendmail: Path, tmp_path: P
         with running(words, env=env, stdin=subprocess.DEVNULL) as process:
             code, _, err = end(process)
         expected = (
-            f"sendmail: cannot read the configuration {tmp_path}/none (No such file or directory); "
-            "nothing was queued\n"
+            f"sendmail: cannot read the configuration {tmp_path}/none (No such file or directory); nothing was queued\n"
         )
         assert (code, err.decode()) == (78, expected)
 
@@ -511,9 +494,7 @@ def test_input_that_fails_in_direct_is_74(library: Path, daemon: DaemonEnd, env:
     assert b"nothing was queued" in err
 
 
-def test_without_the_rest_of_the_package_it_is_75(
-    library: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_without_the_rest_of_the_package_it_is_75(library: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """No daemon and nothing to replace it: nothing was queued, and the socket is named."""
     daemon.path.unlink()
     (library / "direct.py").unlink()
@@ -649,9 +630,7 @@ def test_an_unknown_id_is_sent_again_once(sendmail: Path, daemon: DaemonEnd, env
     assert daemon.nobody_waits()
 
 
-def test_an_unknown_id_of_streamed_input_is_75(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_an_unknown_id_of_streamed_input_is_75(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """What is no longer here cannot be sent again: nothing was queued, says the client."""
     with running([sendmail, "-i", "root"], env=env) as process:
         process.stdin.write(b"x" * (MIB + 1))
@@ -678,9 +657,7 @@ def test_only_no_answer_at_all_leaves_it_open(daemon: DaemonEnd, env: dict[str, 
     assert (code, err.decode()) == (75, expected)
 
 
-def test_a_daemon_that_dies_while_asked_is_asked_again(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_a_daemon_that_dies_while_asked_is_asked_again(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """Questions go on until there is an answer or the time is over."""
     with running([sendmail, "root"], env=env, stdin=subprocess.DEVNULL) as process:
         daemon.accept().read_all().close()
@@ -705,9 +682,7 @@ def test_lost_before_the_end_is_sent_again(sendmail: Path, daemon: DaemonEnd, en
         assert process.wait() == 0
 
 
-def test_lost_before_the_end_of_streamed_input_is_75(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_lost_before_the_end_of_streamed_input_is_75(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """Nothing was queued, and what has been read is not here any longer."""
     with running([sendmail, "-i", "root"], env=env) as process:
         process.stdin.write(b"x" * (MIB + 1))
@@ -718,9 +693,7 @@ def test_lost_before_the_end_of_streamed_input_is_75(
     assert daemon.nobody_waits()
 
 
-def test_a_lost_listing_is_75_and_asks_nothing(
-    bin_directory: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_a_lost_listing_is_75_and_asks_nothing(bin_directory: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """There is no submission to ask about."""
     with running([bin_directory / "mailq"], env=env, stdin=subprocess.DEVNULL) as process:
         daemon.accept().read_all().close()
@@ -730,9 +703,7 @@ def test_a_lost_listing_is_75_and_asks_nothing(
     assert daemon.nobody_waits()
 
 
-def test_a_lost_dialogue_is_75_and_not_repeated(
-    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_a_lost_dialogue_is_75_and_not_repeated(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """Each reply stood for itself: what was acknowledged is queued, the rest is not."""
     with running([sendmail, "-bs"], env=env) as process:
         daemon.accept().read_until(frames.ARGV).close()
@@ -746,9 +717,7 @@ def test_a_lost_dialogue_is_75_and_not_repeated(
     [b"HTTP/1.1 400\r\n", b"1\xff\xff\xff\xff", b"X\0\0\0\2ab", b"U\0\0\0\0", b"X\0\0\0"],
     ids=["another protocol", "a huge frame", "a long exit", "unknown unasked", "cut"],
 )
-def test_a_malformed_answer_is_no_answer(
-    answer: bytes, sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
-) -> None:
+def test_a_malformed_answer_is_no_answer(answer: bytes, sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """It counts as a lost one: the client asks, and never takes it for a 0."""
     with running([sendmail, "root"], env=env, stdin=subprocess.DEVNULL) as process:
         first = daemon.accept().read_all()

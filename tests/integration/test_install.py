@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from rig.daemon_end import THIN, DaemonEnd, end, running
 
 from pysendmail.install import OTHER_NAMES, PROGRAM, InstallError, install_client, stub
+from rig.daemon_end import THIN, DaemonEnd, end, running
 
 
 def contents(directory: Path) -> dict[str, object]:
@@ -82,9 +82,7 @@ def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
         install_client(tmp_path / "none")
 
 
-@pytest.mark.parametrize(
-    "python", ["python3", "/a/'b'/python", '/a"b', "/a$b", "/a`b", "/a\\b", "/a\nb", "/\udcff"]
-)
+@pytest.mark.parametrize("python", ["python3", "/a/'b'/python", '/a"b', "/a$b", "/a`b", "/a\\b", "/a\nb", "/\udcff"])
 def test_an_interpreter_that_cannot_be_written_down_is_refused(python: str) -> None:
     """In words, rather than with a stub that does something else."""
     with pytest.raises(InstallError, match="interpreter"):
@@ -171,8 +169,6 @@ def test_a_virtual_environment_stays_one(tmp_path: Path) -> None:
     target = tmp_path / "venv" / "bin"
     install_client(target, python=str(target / "python"), thin=package / "thin")
     (tmp_path / "c.toml").write_text(f'socket = "{tmp_path}/none"\n')
-    with running(
-        [target / "sendmail", "-C", tmp_path / "c.toml", "root"], stdin=subprocess.DEVNULL
-    ) as process:
+    with running([target / "sendmail", "-C", tmp_path / "c.toml", "root"], stdin=subprocess.DEVNULL) as process:
         expected = repr((str(site / "dependency.py"), str(tmp_path / "venv")))
         assert end(process) == (0, expected.encode(), b"")

@@ -165,8 +165,5 @@ def end(process: subprocess.Popen[bytes], stdin: bytes | None = None) -> tuple[i
 def with_limits(thin: Path = THIN, **limits: float) -> list[str]:
     """The client under an interpreter, with some of its time limits set: the command, less argv."""
     settings = "".join(f"client.{name} = {value}\n" for name, value in limits.items())
-    code = (
-        f"import sys\nsys.path.insert(0, {str(thin)!r})\nimport client\n{settings}"
-        "del sys.argv[0]\nclient.main()\n"
-    )
+    code = f"import sys\nsys.path.insert(0, {str(thin)!r})\nimport client\n{settings}del sys.argv[0]\nclient.main()\n"
     return [sys.executable, "-IS", "-c", code]

@@ -218,9 +218,7 @@ def test_a_named_file_wins(system: Path, tmp_path: Path) -> None:
     assert found(None, env, 0)[0] == os.fsencode(second)
 
 
-def test_naming_ones_own_file_changes_nothing(
-    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_naming_ones_own_file_changes_nothing(system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However it is spelled, it is the per-user instance, with its defaults."""
     own = own_file(tmp_path)
     env = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": "/run/x"}

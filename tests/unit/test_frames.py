@@ -23,9 +23,7 @@ def feed_in_pieces(decoder: Decoder, stream: bytes, cuts: list[int]) -> list[Fra
     return [frame for start, end in itertools.pairwise(edges) for frame in decoder.feed(stream[start:end])]
 
 
-@given(
-    st.lists(st.binary(max_size=600), max_size=6), strings, st.lists(st.integers(min_value=0), max_size=20)
-)
+@given(st.lists(st.binary(max_size=600), max_size=6), strings, st.lists(st.integers(min_value=0), max_size=20))
 def test_any_cut_gives_the_same_frames(chunks: list[bytes], argv: list[bytes], cuts: list[int]) -> None:
     """Where the network cuts a conversation makes no difference to the frames."""
     expected = [
@@ -136,9 +134,7 @@ def test_bad_argv_is_a_frame_error(payload: bytes, words: str) -> None:
         frames.parse_argv(payload)
 
 
-@pytest.mark.parametrize(
-    "payload", [b"NAME\0", b"=x\0", b"\0", b"NAME=x", b"A=\0" * (frames.MAX_VARIABLES + 1)]
-)
+@pytest.mark.parametrize("payload", [b"NAME\0", b"=x\0", b"\0", b"NAME=x", b"A=\0" * (frames.MAX_VARIABLES + 1)])
 def test_bad_environment_is_a_frame_error(payload: bytes) -> None:
     """A variable has a name and an equals sign, and there are few."""
     with pytest.raises(FrameError):

@@ -1,0 +1,369 @@
+"""cli: the `pysendmail` command: what an administrator types, and how answers look to a person (pysendmail(8)).
+
+It asks the daemon over `control`, or over `submit` where that is not ours to use, and works on the queue itself
+where no daemon runs and the caller may. Answers are JSON Lines; `--json` passes them on. Tables are drawn on a
+terminal only; rich is imported for nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pysendmail import __version__
+from pysendmail.config_file import ConfigError, Instance
+from pysendmail.submission import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.thin import client
+from pysendmail.units import parse_time
+
+Entry = dict[str, Any]
+EX_CANTCREAT = 73
+
+
+class Failure(Exception):
+    """An answer that is an error: exit code and words."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="pysendmail", description="The mail drop for machines that only send.")
+    top.add_argument("-C", "--config", metavar="FILE", help="the instance's configuration")
+    top.add_argument("--version", action="version", version=f"pysendmail {__version__}")
+    verbs = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def verb(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.add_argument("-C", "--config", metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        sub.set_defaults(run=run)
+        return sub
+
+    daemon = verb("daemon", "run the queue in the foreground", _daemon)
+    daemon.add_argument("--once", action="store_true", help="drain what is due and exit")
+
+    queue = verb("queue", "work on queued messages", _queue)
+    queue.add_argument(
+        "verb",
+        choices=("list", "show", "explain", "hold", "release", "remove", "retry", "expire"),
+        metavar="VERB",
+        help="list, show, explain, hold, release, remove, retry or expire",
+    )
+    queue.add_argument("ids", nargs="*", metavar="ID", help="queue ids")
+    queue.add_argument("--all", action="store_true", help="every message that waits")
+    queue.add_argument("--json", action="store_true", help="JSON Lines")
+
+    verb("flush", "make everything due now", _flush)
+
+    status = verb("status", "health: exit 0, 1 or 2", _status)
+    status.add_argument("--json", action="store_true", help="one JSON object")
+
+    history = verb("history", "what became of past messages", _history)
+    history.add_argument("ids", nargs="*", metavar="ID", help="queue ids")
+    history.add_argument("--to", metavar="ADDR", help="messages to this address")
+    history.add_argument("--since", metavar="T", help="a duration (2h, 3d) or an RFC 3339 time")
+    history.add_argument("--bounces", action="store_true", help="the bounce records")
+    history.add_argument("--json", action="store_true", help="JSON Lines")
+
+    verb("check", "look for what is wrong: configuration, permissions, database, names", _check)
+
+    probe = verb("probe", "show what a smarthost offers; sends no mail", _probe)
+    probe.add_argument("names", nargs="*", metavar="NAME", help="smarthosts (default: all)")
+    probe.add_argument("--forget", metavar="NAME", help="forget that TLS was seen there")
+    probe.add_argument("--json", action="store_true", help="JSON Lines")
+
+    install = verb("install-client", "write the fast sendmail stub and its names", _install_client)
+    install.add_argument("directory", metavar="DIR")
+    install.add_argument("--force", action="store_true", help="replace files that are not ours")
+
+    verb("demo", "a message from sendmail to a local smarthost, and one that bounces", _demo)
+    return top
+
+
+def run() -> None:
+    """The entry point."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        options = parser().parse_args(arguments)
+    except SystemExit as error:
+        return EX_USAGE if error.code else EX_OK
+    try:
+        return int(options.run(options))
+    except Failure as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            print(f"pysendmail: {line}", file=sys.stderr)
+        return EX_CONFIG
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has read enough
+        return EX_OK
+    except KeyboardInterrupt:
+        return 130
+
+
+def _instance(options: argparse.Namespace) -> Instance:
+    from pysendmail import direct
+
+    return direct.locate(options.config)
+
+
+# -- asking --
+
+
+def ask(options: argparse.Namespace, request: Entry, *, everything: bool = True) -> Iterator[Entry]:
+    """The answer to a request, from the daemon or from the queue itself. Raises Failure."""
+    named = os.fsencode(options.config) if options.config else None
+    socket_path = client.find_instance(named, *client.trusted_environ()).socket
+    argv = (b"pysendmail", json.dumps(request).encode())
+    control = socket_path.rpartition(b"/")[0] + b"/control"
+    for path in (control, socket_path):
+        try:
+            code, output, error = client.talk(path, argv, {})
+        except OSError:
+            continue
+        except client.Lost as lost:
+            raise Failure(EX_TEMPFAIL, f"pysendmail: the daemon at {os.fsdecode(path)}: {lost}") from None
+        yield from (json.loads(line) for line in output.splitlines())
+        if code:
+            raise Failure(code, error.decode("utf-8", "replace").rstrip("\n"))
+        return
+    yield from _ask_queue(options, request, os.fsdecode(socket_path))
+
+
+def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) -> Iterator[Entry]:
+    """Without a daemon."""
+    from pysendmail import config_file, direct
+    from pysendmail.control import ControlError
+    from pysendmail.queue import QueueError
+    from pysendmail.schema import SchemaError
+
+    config = config_file.load_or_last_good(_instance(options)).config
+
+    async def collect() -> list[Entry]:
+        desk, right = direct.control(config, socket_path)
+        return [entry async for entry in desk.answer(right, request)]
+
+    try:
+        yield from asyncio.run(collect())
+    except ControlError as error:
+        raise Failure(error.code, f"pysendmail: {error}") from None
+    except (QueueError, SchemaError, OSError) as error:
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {error}") from None
+
+
+# -- commands --
+
+
+def _daemon(options: argparse.Namespace) -> int:
+    from pysendmail import daemon
+
+    return daemon.serve(_instance(options), once=options.once)
+
+
+def _flush(options: argparse.Namespace) -> int:
+    for entry in ask(options, {"verb": "flush"}):
+        print("Everything is due now." if entry["flushed"] == "all" else "All your own messages are due now.")
+    return EX_OK
+
+
+def _queue(options: argparse.Namespace) -> int:
+    if options.verb != "list" and not options.ids and not options.all:
+        raise Failure(EX_USAGE, f"pysendmail: queue {options.verb}: name a queue id, or --all; mailq lists them")
+    answers = ask(options, {"verb": options.verb, "ids": options.ids, "all": options.all})
+    if options.json:
+        return _print_json(answers)
+    match options.verb:
+        case "list":
+            _print_queue(answers)
+        case "explain":
+            for entry in answers:
+                print(f"{entry['queue_id']} from <{entry['sender']}>, accepted {entry['accepted_at']}")
+                for words in entry["words"]:
+                    print(f"  {words}")
+        case "show":
+            for entry in answers:
+                _print_history(entry)
+                print("\n".join(f"    {line}" for line in entry["header"].splitlines()))
+        case _:
+            for entry in answers:
+                print(f"{entry['queue_id']}: {entry['done']}")
+    return EX_OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    from pysendmail.status import HEALTH
+
+    try:
+        report = next(iter(ask(options, {"verb": "status"})))
+    except Failure as error:
+        if error.code == EX_UNAVAILABLE:
+            error.code = 2  # no daemon, whoever asks
+        raise
+    if options.json:
+        print(json.dumps(report))
+    else:
+        _print_status(_instance(options), report)
+    return HEALTH.index(report["health"])
+
+
+def _history(options: argparse.Namespace) -> int:
+    request: Entry = {"verb": "history", "ids": options.ids, "to": options.to, "bounces": options.bounces}
+    if options.since:
+        try:
+            request["since"] = parse_time(options.since, time.time())
+        except ValueError as error:
+            raise Failure(EX_USAGE, f"pysendmail: --since {options.since}: {error}") from None
+    answers = ask(options, request)
+    if options.json:
+        return _print_json(answers)
+    for entry in answers:
+        if options.bounces:
+            told = (
+                f"told {entry['reported_to']} ({entry['report_queue_id']})"
+                if entry["report_queue_id"]
+                else entry["silence"]
+            )
+            print(
+                f"{entry['at']} {entry['queue_id']} {entry['recipient']}: {entry['outcome']}: {entry['reply']}; {told}"
+            )
+        else:
+            _print_history(entry)
+    return EX_OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    from pysendmail import check
+
+    findings = check.run(_instance(options))
+    print(check.render(findings), end="")
+    return EX_CONFIG if any(finding.level == "error" for finding in findings) else EX_OK
+
+
+def _probe(options: argparse.Namespace) -> int:
+    names = [options.forget] if options.forget else options.names
+    answers = ask(options, {"verb": "probe", "ids": names, "forget": bool(options.forget)})
+    if options.json:
+        return _print_json(answers)
+    code = EX_OK
+    for entry in answers:
+        if entry.get("forgotten"):
+            print(f"{entry['name']}: it is forgotten that TLS was seen there")
+            continue
+        from pysendmail import probe
+
+        print(probe.render(entry), end="")
+        code = code or (EX_OK if entry["ok"] else EX_UNAVAILABLE)
+    return code
+
+
+def _install_client(options: argparse.Namespace) -> int:
+    from pysendmail import install
+
+    try:
+        installed = install.install_client(Path(options.directory), force=options.force)
+    except install.InstallError as error:
+        raise Failure(EX_CANTCREAT, f"pysendmail: {error}") from None
+    for path in installed.paths:
+        print(path)
+    for warning in installed.warnings:
+        print(f"pysendmail: {warning}", file=sys.stderr)
+    return EX_OK
+
+
+def _demo(options: argparse.Namespace) -> int:
+    try:
+        import aiosmtpd  # noqa: F401
+        import trustme  # noqa: F401
+    except ImportError:
+        raise Failure(
+            EX_UNAVAILABLE,
+            f"pysendmail: demo needs aiosmtpd and trustme: {sys.executable} -m pip install 'pysendmail-mta[demo]'",
+        ) from None
+    from pysendmail import demo
+
+    return demo.run()
+
+
+# -- showing --
+
+
+def _print_json(answers: Iterator[Entry]) -> int:
+    for entry in answers:
+        print(json.dumps(entry))
+    return EX_OK
+
+
+def _print_queue(answers: Iterator[Entry]) -> None:
+    rows = [
+        (
+            entry["queue_id"],
+            str(entry["message_size"]),
+            entry["sender"],
+            recipient["address"],
+            entry["queue_name"],
+            recipient["delay_reason"] or "",
+        )
+        for entry in answers
+        for recipient in entry["recipients"]
+    ]
+    if rows:
+        _print_table(("Queue id", "Size", "From", "To", "State", "Reason"), rows)
+    else:
+        print("The queue is empty.")
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*titles, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))  # text, never markup: it comes from the network
+        Console().print(table)
+        return
+    widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
+    for row in (titles, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_history(entry: Entry) -> None:
+    print(
+        f"{entry['queue_id']} {entry['accepted_at']} from <{entry['sender']}> uid {entry['uid']}, {entry['size']} octets"
+    )
+    for recipient in entry["recipients"]:
+        last = recipient["attempts"][-1] if recipient["attempts"] else None
+        outcome = recipient["outcome"] or "waiting"
+        when = f" {recipient['finished_at']}" if recipient["finished_at"] else ""
+        how = f" via {last['smarthost']} ({len(recipient['attempts'])} attempts): {last['reply']}" if last else ""
+        print(f"  {recipient['address']}: {outcome}{when}{how}")
+
+
+def _print_status(instance: Instance, report: Entry) -> None:
+    print(f"{instance.path}: {report['health']}")
+    oldest = f", the oldest for {report['oldest_age_s']:.0f} s" if report["oldest_age_s"] is not None else ""
+    print(
+        f"{report['queued']} queued{oldest}; {report['deferred']} deferred, {report['held']} held, "
+        f"{report['in_flight']} on the way, {report['failed']} failed and kept"
+    )
+    if report["last_sent_at"]:
+        print(f"last sent {report['last_sent_at']}")
+    for smarthost in report["smarthosts"]:
+        trouble = f" since {smarthost['since']}: {smarthost['reason']}" if smarthost["reason"] else ""
+        print(f"smarthost {smarthost['name']}: {smarthost['state']}{trouble}")
+    for warning in report["warnings"]:
+        print(f"! {warning}")

@@ -1,0 +1,346 @@
+"""Daemon: puts the parts together and runs them: one process, one owner of the queue, no terminal.
+
+Start: configuration (or the last good one), the queue's owner, queue.lock, sockets, recovery of what a crash left.
+SIGHUP reads the configuration again and keeps the one in use if the new one is broken. SIGTERM and SIGINT stop:
+no new commands, what is on the wire ends within STOP_S, what is only claimed is given back. Whatever is cut off
+there is found by the next start. Exit codes: 0; 75 the queue is busy or cannot be used; 78 no usable configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pysendmail import config_file, probe, route, schedule
+from pysendmail.aliases import Aliases
+from pysendmail.config import Config
+from pysendmail.config_file import ConfigError, Instance, Loaded
+from pysendmail.control import Control, ControlError
+from pysendmail.delivery import Delivery
+from pysendmail.events import Events
+from pysendmail.instance import become, directory_owner
+from pysendmail.postmaster import Postmaster
+from pysendmail.queue import LaneState, NewMessage, Queue, QueueError, QueueLock, Reserve
+from pysendmail.reader import Reader
+from pysendmail.schema import SchemaError
+from pysendmail.secrets import Secrets
+from pysendmail.server import Desk, Server
+from pysendmail.status import Circumstances
+from pysendmail.submission import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
+from pysendmail.writer import StoreBroken, StoreFull, Writer
+
+T = TypeVar("T")
+STOP_S = 25.0  # systemd and impatient people allow 30
+PRUNE_AT_LEAST_S = 60.0
+
+
+class AliasBook:
+    """The aliases as the file has them now."""
+
+    def __init__(self, path: str) -> None:
+        self._aliases = Aliases.load(path)
+
+    def __call__(self) -> Aliases:
+        self._aliases = self._aliases.refreshed()
+        return self._aliases
+
+
+class Daemon:
+    def __init__(self, instance: Instance, loaded: Loaded, events: Events) -> None:
+        self._instance = instance
+        self._config = loaded.config
+        self._config_error: str | None = str(loaded.error) if loaded.error else None
+        self._events = events
+        self._stop = asyncio.Event()
+        self._store_error: str | None = None
+
+    async def run(self, queue: Queue, sockets: list[tuple[socket.socket, bool]], *, once: bool) -> int:
+        """Serve until a signal comes; with `once`, until what is due has been tried."""
+        directory = self._config.queue.directory
+        loop = asyncio.get_running_loop()
+        self._reserve = Reserve(directory, self._config.queue.reserve)
+        self._reserve.fill()
+        self._delivery: Delivery | None = None
+        self._writer = Writer(queue, self._reserve, on_commit=self._committed, on_broken=self._broken)
+        self._reader = Reader(directory)
+        self._configure(self._config)
+        delivery = self._delivery
+        assert delivery is not None
+        self._ids = queue.ids
+        server = Server(self._desk())
+        self._server = server
+        await self._recover(delivery)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+        for sock, control in sockets:
+            server.listen(sock, control=control)
+        self._events.emit(
+            "start",
+            pid=os.getpid(),
+            queue=str(directory),
+            socket=None if once else str(self._config.daemon.socket),
+            config=str(self._config.file),
+            config_error=self._config_error,
+        )
+        work = loop.create_task(delivery.run(once=once))
+        prune = loop.create_task(self._prune())
+        stop = loop.create_task(self._stop.wait())
+        await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+        prune.cancel()
+        stop.cancel()
+        deadline = loop.time() + STOP_S
+        await server.stop(min(STOP_S, 5.0))
+        await delivery.stop(deadline - loop.time())
+        await asyncio.wait((work,), timeout=1)
+        await self._reader.stop()
+        await self._writer.stop()
+        self._events.emit("stop", pid=os.getpid())
+        return EX_TEMPFAIL if self._store_error else EX_OK
+
+    # -- parts --
+
+    def _configure(self, config: Config) -> None:
+        self._config = config
+        self._secrets = Secrets()
+        self._aliases = AliasBook(config.aliases.file)
+        self._postmaster = Postmaster(config, self._aliases)
+        if self._delivery is None:
+            self._delivery = Delivery(
+                config,
+                writer=self._writer,
+                reader=self._reader,
+                reserve=self._reserve,
+                events=self._events,
+                policy=self._postmaster,
+                secrets=self._secrets,
+            )
+        else:
+            self._delivery.configure(config, self._postmaster, self._secrets)
+        delivery = self._delivery
+        self._control = Control(
+            config=config,
+            store=self,
+            events=self._events,
+            postmaster=self._postmaster,
+            circumstances=self._circumstances,
+            relays=lambda: delivery.relays,
+            flush=delivery.flush,
+            probe=self._probe,
+            forget_tls=delivery.forget_tls,
+        )
+
+    def _desk(self) -> Desk:
+        return Desk(
+            config=self._config,
+            aliases=self._aliases,
+            control=self._control,
+            writer=self._writer,
+            ids=self._ids,
+            events=self._events,
+        )
+
+    async def look(self, step: Callable[[Queue], T]) -> T:
+        return await self._reader.run(step)
+
+    async def change(self, step: Callable[[Queue], T]) -> T:
+        return await self._writer.run(step)
+
+    async def _probe(self, name: str) -> dict[str, Any]:
+        assert self._delivery is not None
+        relay = self._delivery.relays.get(name)
+        if relay is None:
+            raise ControlError(EX_NOINPUT, f"{name}: the daemon has no smarthost of this name: reload it")
+        return await probe.probe(
+            relay.smarthost, hostname=self._config.hostname, timeout=self._config.timeout, secrets=self._secrets
+        )
+
+    def _circumstances(self) -> Circumstances:
+        return Circumstances(
+            daemon=True,
+            store_error=self._store_error,
+            config_error=self._config_error,
+            reserve_given_up=self._reserve.given_up,
+            secret_problems=[
+                problem for smarthost in self._config.smarthost if (problem := self._secrets.check(smarthost))
+            ],
+        )
+
+    # -- what happens --
+
+    def _committed(self, lanes: list[LaneState], reports: list[NewMessage]) -> None:
+        for report in reports:
+            self._events.bounce(
+                queue_id=report.queue_id,
+                about=report.about or "",
+                kind=report.kind,
+                recipient=report.envelope.recipients[0].address,
+            )
+        if lanes and self._delivery is not None:
+            self._delivery.lanes_changed(lanes)
+
+    def _broken(self, error: str) -> None:
+        """SQLite cannot be trusted until it is opened again: stop, and let the service manager start us anew."""
+        self._store_error = error
+        self._events.emit("broken", directory=str(self._config.queue.directory), error=error)
+        self._stop.set()
+
+    async def _recover(self, delivery: Delivery) -> None:
+        now = time.time()
+        horizon = schedule.longest_interval(self._config.retry)
+        ended = await self._writer.run(lambda queue: queue.recover(self._postmaster, now, horizon), must=True)
+        for one in ended:
+            self._events.ended(one, smarthost=None, tls=None)
+        config = self._config
+        await self._writer.run(
+            lambda queue: queue.reroute(lambda sender, recipient: route.route(sender, recipient, config)), must=True
+        )
+        delivery.remember(await self._writer.run(lambda queue: queue.smarthosts()))
+        delivery.start_over(await self._writer.run(lambda queue: queue.lanes()))
+
+    async def _reload(self) -> None:
+        """SIGHUP. The configuration in use stays until the new one is known to be good."""
+        try:
+            text = config_file.read(self._instance)
+            config = config_file.parse(text, self._instance)
+        except ConfigError as error:
+            self._config_error = str(error)
+            self._events.emit("reload", error=str(error))
+            return
+        old = self._config
+        if (config.queue.directory, config.daemon.socket) != (old.queue.directory, old.daemon.socket):
+            self._config_error = "[queue] directory and [daemon] socket change only with a restart"
+            self._events.emit("reload", error=self._config_error)
+            return
+        self._config_error = None
+        config_file.save_last_good(text, config.queue.directory)
+        self._configure(config)
+        self._server.desk = self._desk()
+        self._events.emit("reload", config=str(config.file))
+        with suppress(StoreFull, StoreBroken):
+            await self._writer.run(
+                lambda queue: queue.reroute(lambda sender, recipient: route.route(sender, recipient, config))
+            )
+            assert self._delivery is not None
+            self._delivery.start_over(await self._writer.run(lambda queue: queue.lanes()))
+
+    async def _prune(self) -> None:
+        while True:
+            now = time.time()
+            keep = self._config.queue.keep_history
+            try:
+                when = await self._writer.run(lambda queue, now=now, keep=keep: queue.prune(keep, now))  # type: ignore[misc]
+            except (StoreFull, StoreBroken):
+                when = None
+            await asyncio.sleep(86400.0 if when is None else max(when - now, PRUNE_AT_LEAST_S))
+
+
+# -- start --
+
+
+def serve(instance: Instance, *, once: bool = False) -> int:
+    """`pysendmail daemon`: the whole life of the daemon; returns the exit code."""
+    try:
+        loaded = config_file.load_or_last_good(instance)
+    except ConfigError as error:
+        return _failed(EX_CONFIG, f"{error}\nno last good configuration is kept, so nothing is started: mend the file")
+    config = loaded.config
+    directory = config.queue.directory
+    lock = QueueLock(directory)
+    try:
+        uid, gid = directory_owner(directory)
+        with _acting_as(uid, gid):
+            lock.acquire(0.0 if not once else 10.0)
+        sockets = [] if once else bind(config, uid, gid)
+        if os.geteuid() == 0:
+            become(uid, gid)
+        queue = Queue.open(directory)
+    except (QueueError, SchemaError) as error:
+        return _failed(EX_TEMPFAIL, str(error))
+    except OSError as error:
+        return _failed(EX_TEMPFAIL, f"{directory}: {error}")
+    if loaded.error is None:
+        with suppress(OSError):
+            config_file.save_last_good(loaded.text, directory)
+    try:
+        return asyncio.run(_serve(instance, loaded, queue, sockets, once=once))
+    finally:
+        queue.close()
+        for sock, _ in sockets:
+            with suppress(OSError):
+                os.unlink(sock.getsockname())
+            sock.close()
+        lock.release()
+
+
+async def _serve(
+    instance: Instance, loaded: Loaded, queue: Queue, sockets: list[tuple[socket.socket, bool]], *, once: bool
+) -> int:
+    return await Daemon(instance, loaded, Events()).run(queue, sockets, once=once)
+
+
+def _failed(code: int, text: str) -> int:
+    for line in text.splitlines():
+        print(f"pysendmail: {line}", file=sys.stderr)
+    return code
+
+
+class _acting_as:
+    """For a moment, as root, the queue's owner: what is made meanwhile is his."""
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self._who = (uid, gid) if os.geteuid() == 0 else None
+
+    def __enter__(self) -> None:
+        if self._who:
+            os.setegid(self._who[1])
+            os.seteuid(self._who[0])
+
+    def __exit__(self, *_: object) -> None:
+        if self._who:
+            os.seteuid(0)
+            os.setegid(0)
+
+
+def bind(config: Config, uid: int, gid: int) -> list[tuple[socket.socket, bool]]:
+    """The two sockets, bound: `submit` for everybody, `control` for the owner. One that answers is another's."""
+    directory = config.daemon.socket.parent
+    if not directory.exists():
+        directory.mkdir(mode=0o755, parents=True)
+        if os.geteuid() == 0:
+            os.chown(directory, uid, gid)
+    return [
+        (_bind(config.daemon.socket, 0o666, uid, gid), False),
+        (_bind(config.daemon.control, 0o600, uid, gid), True),
+    ]
+
+
+def _bind(path: Path, mode: int, uid: int, gid: int) -> socket.socket:
+    if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+        raise QueueError(f"{path}: is there already and is not a socket")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    with suppress(FileNotFoundError, ConnectionRefusedError):
+        sock.connect(str(path))
+        sock.close()
+        raise QueueError(f"{path}: another daemon answers there: stop it, or give this one its own [daemon] socket")
+    sock.close()
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    # The mode has to be right from the first moment: nobody may reach `control` in between.
+    old = os.umask(0o777 & ~mode)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(old)
+    if os.geteuid() == 0:
+        os.chown(path, uid, gid)
+    return sock

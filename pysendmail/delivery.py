@@ -1,0 +1,598 @@
+"""Delivery: the loop that claims due mail, hands it to connections, and settles what became of it.
+
+It wakes on what happens (a submission, an ended attempt, a due time, the end of a smarthost's rest) and never
+polls. Its promises: nothing is sent that was not claimed by a commit before; nothing that was sent is forgotten
+for want of disk space (outcomes wait for room); an error of ours in one attempt costs that attempt only.
+
+Everything here runs on the event loop; SQLite is reached through `Writer` and `Reader`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+
+from pysendmail import schedule, tlspolicy
+from pysendmail.config import Config
+from pysendmail.events import Events
+from pysendmail.lanes import Lanes, Route
+from pysendmail.outcome import Outcome, Result, Scope, Stage, Trouble, Verdict
+from pysendmail.queue import Claim, Ended, LaneState, Policy, Queue, Reserve, Settlement
+from pysendmail.reader import Reader
+from pysendmail.relay import Relay
+from pysendmail.secrets import Secrets
+from pysendmail.session import Outgoing, Session, SessionError
+from pysendmail.writer import StoreBroken, StoreFull, Writer
+
+PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
+IDLE_S = 5.0  # a connection with nothing to do is kept so long
+FULL_S = 5.0  # how often a full disk is looked at again
+SWEEP = 100  # recipients expired or warned in one commit
+CLOCK_JUMP_S = 5.0  # the wall clock may drift against the monotonic one; a jump is more than this
+
+
+class Delivery:
+    """Owns the relays and the connections. `run` ends after `stop`."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        writer: Writer,
+        reader: Reader,
+        reserve: Reserve,
+        events: Events,
+        policy: Policy,
+        secrets: Secrets,
+    ) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._reserve = reserve
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._lanes = Lanes()
+        self._idle: dict[str, list[tuple[Session, asyncio.TimerHandle]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._full_until = 0.0  # monotonic: claims wait for room on the disk
+        self._wall_offset = time.time() - self._loop.time()
+        self.relays: dict[str, Relay] = {}
+        self.broken: str | None = None
+        self.configure(config, policy, secrets)
+
+    # -- what others tell it --
+
+    def configure(self, config: Config, policy: Policy, secrets: Secrets) -> None:
+        """Take over a configuration: relays that are the same keep what they know."""
+        self._config = config
+        self._policy = policy
+        self._secrets = secrets
+        old, self.relays = self.relays, {}
+        for smarthost in config.smarthost:
+            known = old.get(smarthost.name)
+            if known is not None and known.smarthost == smarthost:
+                self.relays[smarthost.name] = known
+            else:
+                self.relays[smarthost.name] = Relay(smarthost)
+                if known is not None:
+                    self.relays[smarthost.name].tls_seen_at = known.tls_seen_at
+                    self.relays[smarthost.name].last_sent_at = known.last_sent_at
+                self._close_idle(smarthost.name)
+        for name in old.keys() - self.relays.keys():
+            self._close_idle(name)
+        self._wake.set()
+
+    def remember(self, known: dict[str, tuple[float | None, float | None]]) -> None:
+        """What queue.db remembers of the smarthosts."""
+        for name, (tls_seen_at, last_sent_at) in known.items():
+            if name in self.relays:
+                self.relays[name].tls_seen_at = tls_seen_at
+                self.relays[name].last_sent_at = last_sent_at
+
+    def lanes_changed(self, states: list[LaneState]) -> None:
+        """The writer's word after each commit."""
+        self._lanes.update(states, time.time())
+        self._wake.set()
+
+    def start_over(self, states: list[LaneState]) -> None:
+        self._lanes.replace(states, time.time())
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Everything that can be tried is tried now, a resting smarthost too."""
+        for relay in self.relays.values():
+            relay.probe_now(self._loop.time(), time.time())
+        self._wake.set()
+
+    async def forget_tls(self, name: str) -> None:
+        """`probe --forget`: the smarthost is as if TLS had never been seen there."""
+        relay = self.relays[name]
+        relay.tls_seen_at = None
+        await self._writer.run(lambda queue: queue.remember_tls(name, None))
+        relay.probe_now(self._loop.time(), time.time())
+        self._wake.set()
+
+    # -- the loop --
+
+    async def run(self, *, once: bool = False) -> None:
+        """Deliver until `stop`; with `once`, until nothing is left that could be tried now."""
+        while not self._stopping:
+            self._wake.clear()
+            await self._follow_clock()
+            self._lanes.promote(time.time())
+            if self._reserve.given_up:
+                await self._refill()
+            if not self._reserve.given_up and self._loop.time() >= self._full_until:
+                await self._claim()
+            if self._wake.is_set():
+                continue
+            if once and not self._tasks and not self._claimable():
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience()):
+                    await self._wake.wait()
+
+    def _claimable(self) -> bool:
+        if self._reserve.given_up or self._loop.time() < self._full_until or self.broken:
+            return False
+        self._lanes.promote(time.time())
+        return any(self._relay_for(route) is not None for route in self._lanes.due_routes())
+
+    async def stop(self, grace_s: float) -> None:
+        """Finish what is on the wire within `grace_s`, give back what is only claimed, say QUIT."""
+        self._stopping = True
+        self._wake.set()
+        for relay in self.relays.values():
+            while relay.claims:
+                await self._give_back(relay.claims.popleft())
+            self._close_idle(relay.name)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    def _patience(self) -> float | None:
+        """Seconds until something happens by itself; None: only others can wake us."""
+        clock, now = self._loop.time(), time.time()
+        waits: list[float] = []
+        if self._reserve.given_up:
+            waits.append(FULL_S)
+        elif clock < self._full_until:
+            waits.append(self._full_until - clock)
+        elif (due_at := self._lanes.next_due_at()) is not None:
+            waits.append(max(due_at - now, 0.0))
+        for route in self._lanes.due_routes():
+            for name in route:
+                relay = self.relays.get(name)
+                if relay is not None and (wait := relay.wait(clock)) is not None:
+                    waits.append(wait)
+        return min(waits) if waits else None
+
+    async def _refill(self) -> None:
+        with suppress(StoreFull, StoreBroken):
+            await self._writer.run(lambda _queue: self._reserve.fill())
+
+    async def _follow_clock(self) -> None:
+        """Notice that the wall clock was set, and keep lifetimes and due times what they were."""
+        offset = time.time() - self._loop.time()
+        jump = offset - self._wall_offset
+        if abs(jump) < CLOCK_JUMP_S:
+            return
+        self._wall_offset = offset
+        self._events.emit("clock", jump_s=round(jump, 1))
+        with suppress(StoreFull, StoreBroken):
+            await self._writer.run(lambda queue: queue.clock_jumped(jump))
+
+    # -- claims --
+
+    def _relay_for(self, route: Route) -> Relay | None:
+        """The first smarthost of the route that is up or due for a probe, if it has room."""
+        clock = self._loop.time()
+        for name in route:
+            relay = self.relays.get(name)
+            if relay is None:
+                continue
+            if relay.room(clock) > 0:
+                return relay
+            if relay.trouble is None:
+                return None  # it is up and busy: its mail waits for it, not for the next
+        return None
+
+    async def _claim(self) -> None:
+        """Claim as much as the smarthosts bear now, a commit for each round."""
+        while not self._stopping:
+            picks = self._picks()
+            if not picks:
+                return
+            now = time.time()
+
+            def step(
+                queue: Queue, picks: list[tuple[LaneState, Relay]] = picks, now: float = now
+            ) -> list[Claim | None]:
+                return [queue.claim(lane, relay.name, now) for lane, relay in picks]
+
+            try:
+                claims = await self._writer.run(step)
+            except StoreFull:
+                self._store_full()
+                return
+            except StoreBroken:
+                self._stopping = True
+                return
+            for (_, relay), claim in zip(picks, claims, strict=True):
+                if claim is not None:
+                    relay.claimed(claim)
+                    self._connect(relay)
+
+    def _picks(self) -> list[tuple[LaneState, Relay]]:
+        picks: list[tuple[LaneState, Relay]] = []
+        taken: dict[str, int] = {}
+        for route in self._lanes.due_routes():
+            relay = self._relay_for(route)
+            if relay is None:
+                continue
+            room = relay.room(self._loop.time()) - taken.get(relay.name, 0)
+            for _ in range(room):
+                lane = self._lanes.next(route)
+                if lane is None:
+                    break
+                picks.append((lane, relay))
+                taken[relay.name] = taken.get(relay.name, 0) + 1
+        return picks
+
+    def _store_full(self) -> None:
+        self._events.emit("full", directory=str(self._config.queue.directory), retry_s=FULL_S)
+        self._full_until = self._loop.time() + FULL_S
+
+    async def _give_back(self, claim: Claim) -> None:
+        with suppress(StoreBroken):
+            await self._writer.run(lambda queue: queue.give_back(claim), must=True)
+
+    # -- connections --
+
+    def _connect(self, relay: Relay) -> None:
+        """See that a connection works on the relay's claims."""
+        if relay.connections >= (1 if relay.trouble else relay.limit):
+            return
+        relay.connections += 1
+        self._start(self._work(relay))
+
+    async def _work(self, relay: Relay) -> None:
+        """One connection: the relay's claims one after the other, for as long as there are any."""
+        session = self._take_idle(relay)
+        try:
+            while relay.claims and relay.connections <= max(relay.limit, 1):
+                claim = relay.claims.popleft()
+                relay.in_flight += 1
+                try:
+                    session = await self._attempt(relay, claim, session)
+                finally:
+                    relay.in_flight -= 1
+                if session is None:
+                    break
+                self._wake.set()
+                if not relay.claims and not self._stopping:
+                    await asyncio.sleep(0)  # the loop may claim more before this connection goes idle
+        except (StoreBroken, StoreFull):
+            self._stopping = True
+        finally:
+            relay.connections -= 1
+            if session is not None:
+                self._park(relay, session)
+            if relay.claims and not self._stopping:
+                self._connect(relay)
+            self._wake.set()
+
+    async def _attempt(self, relay: Relay, claim: Claim, session: Session | None) -> Session | None:
+        """One claim on this connection, or a new one; returns the connection if it is still of use."""
+        started_at = time.time()
+        try:
+            if session is None or not session.usable:
+                session = await self._open(relay)
+        except SessionError as error:
+            await self._not_open(relay, claim, error, started_at)
+            return None
+        except asyncio.CancelledError:
+            await self._give_back(claim)
+            raise
+        except Exception as error:
+            await self._bug(claim, error)
+            return None
+        if relay.trouble is not None:
+            self._events.recovered(smarthost=relay.name, after_s=time.time() - relay.since)
+            relay.recover()
+        self._events.attempt(
+            queue_id=claim.queue_id,
+            smarthost=relay.name,
+            address=session.address,
+            tls=session.tls,
+            recipients=len(claim.recipients),
+        )
+        results = await self._send(session, claim)
+        if session.stale:
+            # The connection had died while it was idle: no attempt of this message's.
+            await session.close()
+            return await self._attempt(relay, claim, None)
+        await self._settle(relay, claim, results, session, started_at)
+        self._judge(relay, results)
+        if not session.usable or session.sent >= relay.smarthost.messages_per_connection:
+            await session.close()
+            return None
+        return session
+
+    async def _open(self, relay: Relay) -> Session:
+        smarthost = relay.smarthost
+        clock = self._loop.time()
+        plan = tlspolicy.plan(
+            smarthost, tls_seen_at=relay.tls_seen_at, now=time.time(), failed_s=_since(relay.tls_failed, clock)
+        )
+        try:
+            session = await Session.open(
+                smarthost,
+                hostname=self._config.hostname,
+                timeout=self._config.timeout,
+                plan=plan,
+                secrets=self._secrets,
+            )
+        except SessionError as error:
+            if error.tls_failed:
+                relay.tls_failed = self._loop.time()
+            raise
+        if session.fallback:
+            relay.tls_failed = self._loop.time()
+            self._events.fallback(smarthost=relay.name, address=session.address, reason=session.fallback)
+        elif session.tls != "none":
+            relay.tls_failed = None
+            await self._saw_tls(relay)
+        return session
+
+    async def _saw_tls(self, relay: Relay) -> None:
+        now = time.time()
+        if relay.tls_seen_at is None or now - relay.tls_seen_at > relay.smarthost.tls_memory / 24:
+            await self._writer.run(lambda queue: queue.remember_tls(relay.name, now), must=True)
+            relay.tls_seen_at = now
+
+    async def _send(self, session: Session, claim: Claim) -> list[Result]:
+        body = Body(claim, self._reader)
+        outgoing = Outgoing(
+            envelope=claim.envelope,
+            header=claim.header,
+            body=body.stream,
+            size=claim.size,
+            eight_bit=claim.eight_bit,
+            seven_bit=None,
+        )
+        return await session.send(outgoing)
+
+    async def _settle(
+        self, relay: Relay, claim: Claim, results: Sequence[Result], session: Session | None, started_at: float
+    ) -> None:
+        """C2 of one attempt, then its lines in the log."""
+        ended_at = time.time()
+        settlement = Settlement(
+            message=claim.message,
+            results=tuple((claimed.id, result) for claimed, result in zip(claim.recipients, results, strict=True)),
+            smarthost=relay.name,
+            address=session.address if session else None,
+            tls=session.tls if session else None,
+            started_at=started_at,
+            ended_at=ended_at,
+            exhausted=self._exhausted(claim.route),
+        )
+        sent = any(result.outcome is Outcome.SENT for result in results)
+        policy = self._policy
+
+        def step(queue: Queue) -> list[Ended]:
+            ended = queue.settle(settlement, policy)
+            if sent:
+                queue.remember_sent(relay.name, ended_at)
+            return ended
+
+        try:
+            ended = await self._writer.run(step, must=True)
+        except StoreBroken:
+            raise
+        except Exception as error:
+            await self._bug(claim, error)
+            return
+        if sent:
+            relay.last_sent_at = ended_at
+        for one in ended:
+            self._events.ended(one, smarthost=relay.name, tls=settlement.tls, address=settlement.address)
+
+    def _judge(self, relay: Relay, results: Sequence[Result]) -> None:
+        """What the results say of the smarthost itself."""
+        for result in results:
+            if result.scope is Scope.SMARTHOST:
+                self._fail(
+                    relay,
+                    Trouble(
+                        stage=Stage.MAIL,
+                        verdict=Verdict(Scope.SMARTHOST, Outcome.DEFERRED),
+                        reason=result.reply,
+                        status=result.status,
+                        code=result.code,
+                    ),
+                )
+                return
+            if result.code in (421, 432) or result.again:
+                relay.slow_down()
+                return
+        relay.answered()
+
+    def _fail(self, relay: Relay, trouble: Trouble, *, tls_held: bool = False) -> None:
+        relay.fail(trouble, self._config.retry, clock=self._loop.time(), now=time.time(), tls_held=tls_held)
+        self._events.trouble(
+            smarthost=relay.name,
+            reason=trouble.reason,
+            status=trouble.status,
+            next_try_s=relay.next_try - self._loop.time(),
+        )
+
+    async def _not_open(self, relay: Relay, claim: Claim, error: SessionError, started_at: float) -> None:
+        """No connection: the smarthost's trouble, unless it only has enough of them."""
+        trouble = error.trouble
+        if trouble.verdict.scope is Scope.SESSION and relay.connections > 1:
+            relay.slow_down()
+            await self._give_back(claim)
+            return
+        self._fail(relay, trouble, tls_held=error.tls_held)
+        while relay.claims:
+            await self._give_back(relay.claims.popleft())
+        results = [
+            Result(
+                address=claimed.recipient.address,
+                outcome=Outcome.DEFERRED,
+                scope=Scope.SMARTHOST,
+                reply=trouble.reason,
+                status=trouble.status,
+                code=trouble.code,
+            )
+            for claimed in claim.recipients
+        ]
+        ended_at = time.time()
+        settlement = Settlement(
+            message=claim.message,
+            results=tuple((claimed.id, result) for claimed, result in zip(claim.recipients, results, strict=True)),
+            smarthost=relay.name,
+            address=error.address or None,
+            tls=error.tls if error.address else None,
+            started_at=started_at,
+            ended_at=ended_at,
+            exhausted=self._exhausted(claim.route),
+        )
+        ended = await self._writer.run(lambda queue: queue.settle(settlement, self._policy), must=True)
+        for one in ended:
+            self._events.ended(one, smarthost=relay.name, tls=settlement.tls, address=settlement.address)
+        await self._sweep(relay)
+
+    def _exhausted(self, route: Route) -> bool:
+        """Whether no smarthost of the route can be had: then a lifetime that is over has had its fresh attempt."""
+        return all(name in self.relays and self.relays[name].trouble is not None for name in route)
+
+    async def _sweep(self, relay: Relay) -> None:
+        """After a failed probe: expire what is past its lifetime on routes that have no other way."""
+        trouble = relay.trouble
+        if trouble is None:
+            return
+        for route in self._lanes.waiting_routes(lambda route: relay.name in route and self._exhausted(route)):
+            now = min(self.relays[name].failed_at for name in route)
+
+            def expire(queue: Queue, route: Route = route, now: float = now) -> list[Ended]:
+                return queue.expire(
+                    queue.overdue(route, now, SWEEP),
+                    self._policy,
+                    reason=trouble.reason,
+                    status="4.4.7",
+                    smarthost=relay.name,
+                    now=time.time(),
+                )
+
+            while ended := await self._writer.run(expire, must=True):
+                for one in ended:
+                    self._events.ended(one, smarthost=relay.name, tls=None)
+            if relay.tls_held:
+
+                def warn(queue: Queue, route: Route = route) -> int:
+                    recipients = queue.unwarned(route, time.time(), SWEEP)
+                    queue.warn(
+                        recipients,
+                        self._policy,
+                        reason=trouble.reason,
+                        status=trouble.status,
+                        smarthost=relay.name,
+                        now=time.time(),
+                    )
+                    return len(recipients)
+
+                while await self._writer.run(warn, must=True):
+                    pass
+
+    async def _bug(self, claim: Claim, error: Exception) -> None:
+        """An error of ours: logged once with its traceback; this message is tried again later, the daemon lives."""
+        self._events.emit(
+            "bug", queue_id=claim.queue_id, error=repr(error), traceback="".join(traceback.format_exception(error))
+        )
+        retry_at = time.time() + schedule.interval(self._config.retry, max(c.attempts for c in claim.recipients) + 1)
+        reason = f"an error in pysendmail itself: {type(error).__name__} (see the log)"
+        with suppress(StoreBroken):
+            await self._writer.run(lambda queue: queue.defer(claim, reason, retry_at), must=True)
+
+    # -- idle connections --
+
+    def _take_idle(self, relay: Relay) -> Session | None:
+        parked = self._idle.get(relay.name, [])
+        while parked:
+            session, timer = parked.pop()
+            timer.cancel()
+            if session.usable:
+                return session
+            self._close(session)
+        return None
+
+    def _park(self, relay: Relay, session: Session) -> None:
+        if not session.usable or self._stopping or self.relays.get(relay.name) is not relay:
+            self._close(session)
+            return
+        parked = self._idle.setdefault(relay.name, [])
+
+        def expire() -> None:
+            parked[:] = [entry for entry in parked if entry[0] is not session]
+            self._close(session)
+
+        parked.append((session, self._loop.call_later(IDLE_S, expire)))
+
+    def _close_idle(self, name: str) -> None:
+        for session, timer in self._idle.pop(name, []):
+            timer.cancel()
+            self._close(session)
+
+    def _close(self, session: Session) -> None:
+        self._start(session.close())
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._events.emit("bug", error=repr(error), traceback="".join(traceback.format_exception(error)))
+
+
+class Body:
+    """The stored body of a claim, as a stream with bounded memory."""
+
+    def __init__(self, claim: Claim, reader: Reader) -> None:
+        self._claim = claim
+        self._reader = reader
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The body's octets in order; called again, from the start."""
+        claim = self._claim
+        yield claim.first_part
+        got = len(claim.header) + 2 + len(claim.first_part)
+        part = 1
+        while got < claim.size:
+            parts = await self._reader.run(
+                partial(Queue.parts, message=claim.message, part=part, limit=PARTS_AT_A_TIME)
+            )
+            if not parts:
+                raise EOFError(f"{claim.queue_id}: the stored body ends {claim.size - got} octets early")
+            for octets in parts:
+                got += len(octets)
+                yield octets
+            part += len(parts)
+
+
+def _since(moment: float | None, clock: float) -> float | None:
+    return None if moment is None else clock - moment

@@ -1,0 +1,136 @@
+"""Events: one event, one line. The log's grammar lives in this file and in pysendmail(8), LOG.
+
+A line is `key=value` pairs, keys in lower case; values are quoted where they hold a space or a quote. Text from
+the network or a user is escaped and capped before it gets here or on its way out; secrets never come near.
+Each outcome of a recipient is one line with `status=`. `Events.follow` lets `sendmail -v` follow one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from pysendmail.queue import Ended
+from pysendmail.smtp.reply import printable
+
+Value = str | int | float | None
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@.,:;<>/+-_=%~!*()[]{}|$#&?^'")
+MAX_VALUE = 1000
+
+
+def line(event: str, fields: dict[str, Value]) -> str:
+    """One event as it is written to stderr."""
+    pairs = [f"event={event}"]
+    pairs += [f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None]
+    return " ".join(pairs)
+
+
+def _quoted(value: Value) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    text = printable(str(value), MAX_VALUE)
+    if text and _PLAIN.issuperset(text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+class Events:
+    """Where events go. Writing never fails: a full pipe or a closed stderr costs the line, not the mail."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._followers: dict[str, list[asyncio.Queue[tuple[str, dict[str, Value]]]]] = {}
+
+    @contextmanager
+    def follow(self, queue_id: str) -> Iterator[asyncio.Queue[tuple[str, dict[str, Value]]]]:
+        """Every event of one message, as it happens."""
+        queue: asyncio.Queue[tuple[str, dict[str, Value]]] = asyncio.Queue()
+        followers = self._followers.setdefault(queue_id, [])
+        followers.append(queue)
+        try:
+            yield queue
+        finally:
+            followers.remove(queue)
+            if not followers:
+                self._followers.pop(queue_id, None)
+
+    def emit(self, event: str, **fields: Value) -> None:
+        """Write one event. Use the named functions below where there is one."""
+        try:
+            self._stream.write(line(event, fields) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody reads the log; the mail goes on
+        if self._followers:
+            for follower in self._followers.get(str(fields.get("queue_id")), ()):
+                follower.put_nowait((event, fields))
+
+    def accepted(
+        self,
+        *,
+        queue_id: str,
+        message_id: str,
+        sender: str,
+        uid: int,
+        size: int,
+        recipients: int,
+        kind: str,
+        stray: int = 0,
+    ) -> None:
+        self.emit(
+            "accepted",
+            queue_id=queue_id,
+            message_id=message_id,
+            sender=f"<{sender}>",
+            uid=uid,
+            size=size,
+            recipients=recipients,
+            kind=None if kind == "mail" else kind,
+            stray_octets=stray or None,
+        )
+
+    def refused(self, *, uid: int, code: int, reason: str) -> None:
+        self.emit("refused", uid=uid, code=code, reason=reason)
+
+    def attempt(self, *, queue_id: str, smarthost: str, address: str | None, tls: str | None, recipients: int) -> None:
+        self.emit("attempt", queue_id=queue_id, smarthost=smarthost, address=address, tls=tls, recipients=recipients)
+
+    def ended(self, ended: Ended, *, smarthost: str | None, tls: str | None, address: str | None = None) -> None:
+        """A recipient's outcome: the line with `status=`."""
+        self.emit(
+            "outcome",
+            queue_id=ended.queue_id,
+            recipient=f"<{ended.recipient}>",
+            status=ended.outcome,
+            dsn=ended.status,
+            smarthost=smarthost,
+            address=address,
+            tls=tls,
+            delay_s=ended.delay_s,
+            attempt=ended.attempts,
+            next_attempt_s=ended.next_attempt_at,
+            uncertain="yes" if ended.uncertain else None,
+            sender=f"<{ended.sender}>",
+            message_id=ended.message_id,
+            uid=ended.uid,
+            reply=ended.reply,
+        )
+
+    def bounce(self, *, queue_id: str, about: str, kind: str, recipient: str) -> None:
+        """A report was queued, in the same commit as the outcome that it tells of."""
+        self.emit("bounce", queue_id=queue_id, about=about, kind=kind, recipient=f"<{recipient}>")
+
+    def fallback(self, *, smarthost: str, address: str | None, reason: str) -> None:
+        self.emit("fallback", smarthost=smarthost, address=address, tls="none", reason="fallback", failure=reason)
+
+    def trouble(self, *, smarthost: str, reason: str, status: str, next_try_s: float) -> None:
+        self.emit("trouble", smarthost=smarthost, dsn=status, next_try_s=next_try_s, reason=reason)
+
+    def recovered(self, *, smarthost: str, after_s: float) -> None:
+        self.emit("recovered", smarthost=smarthost, after_s=after_s)
+
+    def flush(self, *, uid: int, scope: str) -> None:
+        self.emit("flush", uid=uid, scope=scope)

@@ -1,0 +1,72 @@
+"""Explain: in plain words why a message is where it is, what was tried, what comes next and what would help. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pysendmail.config import Config
+from pysendmail.hints import hint
+from pysendmail.relay import Relay
+from pysendmail.status import route_reason
+from pysendmail.units import rfc3339, words_for_duration
+
+Entry = dict[str, Any]
+
+
+def message(history: Entry, waiting: Entry, *, relays: dict[str, Relay], config: Config, now: float) -> Entry:
+    """`words` is one line of English each; the other keys are those of `history --json`."""
+    words = [_where(waiting)] if waiting["recipients"] else ["It is not in the queue any more."]
+    if waiting["queue_name"] == "hold":
+        words.append(f"It is held and waits until it is released: pysendmail queue release {history['queue_id']}")
+    for recipient in history["recipients"]:
+        words += _recipient(recipient)
+    if waiting["recipients"] and waiting["queue_name"] != "hold":
+        words += _next(waiting, relays, config, now)
+    return {**history, "words": words}
+
+
+def _where(waiting: Entry) -> str:
+    return {
+        "active": "An attempt is under way right now.",
+        "hold": "Nothing is tried.",
+        "incoming": "It waits for its first attempt.",
+        "deferred": "It was tried, could not be delivered yet, and is tried again.",
+    }[waiting["queue_name"]]
+
+
+def _recipient(recipient: Entry) -> list[str]:
+    outcome = recipient["outcome"]
+    attempts = recipient["attempts"]
+    state = f"{outcome} at {recipient['finished_at']}" if outcome else "waiting"
+    lines = [f"{recipient['address']}: {state}, {len(attempts)} attempt{'s' if len(attempts) != 1 else ''}"]
+    for attempt in attempts:
+        where = f"{attempt['smarthost']}" + (f" [{attempt['address']}]" if attempt["address"] else "")
+        tls = {None: "", "none": ", in clear"}.get(attempt["tls"], f", {attempt['tls']}")
+        what = attempt["outcome"] or "under way"
+        lines.append(f"  {attempt['at']} {where}{tls}: {what}" + (f": {attempt['reply']}" if attempt["reply"] else ""))
+    last = attempts[-1] if attempts else None
+    if last is not None and outcome != "sent" and last["reply"]:
+        lines.append(f"  What would help: {hint(last['status'] or '', last['reply'])}")
+    return lines
+
+
+def _next(waiting: Entry, relays: dict[str, Relay], config: Config, now: float) -> list[str]:
+    if not config.smarthost:
+        return [f"No smarthost is configured: add [[smarthost]] to {config.file}, then reload the daemon."]
+    lines = []
+    for relay in relays.values():
+        if relay.trouble is None:
+            continue
+        lines.append(f"The smarthost {relay.name} is in trouble since {rfc3339(relay.since)}: {relay.trouble.reason}")
+        if relay.next_try_at is not None:
+            wait = words_for_duration(max(relay.next_try_at - now, 0))
+            lines.append(f"  It is probed again in {wait}; pysendmail flush does it now.")
+        if relay.tls_held:
+            lines.append(
+                f"  TLS memory holds the mail back; to allow clear text: pysendmail probe --forget {relay.name}"
+            )
+    if not lines and route_reason(tuple(relays), relays) is None and waiting["next_attempt_at"]:
+        lines.append(
+            f"The next attempt is at {waiting['next_attempt_at']}; pysendmail queue retry {waiting['queue_id']} does it now."
+        )
+    return lines

@@ -1,0 +1,113 @@
+"""Lanes: whose turn it is. Kept in memory, told by the writer after each commit, read from queue.db at start.
+
+A lane is what one user sends to one destination over one route. Turns go round over the users that have something
+due, and for each of them over his destinations, so that ten thousand messages of one user, or to one destination,
+cost another's single message one turn. Within a lane the queue hands out new mail before old retries.
+
+Every operation is O(log lanes); nothing here grows with the number of messages.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable
+
+from pysendmail.queue import LaneState
+
+Route = tuple[str, ...]
+
+
+class _Turns:
+    """The due lanes of one route, in rotation."""
+
+    def __init__(self) -> None:
+        self.users: OrderedDict[int, OrderedDict[int, None]] = OrderedDict()
+
+    def add(self, lane: LaneState) -> None:
+        self.users.setdefault(lane.uid, OrderedDict()).setdefault(lane.id, None)
+
+    def remove(self, lane: LaneState) -> None:
+        lanes = self.users.get(lane.uid)
+        if lanes is not None:
+            lanes.pop(lane.id, None)
+            if not lanes:
+                del self.users[lane.uid]
+
+    def next(self) -> int | None:
+        """The lane whose turn it is; it goes to the back, and so does its user."""
+        if not self.users:
+            return None
+        uid = next(iter(self.users))
+        lanes = self.users[uid]
+        lane = next(iter(lanes))
+        lanes.move_to_end(lane)
+        self.users.move_to_end(uid)
+        return lane
+
+
+class Lanes:
+    def __init__(self) -> None:
+        self._lanes: dict[int, LaneState] = {}
+        self._turns: dict[Route, _Turns] = {}
+        self._later: list[tuple[float, int]] = []  # heap of due times to come; entries may be out of date
+
+    def update(self, states: list[LaneState], now: float) -> None:
+        """Take over what the queue says of these lanes."""
+        for state in states:
+            old = self._lanes.pop(state.id, None)
+            if old is not None:
+                self._leave(old)
+            if state.due_at is None:
+                continue
+            self._lanes[state.id] = state
+            if state.due_at <= now:
+                self._turns.setdefault(state.route, _Turns()).add(state)
+            else:
+                heapq.heappush(self._later, (state.due_at, state.id))
+
+    def replace(self, states: list[LaneState], now: float) -> None:
+        """Start over: these are all the lanes there are."""
+        self._lanes.clear()
+        self._turns.clear()
+        self._later.clear()
+        self.update(states, now)
+
+    def _leave(self, state: LaneState) -> None:
+        turns = self._turns.get(state.route)
+        if turns is not None:
+            turns.remove(state)
+            if not turns.users:
+                del self._turns[state.route]
+
+    def promote(self, now: float) -> None:
+        """Give a turn to the lanes that have become due."""
+        while self._later and self._later[0][0] <= now:
+            due_at, lane = heapq.heappop(self._later)
+            state = self._lanes.get(lane)
+            if state is not None and state.due_at == due_at:
+                self._turns.setdefault(state.route, _Turns()).add(state)
+
+    def due_routes(self) -> list[Route]:
+        """The routes on which something is due."""
+        return list(self._turns)
+
+    def next(self, route: Route) -> LaneState | None:
+        """The lane of this route whose turn it is."""
+        turns = self._turns.get(route)
+        lane = turns.next() if turns is not None else None
+        return self._lanes[lane] if lane is not None else None
+
+    def next_due_at(self) -> float | None:
+        """When the next lane that is not due yet will be."""
+        while self._later:
+            due_at, lane = self._later[0]
+            state = self._lanes.get(lane)
+            if state is not None and state.due_at == due_at:
+                return due_at
+            heapq.heappop(self._later)
+        return None
+
+    def waiting_routes(self, where: Callable[[Route], bool]) -> list[Route]:
+        """Routes with anything waiting, due or not, of which `where` holds."""
+        return [route for route in {state.route for state in self._lanes.values()} if where(route)]

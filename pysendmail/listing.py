@@ -1,0 +1,130 @@
+"""Listing: what waits and what became of it, as JSON-able dictionaries (DESIGN 2.6 is their contract).
+
+Every key is always there, null where there is nothing. Times are RFC 3339 in UTC, but `arrival_time`, which is
+Postfix's epoch number. Each function reads one page or one message: nobody holds a long transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from pysendmail.queue import Queue
+from pysendmail.units import rfc3339
+
+PAGE = 200
+WAITING = frozenset({"queued", "held", "attempting"})
+
+Entry = dict[str, Any]
+Page = tuple[list[Entry], int | None]  # and where the next begins; None: that was the last
+# Why mail on a route waits although nobody blamed the message: the smarthosts' own trouble, or None.
+RouteReason = Callable[[tuple[str, ...]], str | None]
+
+
+def time_or_null(epoch: float | None) -> str | None:
+    return None if epoch is None else rfc3339(epoch)
+
+
+def waiting_page(queue: Queue, *, after: int, uid: int | None, reason: RouteReason) -> Page:
+    """One page of the queue as `mailq --json` has it."""
+    rows = queue.rows("page", after=after, uid=uid, limit=PAGE)
+    entries = [waiting_entry(queue, row, reason) for row in rows]
+    return entries, (rows[-1]["id"] if len(rows) == PAGE else None)
+
+
+def waiting_entry(queue: Queue, row: sqlite3.Row, reason: RouteReason) -> Entry:
+    """One waiting message; its recipients are those that still wait."""
+    recipients = [r for r in queue.rows("page_recipients", message=row["id"]) if r["state"] in WAITING]
+    due = [r["next_attempt_at"] for r in recipients if r["next_attempt_at"] is not None]
+    first = recipients[0] if recipients else None
+    return {
+        "queue_name": _queue_name(row, recipients),
+        "queue_id": row["queue_id"],
+        "arrival_time": int(row["accepted_at"]),
+        "message_size": row["size"],
+        "forced_expire": bool(row["forced_expire"]),
+        "sender": row["sender"] or "MAILER-DAEMON",
+        "recipients": [
+            {"address": r["address"], "delay_reason": r["reply"] or reason(_route(r["route"]))} for r in recipients
+        ],
+        "uid": row["uid"],
+        "attempts": max((r["attempts"] for r in recipients), default=0),
+        "next_attempt_at": None if row["held"] else time_or_null(min(due, default=None)),
+        "smarthost": (first["smarthost"] or next(iter(_route(first["route"])), None)) if first else None,
+    }
+
+
+def _queue_name(row: sqlite3.Row, recipients: list[sqlite3.Row]) -> str:
+    if row["held"] or row["state"] == "damaged":
+        return "hold"
+    if any(r["state"] == "attempting" for r in recipients):
+        return "active"
+    return "deferred" if any(r["attempts"] for r in recipients) else "incoming"
+
+
+def _route(text: str) -> tuple[str, ...]:
+    return tuple(text.split("\n")) if text else ()
+
+
+def history_page(queue: Queue, *, after: int, uid: int | None, since: float, to: str | None) -> Page:
+    """One page of what became of messages."""
+    rows = queue.rows("history_page", after=after, uid=uid, since=since, recipient=to, limit=PAGE)
+    return [history_entry(queue, row) for row in rows], (rows[-1]["id"] if len(rows) == PAGE else None)
+
+
+def history_entry(queue: Queue, row: sqlite3.Row) -> Entry:
+    return {
+        "queue_id": row["queue_id"],
+        "message_id": row["message_id"],
+        "sender": row["sender"],
+        "uid": row["uid"],
+        "accepted_at": rfc3339(row["accepted_at"]),
+        "size": row["size"],
+        "recipients": [_history_recipient(queue, r) for r in queue.rows("page_recipients", message=row["id"])],
+    }
+
+
+def _history_recipient(queue: Queue, row: sqlite3.Row) -> Entry:
+    return {
+        "address": row["address"],
+        "outcome": row["state"] if row["state"] not in WAITING else None,
+        "finished_at": time_or_null(row["finished_at"]),
+        "attempts": [
+            {
+                "at": rfc3339(attempt["at"]),
+                "smarthost": attempt["smarthost"],
+                "address": attempt["address"],
+                "tls": attempt["tls"],
+                "code": attempt["code"],
+                "status": attempt["status"],
+                "reply": attempt["reply"],
+                "outcome": attempt["outcome"],
+                "duration_s": attempt["duration_s"],
+            }
+            for attempt in queue.rows("page_attempts", recipient=row["id"])
+        ],
+    }
+
+
+def bounces_page(queue: Queue, *, after: int, uid: int | None, since: float, to: str | None, about: str | None) -> Page:
+    """One page of bounce records, also of those that no mail told of."""
+    rows = queue.rows("bounces_page", after=after, uid=uid, since=since, recipient=to, about=about, limit=PAGE)
+    entries = [
+        {
+            "queue_id": row["about"],
+            "at": rfc3339(row["at"]),
+            "kind": row["kind"],
+            "sender": row["sender"],
+            "uid": row["uid"],
+            "recipient": row["recipient"],
+            "outcome": row["outcome"],
+            "status": row["status"],
+            "reply": row["reply"],
+            "report_queue_id": row["queue_id"],
+            "reported_to": row["reported_to"],
+            "silence": row["silence"],
+        }
+        for row in rows
+    ]
+    return entries, (rows[-1]["id"] if len(rows) == PAGE else None)

@@ -1,0 +1,90 @@
+"""Mailq: the queue as people and programs read it: Postfix's long-id layout, Sendmail's, a table, JSON Lines.
+
+Entries are those of `listing.waiting_entry`. Sources: Postfix showq_compat.c and Sendmail queue.c, as described in
+their manuals; monitoring scripts parse both. Text from the network was escaped when it was recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+Entry = dict[str, Any]
+_MARKS = {"active": "*", "hold": "!"}
+_REASON_END = 76  # a reason ends at this column
+
+
+async def postfix(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
+    octets = requests = 0
+    async for entry in entries:
+        if not requests:
+            yield "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------\n"
+        else:
+            yield "\n"
+        requests += 1
+        octets += entry["message_size"]
+        mark = "#" if entry["forced_expire"] else _MARKS.get(entry["queue_name"], "")
+        arrived = time.asctime(time.localtime(entry["arrival_time"]))
+        yield f"{entry['queue_id'] + mark:<17} {entry['message_size']:>8} {arrived:>19.19} {entry['sender']}\n"
+        reason = None
+        for recipient in entry["recipients"]:
+            if recipient["delay_reason"] and recipient["delay_reason"] != reason:
+                reason = recipient["delay_reason"]
+                yield f"{' ' * max(_REASON_END - len(reason), 0)}({reason})\n"
+            yield f"{'':<17} {'':>8} {'':>19} {recipient['address']}\n"
+    if not requests:
+        yield "Mail queue is empty\n"
+    else:
+        yield f"\n-- {octets // 1024} Kbytes in {requests} Request{'s' if requests != 1 else ''}.\n"
+
+
+async def sendmail(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
+    """Sendmail's layout; its first line wants the number of messages, so that all of them are read first."""
+    lines: list[str] = []
+    requests = 0
+    async for entry in entries:
+        requests += 1
+        arrived = time.asctime(time.localtime(entry["arrival_time"]))
+        mark = "*" if entry["queue_name"] == "active" else " "
+        sender = "MAILER-DAEMON" if entry["sender"] == "MAILER-DAEMON" else f"<{entry['sender']}>"
+        lines.append(f"{entry['queue_id']:>13}{mark}{entry['message_size']:>8} {arrived:.16} {sender}\n")
+        if (reason := next((r["delay_reason"] for r in entry["recipients"] if r["delay_reason"]), None)) is not None:
+            lines.append(f"    {'':>10.10}   ({reason:.60})\n")
+        lines += [f"\t\t\t\t\t <{recipient['address']}>\n" for recipient in entry["recipients"]]
+    if not requests:
+        yield "The queue is empty\n\t\tTotal requests: 0\n"
+        return
+    yield f"\t\tThe queue ({requests} request{'s' if requests != 1 else ''})\n"
+    yield "-----Q-ID----- --Size-- -----Q-Time----- ------------Sender/Recipient-----------\n"
+    for line in lines:
+        yield line
+    yield f"\t\tTotal requests: {requests}\n"
+
+
+async def table(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
+    """One line a recipient, for a terminal."""
+    row = "{:<15} {:>9} {:<12} {:<28} {:<28} {}\n"
+    empty = True
+    async for entry in entries:
+        if empty:
+            yield row.format("QUEUE ID", "SIZE", "ARRIVED", "FROM", "TO", "STATE")
+            empty = False
+        arrived = time.strftime("%b %d %H:%M", time.localtime(entry["arrival_time"]))
+        for recipient in entry["recipients"]:
+            state = (
+                f"{entry['queue_name']}: {recipient['delay_reason']}"
+                if recipient["delay_reason"]
+                else entry["queue_name"]
+            )
+            yield row.format(
+                entry["queue_id"], entry["message_size"], arrived, entry["sender"], recipient["address"], state
+            )
+    if empty:
+        yield "The queue is empty.\n"
+
+
+async def jsonl(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
+    async for entry in entries:
+        yield json.dumps(entry) + "\n"

@@ -1,0 +1,1136 @@
+"""Queue: messages and recipients in SQLite, from acceptance (C1) to the last outcome (C2).
+
+One owner holds `queue.lock` and writes; everybody else may only read. Every public method that writes is one
+step inside the caller's transaction (`Queue.transaction`, or the writer thread's group commit) and is all or
+nothing. WAL with synchronous=FULL: when a commit has returned, what it holds survives kill -9 and power loss.
+
+States of a recipient and the call that makes each change:
+
+    queued      <- make_ready, settle (deferred), recover, release, revive     due at next_attempt_at
+    held        <- hold, settle while held                                     waits for release
+    attempting  <- claim                                                       an attempt is under way
+    sent, bounced, expired, discarded <- settle                                final
+    removed     <- remove                                                      final
+
+A crash leaves `receiving` messages (never ours: forgotten at start) and `attempting` recipients (their attempt
+becomes `uncertain` and they are due again); `recover` sees to both.
+
+Raises sqlite3.Error as it comes; QueueError for what a person can mend. Times are epoch seconds, sizes octets.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pysendmail import schema
+from pysendmail.envelope import Envelope, Recipient
+from pysendmail.outcome import Outcome, Result, Scope
+
+PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail streams
+COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
+FREE_FLOOR = 4 * 1024 * 1024  # a submission leaves at least this much of the disk, beside twice its own size
+MAX_ATTEMPTS_KEPT = 100  # per recipient, in the history
+MAX_RECIPIENTS_PER_CLAIM = 1000
+LOCK_WAIT_S = 10.0
+_PAGE = 500
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+class QueueError(Exception):
+    """The queue cannot be used; the text says what, where and what to do."""
+
+
+class QueueBusy(QueueError):
+    """Another process holds queue.lock."""
+
+
+class NoSpace(QueueError):
+    """The disk is too full to take a message."""
+
+
+def _read_statements() -> dict[str, str]:
+    text = (Path(__file__).parent / "queue.sql").read_text(encoding="utf-8")
+    return {
+        match[1]: re.sub(r"^--.*\n", "", match[2], flags=re.MULTILINE).strip()
+        for match in re.finditer(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", text, re.MULTILINE | re.DOTALL)
+    }
+
+
+SQL = _read_statements()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where one recipient goes: the address after aliases, the one submitted, and the smarthosts in order."""
+
+    recipient: Recipient
+    original: str
+    route: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMessage:
+    """A message that is to be ours. `header` has Received on top and no blank line; `body` is CRLF."""
+
+    queue_id: str
+    kind: str  # mail | bounce | delay | relayed | postmaster
+    uid: int
+    envelope: Envelope
+    destinations: tuple[Destination, ...]
+    header: bytes
+    body: bytes  # what is not yet in parts: all of it, for a small message
+    body_size: int  # of all the body
+    message_id: str
+    eight_bit: bool
+    lifetime: float
+    warn_after: float  # 0: no delay notice
+    about: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What C1 made: `again` when the submission id was already known and nothing new was written."""
+
+    queue_id: str
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedRecipient:
+    id: int
+    recipient: Recipient
+    attempts: int  # before this one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One message and those of its recipients that are tried together now."""
+
+    message: int
+    queue_id: str
+    kind: str
+    uid: int
+    message_id: str
+    envelope: Envelope
+    header: bytes
+    size: int
+    eight_bit: bool
+    accepted_at: float
+    recipients: tuple[ClaimedRecipient, ...]
+    first_part: bytes  # the body, or its first PART_OCTETS
+    lane: int
+    route: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What one attempt gave, for C2."""
+
+    message: int
+    results: tuple[tuple[int, Result], ...]  # recipient id, result
+    smarthost: str
+    address: str | None  # the smarthost's IP address, where a connection was made
+    tls: str | None
+    started_at: float
+    ended_at: float
+    exhausted: bool = False  # every smarthost of the route failed freshly, which counts as a failed attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """One recipient's outcome as it was recorded, for the log."""
+
+    queue_id: str
+    message_id: str
+    sender: str
+    uid: int
+    recipient: str
+    outcome: str  # in the log's words: sent, deferred, bounced, expired, discarded, removed
+    status: str
+    reply: str
+    code: int | None
+    attempts: int
+    delay_s: float
+    next_attempt_at: float | None = None
+    uncertain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A recipient that a report is about."""
+
+    address: str
+    original: str
+    orcpt: str
+    notify: frozenset[str]
+    outcome: str
+    status: str
+    reply: str
+    code: int | None
+    attempts: int
+    smarthost: str
+    last_attempt_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Original:
+    """The message that a report is about."""
+
+    queue_id: str
+    kind: str
+    uid: int
+    sender: str
+    message_id: str
+    envid: str
+    ret: str
+    smtputf8: bool
+    eight_bit: bool
+    size: int
+    accepted_at: float
+    expires_at: float
+    header: bytes
+    about: str | None
+    body: Callable[[], bytes]  # reads it: only asked for where it is to be returned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """For these recipients either a report to queue, or why there is none: the record is kept in both cases."""
+
+    failed: tuple[Failed, ...]
+    kind: str
+    message: NewMessage | None = None
+    reported_to: str | None = None
+    silence: str | None = None
+
+
+class Policy(Protocol):
+    """What the queue asks its owner while it settles; pure, so that C2 depends on nothing but its input."""
+
+    def next_attempt_at(self, now: float, attempts: int, queue_id: str) -> float: ...
+    def report(
+        self, kind: str, original: Original, failed: Sequence[Failed], new_id: Callable[[], str], now: float
+    ) -> Sequence[Decision]: ...
+    def kept_until(self, now: float) -> float: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneState:
+    """One lane and when its next recipient is due; None: it is empty."""
+
+    id: int
+    route: tuple[str, ...]
+    uid: int
+    destination: str
+    due_at: float | None
+
+
+@dataclass(slots=True)
+class QueueIds:
+    """Queue ids: nine characters of microseconds, three of chance; they sort by time and are never given twice."""
+
+    last_us: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def new(self, now: float) -> str:
+        with self._lock:  # submissions take theirs on the event loop, bounces on the writer's thread
+            self.last_us = max(self.last_us + 1, int(now * 1_000_000))
+        return _base62(self.last_us, 9) + _base62(secrets.randbelow(62**3), 3)
+
+    def seen(self, queue_id: str) -> None:
+        value = 0
+        for character in queue_id[:-3]:
+            value = value * 62 + _ALPHABET.index(character)
+        self.last_us = max(self.last_us, value)
+
+
+def _base62(number: int, width: int) -> str:
+    digits = []
+    while number:
+        number, digit = divmod(number, 62)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits)).rjust(width, "0")
+
+
+def destination_of(address: str) -> str:
+    """The domain that fairness goes by."""
+    return address.rpartition("@")[2].lower()
+
+
+class QueueLock:
+    """`queue.lock`: whoever holds it is the queue's one writer. Freed by the kernel when the process ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "queue.lock"
+        self._fd = -1
+
+    def acquire(self, wait_s: float = LOCK_WAIT_S) -> None:
+        """Take the lock, waiting for another command; raises QueueBusy after `wait_s` seconds."""
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    self.release()
+                    raise QueueBusy(
+                        f"{self.path} is held by another process (a daemon, or a command at work)"
+                    ) from None
+                time.sleep(0.01)
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Reserve:
+    """The ballast: disk space kept back so that outcomes can still be recorded when the disk is full."""
+
+    def __init__(self, directory: Path, octets: int) -> None:
+        self.path = directory / "reserve"
+        self.octets = octets
+        self.given_up = False
+
+    def fill(self) -> None:
+        """Set the ballast up, or again after it was given up; only where twice its size is free."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size == self.octets:
+            self.given_up = False
+            return
+        if free_octets(self.path.parent) < 2 * self.octets + FREE_FLOOR:
+            self.given_up = self.octets > 0
+            return
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(fd, 0)
+            if self.octets:
+                os.posix_fallocate(fd, 0, self.octets)
+        except OSError:
+            self.give_up()
+            return
+        finally:
+            os.close(fd)
+        self.given_up = False
+
+    def give_up(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.given_up = True
+
+
+def free_octets(directory: Path) -> int:
+    """What an unprivileged process may still write on this file system."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    """A connection with our settings. The writer's holds no transaction open between steps."""
+    mode = "ro" if readonly else "rwc"
+    quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    connection = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA busy_timeout = 10000")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    if readonly:
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise QueueError(f"{path}: this file system cannot do SQLite's WAL (journal_mode is {mode}): use a local disk")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = FAST")
+    connection.execute("PRAGMA journal_size_limit = 16777216")
+    return connection
+
+
+class Queue:
+    """The open database. Not safe for more than one thread at a time: the writer thread owns the daemon's."""
+
+    def __init__(self, connection: sqlite3.Connection, directory: Path) -> None:
+        self.connection = connection
+        self.directory = directory
+        self.ids = QueueIds()
+        self._touched: set[int] = set()
+        self._all_touched = False
+        self.reports: list[NewMessage] = []  # queued since `take_reports`, for the log
+        self._lanes: dict[int, tuple[tuple[str, ...], int, str]] = {}
+
+    @classmethod
+    def open(cls, directory: Path) -> Queue:
+        """Open for writing; the caller holds queue.lock. Raises SchemaError for a newer database."""
+        connection = connect(directory / "queue.db", readonly=False)
+        schema.ensure(connection)
+        queue = cls(connection, directory)
+        if newest := queue._one("last_queue_id")[0]:
+            queue.ids.seen(newest)
+        return queue
+
+    @classmethod
+    def open_readonly(cls, directory: Path) -> Queue:
+        """Open for looking, beside whoever writes. Raises sqlite3.OperationalError where there is none."""
+        return cls(connect(directory / "queue.db", readonly=True), directory)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    # -- transactions --
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One durable step of a command that owns the queue by itself."""
+        self.begin()
+        try:
+            yield
+            self.commit()
+        except BaseException:
+            self.rollback()
+            raise
+
+    def begin(self) -> None:
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self.connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        self._lanes.clear()
+        self.reports.clear()
+
+    def checkpoint(self) -> None:
+        """Write the WAL back and empty it: room on a full disk, and a small file for the next start."""
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def take_reports(self) -> list[NewMessage]:
+        """The reports that were queued since last asked. Asked after each commit."""
+        taken, self.reports = self.reports, []
+        return taken
+
+    def take_touched(self) -> list[LaneState]:
+        """The lanes that changed since last asked, as they are now. Asked after each commit."""
+        if self._all_touched:
+            self._all_touched = False
+            self._touched.clear()
+            return self.lanes()
+        touched, self._touched = self._touched, set()
+        states = []
+        for lane in touched:
+            if lane not in self._lanes:
+                row = self.connection.execute(
+                    "SELECT route, uid, destination FROM lane WHERE id = ?", (lane,)
+                ).fetchone()
+                if row is None:
+                    continue
+                self._lanes[lane] = (_route(row["route"]), row["uid"], row["destination"])
+            route, uid, destination = self._lanes[lane]
+            due_at = self._one("lane_next", lane=lane)[0]
+            states.append(LaneState(id=lane, route=route, uid=uid, destination=destination, due_at=due_at))
+        return states
+
+    def lanes(self) -> list[LaneState]:
+        """Every lane with something waiting."""
+        return [
+            LaneState(id=row[0], route=_route(row[1]), uid=row[2], destination=row[3], due_at=row[4])
+            for row in self._all("lanes")
+        ]
+
+    # -- acceptance (C1) --
+
+    def known(self, submission: bytes) -> Accepted | None:
+        """The answer that this submission id got already, if its message is ours."""
+        row = self._first("message_by_submission", submission=submission)
+        return Accepted(queue_id=row["queue_id"], again=True) if row and row["state"] != "receiving" else None
+
+    def owned(self, uid: int) -> tuple[int, int]:
+        """How many messages and octets of this uid wait."""
+        row = self._one("owned", uid=uid)
+        return row[0], row[1]
+
+    def receive(self, *, queue_id: str, kind: str, uid: int, about: str | None = None) -> int:
+        """Begin a message whose body comes in pieces; returns its row for `add_body` and `make_ready`."""
+        cursor = self._run("add_message", queue_id=queue_id, kind=kind, uid=uid, about=about)
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def add_body(self, message: int, first_part: int, octets: bytes) -> int:
+        """Add a piece of the body; returns the number of the next part."""
+        for start in range(0, len(octets), PART_OCTETS):
+            self._run("add_part", message=message, part=first_part, octets=octets[start : start + PART_OCTETS])
+            first_part += 1
+        return first_part
+
+    def replace_body(self, message: int, pieces: Iterable[bytes]) -> int:
+        """Store another body in place of the one that is there; returns its size. `pieces` may read the old one."""
+        first = old = self._one("count_parts", message=message)[0]
+        size = 0
+        pending = bytearray()
+        for piece in pieces:
+            pending += piece
+            size += len(piece)
+            while len(pending) >= PART_OCTETS:
+                first = self.add_body(message, first, bytes(pending[:PART_OCTETS]))
+                del pending[:PART_OCTETS]
+        self.add_body(message, first, bytes(pending))
+        self._run("drop_parts", message=message, before=old)
+        self._run("renumber_parts", message=message, by=old)
+        return size
+
+    def make_ready(self, message: int, new: NewMessage, now: float, *, submission: bytes | None = None) -> None:
+        """C1: the message and all its recipients become ours with the commit of this step."""
+        self._run(
+            "make_ready",
+            message=message,
+            submission=submission,
+            sender=new.envelope.sender,
+            message_id=new.message_id,
+            envid=new.envelope.envid,
+            ret=new.envelope.ret,
+            smtputf8=new.envelope.smtputf8,
+            eight_bit=new.eight_bit,
+            size=len(new.header) + 2 + new.body_size,
+            header=new.header,
+            now=now,
+            expires_at=now + new.lifetime,
+            warn_at=now + new.warn_after if new.warn_after else None,
+        )
+        for destination in new.destinations:
+            self._run(
+                "add_recipient",
+                message=message,
+                lane=self._lane(destination.route, new.uid, destination.recipient.address),
+                address=destination.recipient.address,
+                original=destination.original,
+                orcpt=destination.recipient.orcpt,
+                notify=",".join(sorted(destination.recipient.notify)),
+                now=now,
+            )
+
+    def accept(self, new: NewMessage, *, submission: bytes | None, now: float) -> Accepted:
+        """C1 of a message that is all here."""
+        message = self.receive(queue_id=new.queue_id, kind=new.kind, uid=new.uid, about=new.about)
+        self.add_body(message, 0, new.body)
+        self.make_ready(message, new, now, submission=submission)
+        return Accepted(queue_id=new.queue_id)
+
+    def forget(self, message: int) -> None:
+        """Drop a message that was never completed."""
+        self._run("forget_message", message=message)
+
+    def _lane(self, route: tuple[str, ...], uid: int, address: str) -> int:
+        names = {"route": "\n".join(route), "uid": uid, "destination": destination_of(address)}
+        self._run("add_lane", **names)
+        lane = int(self._one("lane_id", **names)[0])
+        self._touched.add(lane)
+        return lane
+
+    # -- claims --
+
+    def claim(self, lane: LaneState, smarthost: str, now: float) -> Claim | None:
+        """Mark the lane's next message as being attempted, before MAIL FROM; None when nothing there is due.
+
+        The commit of this step also proves that the store can be written, so that no mail leaves whose outcome
+        could not be recorded. A message whose row makes no sense is set aside as `damaged`.
+        """
+        self._touched.add(lane.id)
+        for fresh in (1, 0):
+            while row := self._first("lane_first", lane=lane.id, fresh=fresh, now=now):
+                claim = self._claim_message(row["message"], lane, smarthost, now)
+                if claim is not None:
+                    return claim
+        return None
+
+    def _claim_message(self, message: int, lane: LaneState, smarthost: str, now: float) -> Claim | None:
+        try:
+            claim = self._load_claim(message, lane, now)
+        except (ValueError, TypeError, KeyError):
+            self._run("set_damaged", message=message)
+            self._run("hold_damaged", message=message)
+            return None
+        for claimed in claim.recipients:
+            self._run("mark_attempting", recipient=claimed.id, smarthost=smarthost)
+            self._run("add_attempt", recipient=claimed.id, now=now, smarthost=smarthost)
+        return claim
+
+    def _load_claim(self, message: int, lane: LaneState, now: float) -> Claim:
+        row = self._one("claim_message", message=message)
+        rows = self._all(
+            "claim_recipients",
+            message=message,
+            now=now,
+            route="\n".join(lane.route),
+            limit=MAX_RECIPIENTS_PER_CLAIM,
+        )
+        recipients = tuple(
+            ClaimedRecipient(
+                id=r["id"],
+                recipient=Recipient(address=_text(r["address"]), notify=_notify(r["notify"]), orcpt=_text(r["orcpt"])),
+                attempts=int(r["attempts"]),
+            )
+            for r in rows
+        )
+        self._touched.update(r["lane"] for r in rows)
+        first = self._first("parts", message=message, part=0, limit=1)
+        return Claim(
+            message=message,
+            queue_id=_text(row["queue_id"]),
+            kind=_text(row["kind"]),
+            uid=int(row["uid"]),
+            message_id=_text(row["message_id"]),
+            envelope=Envelope(
+                sender=_text(row["sender"]),
+                recipients=tuple(claimed.recipient for claimed in recipients),
+                envid=_text(row["envid"]),
+                ret=_text(row["ret"]),
+                smtputf8=bool(row["smtputf8"]),
+            ),
+            header=_octets(row["header"]),
+            size=int(row["size"]),
+            eight_bit=bool(row["eight_bit"]),
+            accepted_at=float(row["accepted_at"]),
+            recipients=recipients,
+            first_part=_octets(first["octets"]) if first else b"",
+            lane=lane.id,
+            route=lane.route,
+        )
+
+    def parts(self, message: int, part: int, limit: int) -> list[bytes]:
+        """The parts of a body from `part` on."""
+        return [_octets(row["octets"]) for row in self._all("parts", message=message, part=part, limit=limit)]
+
+    def give_back(self, claim: Claim) -> None:
+        """Undo a claim that was not used: no attempt was made."""
+        for claimed in claim.recipients:
+            self._touch_recipient(claimed.id)
+            self._run("give_back", recipient=claimed.id)
+            self._run("drop_attempt", recipient=claimed.id)
+
+    def defer(self, claim: Claim, reason: str, retry_at: float) -> None:
+        """After an error of ours: back to the queue, with as little as possible that could fail again."""
+        for claimed in claim.recipients:
+            if self._touch_recipient(claimed.id)["state"] != "attempting":
+                continue
+            self._run(
+                "end_attempt",
+                recipient=claimed.id,
+                address=None,
+                tls=None,
+                code=None,
+                status="4.3.0",
+                reply=reason,
+                outcome=Outcome.UNCERTAIN.value,
+                duration_s=None,
+            )
+            self._run(
+                "settle_recipient",
+                recipient=claimed.id,
+                state="queued",
+                fresh=0,
+                attempts=claimed.attempts + 1,
+                next_attempt_at=retry_at,
+                code=None,
+                status="4.3.0",
+                reply=reason,
+                finished_at=None,
+                removed_by=None,
+            )
+
+    def _touch_recipient(self, recipient: int) -> sqlite3.Row:
+        row = self._one("recipient_state", recipient=recipient)
+        self._touched.add(row["lane"])
+        return row
+
+    # -- outcomes (C2) --
+
+    def settle(self, settlement: Settlement, policy: Policy) -> list[Ended]:
+        """C2: outcomes, next due times, and the bounce if there is one, in one step.
+
+        A recipient that is no longer being attempted (removed meanwhile) keeps its state.
+        """
+        message = self._one("message_state", message=settlement.message)
+        steps = [
+            step
+            for recipient, result in settlement.results
+            if (step := self._settle_recipient(message, recipient, result, settlement, policy)) is not None
+        ]
+        now = settlement.ended_at
+        original = self._original(message)
+        for kind, outcomes in (("bounce", ("bounced", "expired", "discarded")), ("relayed", ("relayed",))):
+            self._report(kind, original, [failed for _, failed in steps if failed.outcome in outcomes], policy, now)
+        if message["warn_at"] is not None and message["warn_at"] <= now:
+            # A smarthost in trouble is the administrator's to mend, not the sender's to know.
+            blamed = {recipient for recipient, result in settlement.results if result.scope is not Scope.SMARTHOST}
+            self._warn(original, [failed for rid, failed in steps if rid in blamed], policy, now)
+        self._finish(settlement.message, policy, now)
+        return [self._ended(message, failed, now) for _, failed in steps]
+
+    def _settle_recipient(
+        self, message: sqlite3.Row, recipient: int, result: Result, settlement: Settlement, policy: Policy
+    ) -> tuple[int, Failed] | None:
+        row = self._touch_recipient(recipient)
+        now = settlement.ended_at
+        self._run(
+            "end_attempt",
+            recipient=recipient,
+            address=settlement.address,
+            tls=settlement.tls,
+            code=result.code,
+            status=result.status,
+            reply=result.reply,
+            outcome=result.outcome.value,
+            duration_s=round(settlement.ended_at - settlement.started_at, 3),
+        )
+        self._run("prune_attempts", recipient=recipient, keep=MAX_ATTEMPTS_KEPT)
+        if row["state"] != "attempting":
+            return None
+        # Trouble with the smarthost and "the rest in the next transaction" are no attempt of this recipient's own.
+        own = not (result.scope is Scope.SMARTHOST or result.again)
+        attempts = row["attempts"] + own
+        state, status = _next_state(message, result, now, exhausted=own or settlement.exhausted)
+        final = state not in ("queued", "held")
+        next_attempt_at = None
+        if not final:
+            next_attempt_at = policy.next_attempt_at(now, attempts, message["queue_id"]) if own else now
+        self._run(
+            "settle_recipient",
+            recipient=recipient,
+            state=state,
+            fresh=row["fresh"] and not own,
+            attempts=attempts,
+            next_attempt_at=next_attempt_at,
+            code=result.code,
+            status=status,
+            reply=result.reply,
+            finished_at=now if final else None,
+            removed_by=None,
+        )
+        outcome = "deferred" if not final else "relayed" if result.relayed and state == "sent" else state
+        failed = Failed(
+            address=row["address"],
+            original=row["original"],
+            orcpt=row["orcpt"],
+            notify=_notify(row["notify"]),
+            outcome=outcome,
+            status=status,
+            reply=result.reply,
+            code=result.code,
+            attempts=attempts,
+            smarthost=settlement.smarthost,
+            last_attempt_at=now,
+        )
+        return recipient, failed
+
+    def _ended(self, message: sqlite3.Row, failed: Failed, now: float) -> Ended:
+        return Ended(
+            queue_id=message["queue_id"],
+            message_id=message["message_id"],
+            sender=message["sender"],
+            uid=message["uid"],
+            recipient=failed.address,
+            outcome="sent" if failed.outcome == "relayed" else failed.outcome,
+            status=failed.status,
+            reply=failed.reply,
+            code=failed.code,
+            attempts=failed.attempts,
+            delay_s=now - message["accepted_at"],
+        )
+
+    def expire(
+        self,
+        recipients: Sequence[int],
+        policy: Policy,
+        *,
+        reason: str,
+        status: str,
+        smarthost: str,
+        now: float,
+    ) -> list[Ended]:
+        """Expire waiting recipients without an attempt of their own: by command, or after a failed probe.
+
+        All of one message share one bounce.
+        """
+        by_message: dict[int, list[tuple[int, Failed]]] = {}
+        for recipient in recipients:
+            row = self._touch_recipient(recipient)
+            if row["state"] not in ("queued", "held"):
+                continue
+            message = self._one("message_state", message=row["message"])
+            state = "discarded" if _null_user_mail(message) else "expired"
+            self._run(
+                "settle_recipient",
+                recipient=recipient,
+                state=state,
+                fresh=0,
+                attempts=row["attempts"],
+                next_attempt_at=None,
+                code=None,
+                status=status,
+                reply=reason,
+                finished_at=now,
+                removed_by=None,
+            )
+            failed = self._waiting(row, state, status, reason, smarthost)
+            by_message.setdefault(row["message"], []).append((recipient, failed))
+        ended = []
+        for message_id, steps in by_message.items():
+            message = self._one("message_state", message=message_id)
+            self._report("bounce", self._original(message), [failed for _, failed in steps], policy, now)
+            self._finish(message_id, policy, now)
+            ended += [self._ended(message, failed, now) for _, failed in steps]
+        return ended
+
+    def warn(
+        self,
+        recipients: Sequence[int],
+        policy: Policy,
+        *,
+        reason: str,
+        status: str,
+        smarthost: str,
+        now: float,
+    ) -> None:
+        """Send the delay notice for recipients that wait behind trouble which the sender should know of."""
+        by_message: dict[int, list[Failed]] = {}
+        for recipient in recipients:
+            row = self._one("recipient_state", recipient=recipient)
+            failed = self._waiting(row, "deferred", status, reason, smarthost)
+            self._run("set_warned", recipient=recipient)
+            by_message.setdefault(row["message"], []).append(failed)
+        for message_id, steps in by_message.items():
+            original = self._original(self._one("message_state", message=message_id))
+            self._warn(original, steps, policy, now)
+
+    def _waiting(self, row: sqlite3.Row, outcome: str, status: str, reason: str, smarthost: str) -> Failed:
+        return Failed(
+            address=row["address"],
+            original=row["original"],
+            orcpt=row["orcpt"],
+            notify=_notify(row["notify"]),
+            outcome=outcome,
+            status=status,
+            reply=row["reply"] if row["reply"] and outcome != "deferred" else reason,
+            code=None,
+            attempts=row["attempts"],
+            smarthost=row["smarthost"] or smarthost,
+            last_attempt_at=None,
+        )
+
+    def _warn(self, original: Original, steps: Sequence[Failed], policy: Policy, now: float) -> None:
+        deferred = [failed for failed in steps if failed.outcome == "deferred"]
+        if deferred:
+            self._report("delay", original, deferred, policy, now)
+            self.connection.execute("UPDATE message SET warn_at = NULL WHERE queue_id = ?", (original.queue_id,))
+
+    def _report(self, kind: str, original: Original, failed: Sequence[Failed], policy: Policy, now: float) -> None:
+        if not failed:
+            return
+        for decision in policy.report(kind, original, failed, lambda: self.ids.new(now), now):
+            queue_id = None
+            if decision.message is not None:
+                queue_id = self.accept(decision.message, submission=None, now=now).queue_id
+                self.reports.append(decision.message)
+            for one in decision.failed:
+                self._run(
+                    "add_report",
+                    now=now,
+                    kind=decision.kind,
+                    about=original.queue_id,
+                    sender=original.sender,
+                    uid=original.uid,
+                    recipient=one.address,
+                    outcome=one.outcome,
+                    status=one.status,
+                    reply=one.reply,
+                    queue_id=queue_id,
+                    reported_to=decision.reported_to,
+                    silence=decision.silence,
+                )
+
+    def _original(self, row: sqlite3.Row) -> Original:
+        def body() -> bytes:
+            return b"".join(self.parts(row["id"], 0, -1))
+
+        return Original(
+            queue_id=row["queue_id"],
+            kind=row["kind"],
+            uid=row["uid"],
+            sender=row["sender"],
+            message_id=row["message_id"],
+            envid=row["envid"],
+            ret=row["ret"],
+            smtputf8=bool(row["smtputf8"]),
+            eight_bit=bool(row["eight_bit"]),
+            size=row["size"],
+            accepted_at=row["accepted_at"],
+            expires_at=row["expires_at"],
+            header=row["header"],
+            about=row["about"],
+            body=body,
+        )
+
+    def _finish(self, message: int, policy: Policy, now: float) -> None:
+        """Close a message whose last recipient has ended. What failed keeps its body for a while, for `queue retry`."""
+        if self._one("open_recipients", message=message)[0]:
+            return
+        keep = self._one("failed_recipients", message=message)[0] > 0
+        body_until = policy.kept_until(now) if keep else None
+        if not keep or body_until == now:
+            body_until = None
+            self._run("drop_body", message=message)
+        self._run("finish_message", message=message, now=now, body_until=body_until)
+
+    # -- start, clocks, house-keeping --
+
+    def recover(self, policy: Policy, now: float, horizon: float) -> list[Ended]:
+        """What a crash left: drop half received messages, make running attempts `uncertain` and due again."""
+        self._run("forget_unfinished")
+        self._run("clamp_due", now=now, horizon=now + horizon)
+        ended = []
+        reply = "the daemon stopped during this attempt; the message may have been sent"
+        for row in self._all("running"):
+            result = Result(
+                address=row["address"],
+                outcome=Outcome.UNCERTAIN,
+                scope=Scope.SESSION,
+                reply=reply,
+                status="4.4.2",
+            )
+            message = self._touch_recipient(row["id"])["message"]
+            settlement = Settlement(
+                message=message,
+                results=((row["id"], result),),
+                smarthost=row["smarthost"] or "",
+                address=None,
+                tls=None,
+                started_at=now,
+                ended_at=now,
+            )
+            # Its own due time, not a back-off: the crash was ours.
+            ended += self.settle(settlement, policy)
+            self.connection.execute(
+                "UPDATE recipient SET next_attempt_at = ? WHERE id = ? AND state = 'queued'", (now, row["id"])
+            )
+        self._all_touched = True
+        return ended
+
+    def clock_jumped(self, jump: float) -> None:
+        """The wall clock moved by `jump` seconds against the monotonic one (see DESIGN: a jump expires nothing)."""
+        if jump > 0:
+            self._run("prolong", jump=jump)
+        else:
+            self._run("shift_due", jump=jump)
+            self._all_touched = True
+
+    def overdue(self, route: tuple[str, ...], now: float, limit: int = 100) -> list[int]:
+        """Recipients on a route whose message is past its lifetime."""
+        return [row[0] for row in self._all("overdue", route="\n".join(route), now=now, limit=limit)]
+
+    def unwarned(self, route: tuple[str, ...], now: float, limit: int = 100) -> list[int]:
+        """Recipients on a route that wait longer than warn_after without a notice."""
+        return [row[0] for row in self._all("unwarned", route="\n".join(route), now=now, limit=limit)]
+
+    def reroute(self, route_of: Callable[[str, str], tuple[str, ...]]) -> None:
+        """Put what waits on the routes of a new configuration. `route_of(sender, recipient)` names them."""
+        after = 0
+        while rows := self._all("reroute_lanes", after=after, limit=_PAGE):
+            for row in rows:
+                message = self._one("message_state", message=row["message"])
+                lane = self._lane(route_of(message["sender"], row["address"]), message["uid"], row["address"])
+                if lane != row["lane"]:
+                    self._run("reroute", recipient=row["id"], lane=lane)
+                after = row["id"]
+        self._all_touched = True
+
+    def prune(self, keep_history: float, now: float) -> float | None:
+        """Forget what retention says; returns when there is something to do next, None for nothing."""
+        for row in self._all("prune_bodies", now=now, limit=_PAGE):
+            self._run("drop_body", message=row["id"])
+            self._run("body_gone", message=row["id"])
+        self._run("prune_history", before=now - keep_history, limit=_PAGE)
+        self._run("prune_reports", before=now - keep_history)
+        self._run("prune_lanes")
+        self._lanes.clear()
+        when = self._one("next_prune", keep_history=keep_history)[0]
+        return float(when) if when is not None else None
+
+    def vacuum(self) -> None:
+        """Give freed pages back to the file system, a little at a time; outside a transaction."""
+        self.connection.execute("PRAGMA incremental_vacuum(500)").fetchall()
+
+    # -- what people do with the queue --
+
+    def flush(self, now: float, uid: int | None = None) -> None:
+        """Everything is due now; with `uid`, only what he submitted."""
+        if uid is None:
+            self._run("flush", now=now)
+        else:
+            self._run("flush_uid", now=now, uid=uid)
+        self._all_touched = True
+
+    def find(self, queue_id: str) -> sqlite3.Row | None:
+        """id, uid, state and held of a message, or None."""
+        return self._first("find_message", queue_id=queue_id)
+
+    def waiting_ids(self, uid: int | None) -> Iterator[int]:
+        """Row ids of all that waits, page by page."""
+        after = 0
+        while rows := self._all("message_ids", after=after, uid=uid, limit=_PAGE):
+            for row in rows:
+                after = row["id"]
+                yield after
+
+    def recipients_of(self, message: int) -> list[int]:
+        return [row["id"] for row in self._all("recipient_ids", message=message)]
+
+    def hold(self, message: int) -> None:
+        self._run("hold_message", message=message, held=1)
+        self._run("hold_recipients", message=message, held_state="held", free_state="queued")
+        self._touch_message(message)
+
+    def release(self, message: int, now: float) -> None:
+        self._run("hold_message", message=message, held=0)
+        self._run("hold_recipients", message=message, held_state="queued", free_state="held")
+        self.make_due(message, now)
+
+    def make_due(self, message: int, now: float) -> None:
+        self._run("release_due", message=message, now=now)
+        self._touch_message(message)
+
+    def remove(self, message: int, uid: int, policy: Policy, now: float) -> list[Ended]:
+        """End all that still waits as removed, by whom. What is on its way to the smarthost cannot be called back."""
+        ended = []
+        state = self._one("message_state", message=message)
+        for recipient in self.recipients_of(message):
+            row = self._touch_recipient(recipient)
+            if row["state"] not in ("queued", "held"):
+                continue
+            self._run(
+                "settle_recipient",
+                recipient=recipient,
+                state="removed",
+                fresh=0,
+                attempts=row["attempts"],
+                next_attempt_at=None,
+                code=None,
+                status="2.0.0",
+                reply=f"removed by uid {uid}",
+                finished_at=now,
+                removed_by=uid,
+            )
+            failed = self._waiting(row, "removed", "2.0.0", f"removed by uid {uid}", "")
+            ended.append(self._ended(state, failed, now))
+        self._finish(message, policy, now)
+        return ended
+
+    def force_expire(self, message: int) -> None:
+        """What is being attempted right now expires when the attempt fails."""
+        self._run("force_expire", message=message)
+
+    def revive(self, message: int, *, now: float, lifetime: float, warn_after: float) -> bool:
+        """`queue retry` of a failed message: due again, with a new lifetime. False when its body is gone."""
+        if not self._one("has_body", message=message)[0]:
+            return False
+        self._run(
+            "revive_message",
+            message=message,
+            expires_at=now + lifetime,
+            warn_at=now + warn_after if warn_after else None,
+        )
+        self._run("revive_recipients", message=message, now=now)
+        self._touch_message(message)
+        return True
+
+    def _touch_message(self, message: int) -> None:
+        for recipient in self.recipients_of(message):
+            self._touch_recipient(recipient)
+
+    # -- smarthosts' memory --
+
+    def smarthosts(self) -> dict[str, tuple[float | None, float | None]]:
+        """name -> (when TLS was last seen, when mail was last sent)."""
+        return {row["name"]: (row["tls_seen_at"], row["last_sent_at"]) for row in self._all("smarthosts")}
+
+    def remember_tls(self, name: str, at: float | None) -> None:
+        self._run("remember_tls", name=name, at=at)
+
+    def remember_sent(self, name: str, at: float) -> None:
+        self._run("remember_sent", name=name, at=at)
+
+    # -- reading for listings --
+
+    def rows(self, statement: str, **names: Any) -> list[sqlite3.Row]:
+        """The rows of a named statement, for `listing`."""
+        return self._all(statement, **names)
+
+    def _run(self, statement: str, **names: Any) -> sqlite3.Cursor:
+        return self.connection.execute(SQL[statement], names)
+
+    def _all(self, statement: str, **names: Any) -> list[sqlite3.Row]:
+        return self._run(statement, **names).fetchall()
+
+    def _first(self, statement: str, **names: Any) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._run(statement, **names).fetchone()
+        return row
+
+    def _one(self, statement: str, **names: Any) -> sqlite3.Row:
+        row = self._first(statement, **names)
+        if row is None:
+            raise KeyError(f"{statement}: no such row")
+        return row
+
+
+def _next_state(message: sqlite3.Row, result: Result, now: float, *, exhausted: bool) -> tuple[str, str]:
+    """The recipient's state after a result, and the status to keep. `exhausted`: this failure may end its life."""
+    match result.outcome:
+        case Outcome.SENT:
+            return "sent", result.status
+        case Outcome.BOUNCED:
+            return ("discarded" if _null_user_mail(message) else "bounced"), result.status
+    over = message["forced_expire"] or (exhausted and not message["held"] and now >= message["expires_at"])
+    if over and not result.again:
+        return ("discarded" if _null_user_mail(message) else "expired"), "4.4.7"
+    return ("held" if message["held"] else "queued"), result.status
+
+
+def _null_user_mail(message: sqlite3.Row) -> bool:
+    return bool(message["kind"] == "mail" and message["sender"] == "")
+
+
+def _route(text: str) -> tuple[str, ...]:
+    return tuple(text.split("\n")) if text else ()
+
+
+def _notify(text: str) -> frozenset[str]:
+    return frozenset(_text(text).split(",")) if text else frozenset()
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a damaged row: text expected")
+    return value
+
+
+def _octets(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError("a damaged row: octets expected")
+    return value

@@ -1,0 +1,315 @@
+-- Every statement that pysendmail runs on queue.db, each with a name and a sentence. Values are bound, never pasted.
+
+-- name: message_by_submission
+-- The answer to a client that asks again: what its submission became.
+SELECT queue_id, state FROM message WHERE submission = :submission;
+
+-- name: last_queue_id
+-- Queue ids sort by time; the newest one keeps them unique when the clock was set back.
+SELECT max(queue_id) FROM message;
+
+-- name: owned
+-- How much of one user waits here.
+SELECT count(*), coalesce(sum(size), 0) FROM message WHERE uid = :uid AND state = 'queued';
+
+-- name: add_message
+-- A message that is being received; nobody sees it until `make_ready`.
+INSERT INTO message (queue_id, kind, state, uid, sender, message_id, accepted_at, expires_at, about)
+VALUES (:queue_id, :kind, 'receiving', :uid, '', '', 0, 0, :about);
+
+-- name: add_part
+-- One piece of a body, at most 256 KiB.
+INSERT INTO body (message, part, octets) VALUES (:message, :part, :octets);
+
+-- name: count_parts
+SELECT count(*) FROM body WHERE message = :message;
+
+-- name: drop_parts
+DELETE FROM body WHERE message = :message AND part < :before;
+
+-- name: renumber_parts
+UPDATE body SET part = part - :by WHERE message = :message;
+
+-- name: make_ready
+-- C1: with this the message is ours.
+UPDATE message SET state = 'queued', submission = :submission, sender = :sender, message_id = :message_id, envid = :envid, ret = :ret,
+    smtputf8 = :smtputf8, eight_bit = :eight_bit, size = :size, header = :header, accepted_at = :now,
+    expires_at = :expires_at, warn_at = :warn_at
+WHERE id = :message;
+
+-- name: add_lane
+-- A lane is made by its first recipient.
+INSERT INTO lane (route, uid, destination) VALUES (:route, :uid, :destination) ON CONFLICT DO NOTHING;
+
+-- name: lane_id
+SELECT id FROM lane WHERE route = :route AND uid = :uid AND destination = :destination;
+
+-- name: add_recipient
+INSERT INTO recipient (message, lane, address, original, orcpt, notify, state, next_attempt_at)
+VALUES (:message, :lane, :address, :original, :orcpt, :notify, 'queued', :now);
+
+-- name: forget_message
+-- A submission that was broken off leaves nothing.
+DELETE FROM message WHERE id = :message AND state = 'receiving';
+
+-- name: forget_unfinished
+-- What a crash left half received was never ours.
+DELETE FROM message WHERE state = 'receiving';
+
+-- name: lanes
+-- Every lane that has something waiting, with its first due time (read once, at start).
+SELECT lane.id, lane.route, lane.uid, lane.destination, min(r.next_attempt_at)
+FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'queued' GROUP BY r.lane;
+
+-- name: lane_next
+-- When the next recipient of a lane is due: the first new one or the first retry.
+SELECT min(at) FROM (
+    SELECT min(next_attempt_at) AS at FROM recipient WHERE state = 'queued' AND lane = :lane AND fresh = 1
+    UNION ALL
+    SELECT min(next_attempt_at) FROM recipient WHERE state = 'queued' AND lane = :lane AND fresh = 0);
+
+-- name: lane_first
+-- Whose turn it is in a lane: the longest due, of the new ones or of the retries.
+SELECT message FROM recipient
+WHERE state = 'queued' AND lane = :lane AND fresh = :fresh AND next_attempt_at <= :now
+ORDER BY next_attempt_at LIMIT 1;
+
+-- name: claim_message
+SELECT id, queue_id, kind, uid, sender, message_id, envid, ret, smtputf8, eight_bit, size, header, accepted_at
+FROM message WHERE id = :message;
+
+-- name: claim_recipients
+-- All due recipients of a message that go the same way travel together.
+SELECT r.id, r.address, r.orcpt, r.notify, r.attempts, r.lane
+FROM recipient r JOIN lane ON lane.id = r.lane
+WHERE r.message = :message AND r.state = 'queued' AND r.next_attempt_at <= :now AND lane.route = :route
+ORDER BY r.id LIMIT :limit;
+
+-- name: mark_attempting
+UPDATE recipient SET state = 'attempting', smarthost = :smarthost WHERE id = :recipient;
+
+-- name: add_attempt
+INSERT INTO attempt (recipient, at, smarthost) VALUES (:recipient, :now, :smarthost);
+
+-- name: parts
+SELECT octets FROM body WHERE message = :message AND part >= :part ORDER BY part LIMIT :limit;
+
+-- name: set_damaged
+-- A row that cannot be read is set aside; it hides nothing else.
+UPDATE message SET state = 'damaged' WHERE id = :message;
+
+-- name: hold_damaged
+UPDATE recipient SET state = 'held' WHERE message = :message AND state IN ('queued', 'attempting');
+
+-- name: give_back
+-- A claim that was not used leaves no trace.
+UPDATE recipient SET state = CASE WHEN (SELECT held FROM message WHERE id = recipient.message) THEN 'held' ELSE 'queued' END
+WHERE id = :recipient AND state = 'attempting';
+
+-- name: drop_attempt
+DELETE FROM attempt WHERE recipient = :recipient AND outcome IS NULL;
+
+-- name: running
+-- What start-up finds marked was under way when the daemon died.
+SELECT r.id, r.address, r.attempts, r.smarthost, m.queue_id, m.message_id, m.sender, m.uid
+FROM recipient r JOIN message m ON m.id = r.message WHERE r.state = 'attempting';
+
+-- name: end_attempt
+UPDATE attempt SET address = :address, tls = :tls, code = :code, status = :status, reply = :reply, outcome = :outcome,
+    duration_s = :duration_s
+WHERE recipient = :recipient AND outcome IS NULL;
+
+-- name: prune_attempts
+-- A smarthost that is down for days must not grow a message's history without end.
+DELETE FROM attempt WHERE recipient = :recipient AND id <= (
+    SELECT id FROM attempt WHERE recipient = :recipient ORDER BY id DESC LIMIT 1 OFFSET :keep);
+
+-- name: settle_recipient
+UPDATE recipient SET state = :state, fresh = :fresh, attempts = :attempts, next_attempt_at = :next_attempt_at,
+    code = :code, status = :status, reply = :reply, finished_at = :finished_at, removed_by = :removed_by
+WHERE id = :recipient;
+
+-- name: message_state
+SELECT id, queue_id, kind, uid, sender, message_id, envid, ret, smtputf8, eight_bit, size, accepted_at, expires_at,
+    warn_at, held, forced_expire, header, about, state
+FROM message WHERE id = :message;
+
+-- name: recipient_state
+SELECT id, message, lane, address, original, orcpt, notify, state, fresh, attempts, status, reply, smarthost, warned
+FROM recipient WHERE id = :recipient;
+
+-- name: open_recipients
+SELECT count(*) FROM recipient WHERE message = :message AND state IN ('queued', 'held', 'attempting');
+
+-- name: failed_recipients
+SELECT count(*) FROM recipient WHERE message = :message AND state IN ('bounced', 'expired', 'discarded');
+
+-- name: finish_message
+UPDATE message SET state = 'done', finished_at = :now, warn_at = NULL, held = 0, body_until = :body_until WHERE id = :message;
+
+-- name: drop_body
+DELETE FROM body WHERE message = :message;
+
+-- name: set_warned
+UPDATE recipient SET warned = 1 WHERE id = :recipient;
+
+-- name: clear_warning
+UPDATE message SET warn_at = NULL WHERE id = :message;
+
+-- name: add_report
+INSERT INTO report (at, kind, about, sender, uid, recipient, outcome, status, reply, queue_id, reported_to, silence)
+VALUES (:now, :kind, :about, :sender, :uid, :recipient, :outcome, :status, :reply, :queue_id, :reported_to, :silence);
+
+-- name: overdue
+-- Messages past their lifetime whose recipients wait on one of the given routes.
+SELECT r.id FROM message m JOIN recipient r ON r.message = m.id JOIN lane ON lane.id = r.lane
+WHERE m.state = 'queued' AND m.expires_at <= :now AND m.held = 0 AND r.state = 'queued' AND lane.route = :route
+ORDER BY m.expires_at LIMIT :limit;
+
+-- name: unwarned
+-- Messages that wait longer than warn_after on a route, and nobody was told.
+SELECT r.id FROM message m JOIN recipient r ON r.message = m.id JOIN lane ON lane.id = r.lane
+WHERE m.state = 'queued' AND m.warn_at IS NOT NULL AND m.warn_at <= :now AND m.held = 0 AND r.state = 'queued'
+    AND r.warned = 0 AND lane.route = :route
+ORDER BY m.warn_at LIMIT :limit;
+
+-- name: prolong
+-- A forward jump of the wall clock must not expire mail.
+UPDATE message SET expires_at = expires_at + :jump, warn_at = warn_at + :jump WHERE state = 'queued';
+
+-- name: clamp_due
+-- A due time further off than the longest interval comes from a clock that was set back.
+UPDATE recipient SET next_attempt_at = :now WHERE state = 'queued' AND next_attempt_at > :horizon;
+
+-- name: shift_due
+-- The wall clock was set back while we ran: due times follow it.
+UPDATE recipient SET next_attempt_at = next_attempt_at + :jump WHERE state = 'queued';
+
+-- name: flush
+UPDATE recipient SET next_attempt_at = :now WHERE state = 'queued' AND next_attempt_at > :now;
+
+-- name: flush_uid
+UPDATE recipient SET next_attempt_at = :now
+WHERE state = 'queued' AND next_attempt_at > :now AND message IN (SELECT id FROM message WHERE uid = :uid AND state = 'queued');
+
+-- name: find_message
+SELECT id, uid, state, held FROM message WHERE queue_id = :queue_id;
+
+-- name: message_ids
+-- One page of what waits, for work on all of it.
+SELECT id FROM message WHERE state = 'queued' AND id > :after AND (:uid IS NULL OR uid = :uid) ORDER BY id LIMIT :limit;
+
+-- name: recipient_ids
+SELECT id FROM recipient WHERE message = :message ORDER BY id;
+
+-- name: hold_message
+UPDATE message SET held = :held WHERE id = :message;
+
+-- name: hold_recipients
+UPDATE recipient SET state = :held_state WHERE message = :message AND state = :free_state;
+
+-- name: release_due
+UPDATE recipient SET next_attempt_at = :now WHERE message = :message AND state = 'queued';
+
+-- name: force_expire
+UPDATE message SET forced_expire = 1 WHERE id = :message;
+
+-- name: revive_message
+-- `queue retry` of a failed message whose body is still kept: a new life, from the beginning.
+UPDATE message SET state = 'queued', finished_at = NULL, body_until = NULL, forced_expire = 0, expires_at = :expires_at,
+    warn_at = :warn_at
+WHERE id = :message;
+
+-- name: revive_recipients
+UPDATE recipient SET state = 'queued', fresh = 1, attempts = 0, next_attempt_at = :now, finished_at = NULL, warned = 0
+WHERE message = :message AND state IN ('bounced', 'expired', 'discarded');
+
+-- name: has_body
+-- Whether the message can still be sent: its body is kept (an empty body has no parts and no need of them).
+SELECT body_until IS NOT NULL FROM message WHERE id = :message;
+
+-- name: reroute_lanes
+SELECT id, message, lane, address FROM recipient WHERE state IN ('queued', 'held') AND id > :after ORDER BY id LIMIT :limit;
+
+-- name: reroute
+UPDATE recipient SET lane = :lane WHERE id = :recipient;
+
+-- name: prune_history
+DELETE FROM message WHERE id IN (
+    SELECT id FROM message WHERE state = 'done' AND finished_at <= :before AND body_until IS NULL ORDER BY finished_at LIMIT :limit);
+
+-- name: prune_reports
+DELETE FROM report WHERE at <= :before;
+
+-- name: prune_bodies
+SELECT id FROM message WHERE body_until IS NOT NULL AND body_until <= :now LIMIT :limit;
+
+-- name: body_gone
+UPDATE message SET body_until = NULL WHERE id = :message;
+
+-- name: prune_lanes
+DELETE FROM lane WHERE id NOT IN (SELECT DISTINCT lane FROM recipient);
+
+-- name: next_prune
+SELECT min(at) FROM (
+    SELECT min(finished_at) + :keep_history AS at FROM message WHERE state = 'done'
+    UNION ALL SELECT min(body_until) FROM message WHERE body_until IS NOT NULL);
+
+-- name: smarthosts
+SELECT name, tls_seen_at, last_sent_at FROM smarthost;
+
+-- name: remember_tls
+INSERT INTO smarthost (name, tls_seen_at) VALUES (:name, :at) ON CONFLICT (name) DO UPDATE SET tls_seen_at = :at;
+
+-- name: remember_sent
+INSERT INTO smarthost (name, last_sent_at) VALUES (:name, :at) ON CONFLICT (name) DO UPDATE SET last_sent_at = :at;
+
+-- name: counts
+-- What `status` and the systemd status line say of the queue.
+SELECT
+    (SELECT count(*) FROM message WHERE state = 'queued' AND (:uid IS NULL OR uid = :uid)),
+    (SELECT count(DISTINCT r.message) FROM recipient r JOIN message m ON m.id = r.message
+        WHERE r.state = 'queued' AND r.fresh = 0 AND (:uid IS NULL OR m.uid = :uid)),
+    (SELECT count(*) FROM message WHERE state = 'queued' AND held = 1 AND (:uid IS NULL OR uid = :uid)),
+    (SELECT count(DISTINCT r.message) FROM recipient r JOIN message m ON m.id = r.message
+        WHERE r.state = 'attempting' AND (:uid IS NULL OR m.uid = :uid)),
+    (SELECT count(*) FROM message WHERE body_until IS NOT NULL AND (:uid IS NULL OR uid = :uid)),
+    (SELECT min(accepted_at) FROM message WHERE state = 'queued' AND held = 0 AND (:uid IS NULL OR uid = :uid)),
+    (SELECT count(*) FROM message WHERE state = 'damaged');
+
+-- name: waiting_routes
+SELECT DISTINCT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'queued';
+
+-- name: lost_reports
+-- Bounces that nobody could be told of, since a time.
+SELECT count(*) FROM report WHERE kind = 'postmaster' AND queue_id IS NULL AND at > :since;
+
+-- name: page
+-- One page of the queue for listings, so that a slow reader holds no long transaction.
+SELECT id, queue_id, kind, uid, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
+FROM message WHERE state IN ('queued', 'damaged') AND id > :after AND (:uid IS NULL OR uid = :uid) ORDER BY id LIMIT :limit;
+
+-- name: history_page
+SELECT id, queue_id, kind, uid, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
+FROM message WHERE state IN ('queued', 'done') AND id > :after AND (:uid IS NULL OR uid = :uid) AND accepted_at >= :since
+    AND (:recipient IS NULL OR id IN (SELECT message FROM recipient WHERE address = :recipient OR original = :recipient))
+ORDER BY id LIMIT :limit;
+
+-- name: one
+SELECT id, queue_id, kind, uid, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
+FROM message WHERE queue_id = :queue_id AND state != 'receiving';
+
+-- name: page_recipients
+SELECT r.id, r.address, r.original, r.state, r.attempts, r.next_attempt_at, r.code, r.status, r.reply, r.smarthost,
+    r.finished_at, r.removed_by, lane.route
+FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.message = :message ORDER BY r.id;
+
+-- name: page_attempts
+SELECT a.at, a.smarthost, a.address, a.tls, a.code, a.status, a.reply, a.outcome, a.duration_s
+FROM attempt a WHERE a.recipient = :recipient ORDER BY a.id;
+
+-- name: bounces_page
+SELECT id, at, kind, about, sender, uid, recipient, outcome, status, reply, queue_id, reported_to, silence
+FROM report WHERE id > :after AND at >= :since AND (:uid IS NULL OR uid = :uid) AND (:about IS NULL OR about = :about)
+    AND (:recipient IS NULL OR recipient = :recipient) AND kind IN ('bounce', 'postmaster')
+ORDER BY id LIMIT :limit;

@@ -1,0 +1,38 @@
+"""Reader: one thread with a read-only connection, for bodies and listings, so that neither waits for a commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from pysendmail.queue import Queue
+
+T = TypeVar("T")
+
+
+class Reader:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._queue: Queue | None = None
+
+    async def run(self, look: Callable[[Queue], T]) -> T:
+        """Run one short look at the queue; long ones go page by page."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look, look)
+
+    def _look(self, look: Callable[[Queue], T]) -> T:
+        if self._queue is None:
+            self._queue = Queue.open_readonly(self._directory)
+        return look(self._queue)
+
+    def _close(self) -> None:
+        if self._queue is not None:
+            self._queue.close()
+            self._queue = None
+
+    async def stop(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown()

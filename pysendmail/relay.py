@@ -1,0 +1,119 @@
+"""Relay: one smarthost as the daemon knows it: up or in trouble, how many connections it bears, what is claimed for it.
+
+In trouble it rests and is probed by one connection; the moment that works, everything flows again. Only an answer
+of the smarthost ends trouble, new mail never does. `clock` times are monotonic, `*_at` are wall clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from pysendmail import schedule
+from pysendmail.config import Retry, Smarthost
+from pysendmail.outcome import Trouble
+from pysendmail.queue import Claim
+
+FIRST_CONNECTIONS = 2
+GOOD_ANSWERS_TO_GROW = 8  # messages answered well before one more connection is opened
+
+
+@dataclass(slots=True)
+class Relay:
+    smarthost: Smarthost
+    trouble: Trouble | None = None
+    since: float = 0.0  # wall clock: since when it is in trouble
+    failed_at: float = 0.0  # wall clock: the last failure
+    failures: int = 0
+    next_try: float = 0.0  # monotonic
+    next_try_at: float | None = None  # the same by the wall clock, for people
+    limit: int = FIRST_CONNECTIONS
+    good: int = 0
+    claims: deque[Claim] = field(default_factory=deque)
+    connections: int = 0  # open or being opened
+    in_flight: int = 0  # messages on a connection
+    tls_seen_at: float | None = None
+    tls_failed: float | None = None  # monotonic: the last failed handshake at "may"
+    last_sent_at: float | None = None
+    tls_held: bool = False  # the trouble is the TLS memory
+    allowance: float = 0.0  # messages that `rate` still allows
+    allowance_clock: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.limit = min(self.limit, self.smarthost.connections)
+        if self.smarthost.rate:
+            self.allowance = float(self.smarthost.rate[0])
+
+    @property
+    def name(self) -> str:
+        return self.smarthost.name
+
+    def room(self, clock: float) -> int:
+        """How many messages may be claimed for it now."""
+        outstanding = len(self.claims) + self.in_flight
+        if self.trouble is not None:
+            return 1 if outstanding == 0 and self.connections == 0 and clock >= self.next_try else 0
+        room = 2 * self.limit - outstanding
+        if self.smarthost.rate:
+            room = min(room, int(self._allowed(clock)))
+        return max(room, 0)
+
+    def _allowed(self, clock: float) -> float:
+        assert self.smarthost.rate is not None
+        messages, seconds = self.smarthost.rate
+        if self.allowance_clock:
+            self.allowance += (clock - self.allowance_clock) * messages / seconds
+        self.allowance = min(self.allowance, float(messages))
+        self.allowance_clock = clock
+        return self.allowance
+
+    def wait(self, clock: float) -> float | None:
+        """Seconds until it may be claimed for again, when the reason lies in time; None otherwise."""
+        if self.trouble is not None and self.connections == 0:
+            return max(self.next_try - clock, 0.0)
+        if self.smarthost.rate and self._allowed(clock) < 1:
+            messages, seconds = self.smarthost.rate
+            return (1 - self.allowance) * seconds / messages
+        return None
+
+    def claimed(self, claim: Claim) -> None:
+        self.claims.append(claim)
+        if self.smarthost.rate:
+            self.allowance -= 1
+
+    def answered(self) -> None:
+        """A message was answered well: bear a little more, up to the ceiling."""
+        self.good += 1
+        if self.good >= GOOD_ANSWERS_TO_GROW and self.limit < self.smarthost.connections:
+            self.good = 0
+            self.limit += 1
+
+    def slow_down(self) -> None:
+        """The smarthost said that it is too much: half as many connections."""
+        self.good = 0
+        self.limit = max(1, self.limit // 2)
+
+    def fail(self, trouble: Trouble, retry: Retry, *, clock: float, now: float, tls_held: bool = False) -> None:
+        """It is in trouble, or still is: rest, longer each time, then one connection probes it."""
+        if self.trouble is None:
+            self.since = now
+            self.failures = 0
+        self.trouble = trouble
+        self.failures += 1
+        self.failed_at = now
+        self.tls_held = tls_held
+        wait = schedule.rest(retry, self.failures)
+        self.next_try = clock + wait
+        self.next_try_at = now + wait
+
+    def recover(self) -> None:
+        self.trouble = None
+        self.failures = 0
+        self.next_try_at = None
+        self.tls_held = False
+
+    def probe_now(self, clock: float, now: float) -> None:
+        """A flush: don't rest any longer."""
+        self.next_try = clock
+        if self.trouble is not None:
+            self.next_try_at = now

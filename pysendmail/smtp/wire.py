@@ -1,0 +1,158 @@
+"""Wire: the octets of commands and of the message text, as they leave the machine (RFC 5321 §4.1, §4.5.2).
+
+Promises: no control octet, no space outside quotes and no `<` or `>` reaches a command, whatever the caller passes,
+so that no address or parameter can become a second one; on the wire there is only CRLF, and a line that begins
+with a dot is stuffed, across any edge between chunks. What cannot be written so raises WireError, before a single
+octet of it is written: that is a fault of ours, since `address` and `message` let nothing of the kind through.
+
+Sources: RFC 1870 (SIZE), RFC 3461 §4 and §5 (DSN parameters, xtext), RFC 5891 (A-labels), RFC 6152 (BODY),
+RFC 6531 §3.4 (SMTPUTF8), RFC 6533 §3 (utf-8 in ORCPT).
+"""
+
+from __future__ import annotations
+
+import re
+
+from pysendmail.address import Address, AddressError, parse_path
+from pysendmail.envelope import Recipient
+
+# RFC 5321 §4.5.3.1.4 and the extensions' own additions make 512 + 26 + 17 + 10 + 500 + 1036; beyond is no mail of ours.
+MAX_COMMAND_OCTETS = 2048
+
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_NOT_XTEXT = re.compile(rb"[^!-*,-<>-~]")
+_NOT_UTF8_XTEXT = re.compile(r"[^!-*,-<>-\[\]-~]")
+
+
+class WireError(ValueError):
+    """Something that must not go on the wire. The text says what."""
+
+
+def needs_smtputf8(address: str) -> bool:
+    """Whether only a server with SMTPUTF8 can take it: a domain has an ASCII form, a local part has none."""
+    return not address.isascii() and not _parsed(address).ascii_local
+
+
+def path(address: str) -> bytes:
+    """`<address>`, the domain in its ASCII form; "" is the null reverse-path `<>`."""
+    if not address:
+        return b"<>"
+    mailbox = _parsed(address)
+    if not mailbox.domain:
+        return f"<{mailbox}>".encode()
+    return f"<{str(mailbox).removesuffix(mailbox.domain)}{mailbox.ascii_domain}>".encode()
+
+
+def _parsed(address: str) -> Address:
+    try:
+        return parse_path(address)
+    except AddressError as error:
+        raise WireError(str(error)) from None
+
+
+def xtext(text: str) -> bytes:
+    """RFC 3461 §4: printable ASCII but `+` and `=`, the rest as +XX. Only ASCII has such a form."""
+    try:
+        octets = text.encode("ascii")
+    except UnicodeEncodeError as error:
+        raise WireError("a DSN parameter that is not ASCII") from error
+    return _NOT_XTEXT.sub(lambda match: b"+%02X" % match[0][0], octets)
+
+
+def command(*words: bytes) -> bytes:
+    """One command line. The last gate before the wire, for whatever the functions above may have overlooked."""
+    line = b" ".join(words)
+    if _CONTROL.search(line):
+        raise WireError("a control character in a command")
+    if len(line) > MAX_COMMAND_OCTETS:
+        raise WireError(f"a command of more than {MAX_COMMAND_OCTETS} octets")
+    return line + b"\r\n"
+
+
+def mail(
+    sender: str,
+    *,
+    size: int | None = None,
+    eight_bit: bool = False,
+    smtputf8: bool = False,
+    ret: str = "",
+    envid: str = "",
+) -> bytes:
+    """MAIL. Each parameter is written when given: the caller knows what the server offers."""
+    words = [b"MAIL", b"FROM:" + path(sender)]
+    if size is not None:
+        words.append(b"SIZE=%d" % size)
+    if eight_bit:
+        words.append(b"BODY=8BITMIME")
+    if smtputf8:
+        words.append(b"SMTPUTF8")
+    elif needs_smtputf8(sender):
+        raise WireError("a sender that needs SMTPUTF8")
+    if ret:
+        words.append(b"RET=" + _word(ret))
+    if envid:
+        words.append(b"ENVID=" + xtext(envid))
+    return command(*words)
+
+
+def rcpt(recipient: Recipient, *, smtputf8: bool = False, dsn: bool = False) -> bytes:
+    """RCPT, with NOTIFY and ORCPT when the server offers DSN."""
+    words = [b"RCPT", b"TO:" + path(recipient.address)]
+    if not smtputf8 and needs_smtputf8(recipient.address):
+        raise WireError("a recipient that needs SMTPUTF8")
+    if dsn and recipient.notify:
+        words.append(b"NOTIFY=" + b",".join(_word(word) for word in sorted(recipient.notify)))
+    if dsn and recipient.orcpt:
+        words.append(b"ORCPT=" + _orcpt(recipient.orcpt))
+    return command(*words)
+
+
+def _word(word: str) -> bytes:
+    """A keyword of DSN: letters only."""
+    if not (word.isascii() and word.isalpha()):
+        raise WireError("a DSN keyword that is none")
+    return word.upper().encode()
+
+
+def _orcpt(orcpt: str) -> bytes:
+    kind, semicolon, address = orcpt.partition(";")
+    if not semicolon or not kind.isascii():
+        raise WireError("an ORCPT without a type")
+    if kind.lower() == "utf-8":  # RFC 6533 §3: utf-8-addr-xtext, right with and without SMTPUTF8
+        return xtext(kind) + b";" + _NOT_UTF8_XTEXT.sub(lambda m: f"\\x{{{ord(m[0]):02X}}}", address).encode()
+    return xtext(kind) + b";" + xtext(address)
+
+
+class DotStuffer:
+    """A message in CRLF form goes in, in chunks of any size; what goes between the 354 and the final reply comes out.
+
+    A bare CR or LF raises WireError: normalisation happened at submission, and what is stored otherwise would be
+    the seed of a smuggled message at the next server that is less strict than the first.
+    """
+
+    def __init__(self) -> None:
+        self._at_line_start = True
+        self._held = b""  # a CR at the end of a chunk, until we know what follows
+
+    def encode(self, chunk: bytes) -> bytes:
+        """The part of the text that is ready."""
+        text = self._held + chunk
+        self._held = b"\r" if text.endswith(b"\r") else b""
+        if self._held:
+            text = text[:-1]
+        if not text:
+            return b""
+        ends = text.count(b"\r\n")
+        if text.count(b"\r") != ends or text.count(b"\n") != ends:
+            raise WireError("a bare CR or LF in a stored message")
+        stuffed = text.replace(b"\r\n.", b"\r\n..")
+        if self._at_line_start and text.startswith(b"."):
+            stuffed = b"." + stuffed
+        self._at_line_start = text.endswith(b"\r\n")
+        return stuffed
+
+    def finish(self) -> bytes:
+        """The end of data; with the line end before it, should the message lack one."""
+        if self._held:
+            raise WireError("a bare CR or LF in a stored message")
+        return b".\r\n" if self._at_line_start else b"\r\n.\r\n"

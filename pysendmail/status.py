@@ -1,0 +1,137 @@
+"""Status: is mail leaving? Health for people and monitoring, from the queue's counts and the smarthosts' state.
+
+    2  critical  no daemon; every smarthost of a route in trouble with mail waiting; the store cannot be written
+    1  warning   mail older than warn_after, the last good configuration in use, the reserve given up, a damaged
+                 row, TLS memory deferring mail, a bounce that could not be delivered
+    0  ok
+
+Pure: counts and states are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pysendmail.config import Config
+from pysendmail.listing import time_or_null
+from pysendmail.relay import Relay
+from pysendmail.units import words_for_duration
+
+HEALTH = ("ok", "warning", "critical")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    queued: int
+    deferred: int
+    held: int
+    in_flight: int
+    failed: int
+    oldest_at: float | None
+    damaged: int
+    lost_reports: int
+    waiting_routes: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What only the daemon knows."""
+
+    daemon: bool
+    store_error: str | None = None
+    config_error: str | None = None  # why the last good configuration is in use
+    reserve_given_up: bool = False
+    secret_problems: Sequence[str] = ()
+
+
+def report(
+    config: Config, counts: Counts, relays: Sequence[Relay], circumstances: Circumstances, now: float
+) -> dict[str, Any]:
+    """`status --json`'s one object; `health` is one of HEALTH, whose position is the exit code."""
+    findings = list(_findings(config, counts, relays, circumstances, now))
+    return {
+        "health": HEALTH[max((level for level, _ in findings), default=0)],
+        "queued": counts.queued,
+        "deferred": counts.deferred,
+        "held": counts.held,
+        "in_flight": counts.in_flight,
+        "failed": counts.failed,
+        "oldest_age_s": None if counts.oldest_at is None else round(max(now - counts.oldest_at, 0.0), 1),
+        "last_sent_at": time_or_null(max((r.last_sent_at for r in relays if r.last_sent_at), default=None)),
+        "smarthosts": [
+            {
+                "name": relay.name,
+                "state": "trouble" if relay.trouble else "up",
+                "since": time_or_null(relay.since) if relay.trouble else None,
+                "reason": relay.trouble.reason if relay.trouble else None,
+                "next_try_at": time_or_null(relay.next_try_at),
+                "tls_seen": time_or_null(relay.tls_seen_at),
+                "connections": relay.connections,
+            }
+            for relay in relays
+        ],
+        "warnings": [text for _, text in findings],
+    }
+
+
+def route_reason(route: tuple[str, ...], relays: dict[str, Relay]) -> str | None:
+    """Why mail on this route cannot leave, when the smarthosts are the reason."""
+    if not route:
+        return "no smarthost is configured"
+    known = [relays[name] for name in route if name in relays]
+    if not known or any(relay.trouble is None for relay in known):
+        return None
+    trouble = known[0].trouble
+    return trouble.reason if trouble else None
+
+
+def _findings(
+    config: Config, counts: Counts, relays: Sequence[Relay], circumstances: Circumstances, now: float
+) -> list[tuple[int, str]]:
+    found: list[tuple[int, str]] = []
+    if not circumstances.daemon:
+        found.append(
+            (2, "no daemon is running: mail waits; start it with systemctl start pysendmail, or pysendmail daemon")
+        )
+    if circumstances.store_error:
+        found.append((2, f"{config.queue.directory}/queue.db cannot be written: {circumstances.store_error}"))
+    by_name = {relay.name: relay for relay in relays}
+    for route in counts.waiting_routes:
+        if (reason := route_reason(route, by_name)) is not None:
+            names = ", ".join(route)
+            found.append((2, f"mail waits and no smarthost of its route ({names or 'none'}) can be had: {reason}"))
+    if not config.smarthost and not counts.queued:
+        found.append((1, f"no smarthost is configured: mail is accepted and kept; add [[smarthost]] to {config.file}"))
+    for relay in relays:
+        if relay.tls_held:
+            found.append(
+                (
+                    1,
+                    f"{relay.name}: mail is held back because TLS worked there before and is not offered now "
+                    f"([[smarthost]] tls_memory); if that is meant to be: pysendmail probe --forget {relay.name}",
+                )
+            )
+    if counts.oldest_at is not None and config.queue.warn_after and now - counts.oldest_at > config.queue.warn_after:
+        age = words_for_duration(now - counts.oldest_at)
+        found.append((1, f"the oldest message waits for {age}: pysendmail queue explain --all says why"))
+    if circumstances.config_error:
+        found.append(
+            (1, f"the last good configuration is in use, since the file has an error: {circumstances.config_error}")
+        )
+    if circumstances.reserve_given_up:
+        found.append(
+            (
+                1,
+                f"the disk of {config.queue.directory} is full: the reserve was given up, nothing is accepted; make room",
+            )
+        )
+    if counts.damaged:
+        found.append((1, f"{counts.damaged} damaged message(s) set aside: see pysendmail(8), RECOVERY"))
+    if counts.lost_reports:
+        found.append(
+            (1, f"{counts.lost_reports} bounce(s) could not be delivered to anyone: pysendmail history --bounces")
+        )
+    found += [(1, problem) for problem in circumstances.secret_problems]
+    return found

@@ -1,0 +1,314 @@
+"""Submission: argv and stdin become a message of ours, or a refusal with an exit code and one line of words.
+
+Without I/O of its own: `feed` takes input; `spill` and `finish` give steps for whoever owns the queue to run and
+commit, the daemon on its writer thread, a command by itself. So a submission means the same with a daemon and
+without. Order: envelope, header, body in parts, then C1. Nothing is ours before the step of `finish` is committed.
+
+Refusals (DESIGN 2.4): 64 no recipient; 65 an address or a message that cannot be sent; 75 no room, over a limit.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pysendmail import mime, route
+from pysendmail.address import AddressError, parse_list, parse_path
+from pysendmail.aliases import AliasError, Aliases, expand_recipients
+from pysendmail.argv import Invocation
+from pysendmail.config import Config
+from pysendmail.envelope import Envelope, Recipient
+from pysendmail.message import Intake, MessageError, complete, hops, received, recipients, rfc5322_date
+from pysendmail.queue import (
+    COMMIT_OCTETS,
+    FREE_FLOOR,
+    PART_OCTETS,
+    Accepted,
+    Destination,
+    NewMessage,
+    Queue,
+    free_octets,
+)
+
+EX_OK, EX_USAGE, EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE = 0, 64, 65, 66, 69
+EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 74, 75, 77, 78
+MAX_HOPS = 50  # Received fields: more of them is a loop
+
+
+class Refused(Exception):
+    """The submission is refused; nothing of it is queued. `code` is the exit code, the text one line."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who submits, as the kernel says, and what he calls himself."""
+
+    uid: int
+    full_name: str = ""  # $NAME, a claim
+
+    @property
+    def login(self) -> str:
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            return f"uid{self.uid}"
+
+    def name(self) -> str:
+        if self.full_name:
+            return self.full_name
+        try:
+            return pwd.getpwuid(self.uid).pw_gecos.partition(",")[0]
+        except KeyError:
+            return ""
+
+
+class Submission:
+    """One message on its way in. `queue_id` is fixed at the start, since Received names it."""
+
+    def __init__(
+        self,
+        invocation: Invocation,
+        *,
+        caller: Caller,
+        config: Config,
+        aliases: Aliases,
+        queue_id: str,
+        submission_id: bytes,
+    ) -> None:
+        self.queue_id = queue_id
+        self.stored = False  # something of it is in the database: to be forgotten if it ends here
+        self._invocation = invocation
+        self._caller = caller
+        self._config = config
+        self._aliases = aliases
+        self._submission_id = submission_id
+        self._intake = Intake(dot_ends=invocation.dot_ends)
+        self._pending = bytearray()
+        self._message = 0
+        self._parts = 0
+        self.new: NewMessage | None = None
+        self._sender = self._envelope_sender()
+        if not invocation.recipients and not invocation.read_recipients:
+            raise Refused(EX_USAGE, "no recipient: name one, or use -t to take them from To, Cc and Bcc")
+
+    # -- input --
+
+    @property
+    def ended(self) -> bool:
+        """A line with a lone dot ended the message: there is nothing more to read."""
+        return self._intake.ended
+
+    @property
+    def stray(self) -> int:
+        return self._intake.stray
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece of stdin. Raises Refused."""
+        try:
+            self._intake.feed(data)
+        except MessageError as error:
+            raise Refused(EX_DATAERR, str(error)) from None
+        self._take_body()
+
+    def _take_body(self) -> None:
+        self._pending += self._intake.take()
+        limit = self._config.queue.max_message_size
+        if self._intake.size > limit:
+            raise Refused(
+                EX_DATAERR,
+                f"the message is larger than {limit} octets, the limit of [queue] max_message_size",
+            )
+
+    def spill(self) -> Callable[[Queue], None] | None:
+        """A step that stores what has come so far of a large body; None while it is small."""
+        if len(self._pending) < COMMIT_OCTETS:
+            return None
+        self._check_space(self._intake.size)
+        whole = len(self._pending) - len(self._pending) % PART_OCTETS
+        octets = bytes(self._pending[:whole])
+        del self._pending[:whole]
+        self.stored = True
+
+        def step(queue: Queue) -> None:
+            if not self._message:
+                self._message = queue.receive(queue_id=self.queue_id, kind="mail", uid=self._caller.uid)
+            self._parts = queue.add_body(self._message, self._parts, octets)
+
+        return step
+
+    def forget(self, queue: Queue) -> None:
+        """The step that undoes a spilled submission."""
+        if self._message:
+            queue.forget(self._message)
+
+    def _check_space(self, size: int) -> None:
+        needed = 2 * size + FREE_FLOOR
+        directory = self._config.queue.directory
+        if (free := free_octets(directory)) < needed:
+            raise Refused(
+                EX_TEMPFAIL,
+                f"not enough room in {directory}: {free} octets are free and {needed} are needed; "
+                "nothing was queued, make room or try again later",
+            )
+
+    # -- C1 --
+
+    def finish(self, now: float) -> Callable[[Queue], Accepted]:
+        """End of input: the step whose commit makes the message ours. Raises Refused."""
+        try:
+            self._intake.finish()
+        except MessageError as error:
+            raise Refused(EX_DATAERR, str(error)) from None
+        self._take_body()
+        destinations = self._destinations()
+        self._check_hops()
+        self._check_space(self._intake.size)
+        self.new = self._compose(destinations, now)
+        return self._accept(self.new, now)
+
+    def _accept(self, new: NewMessage, now: float) -> Callable[[Queue], Accepted]:
+        access = self._config.access
+
+        def step(queue: Queue) -> Accepted:
+            if (known := queue.known(self._submission_id)) is not None:
+                self.forget(queue)
+                return known
+            if self._caller.uid != 0:
+                messages, octets = queue.owned(self._caller.uid)
+                if messages >= access.messages or octets + new.body_size > access.bytes:
+                    raise Refused(
+                        EX_TEMPFAIL,
+                        f"uid {self._caller.uid} has {messages} messages of {octets} octets waiting here, and [access] "
+                        f"allows {access.messages} of {access.bytes}: nothing was queued, try again when some have left",
+                    )
+            if not self._message:
+                return queue.accept(new, submission=self._submission_id, now=now)
+            queue.add_body(self._message, self._parts, new.body)
+            ready = self._encode_stored(queue, new) if self._intake.overlong else new
+            queue.make_ready(self._message, ready, now, submission=self._submission_id)
+            return Accepted(queue_id=self.queue_id)
+
+        return step
+
+    def _encode_stored(self, queue: Queue, new: NewMessage) -> NewMessage:
+        """The same as in `_compose`, for a body that is in the database already."""
+        encoded = mime.reencode(new.header, lambda: queue.parts(self._message, 0, -1), seven_bit=False)
+        return replace(new, header=encoded.header, body_size=queue.replace_body(self._message, encoded.body))
+
+    def _compose(self, destinations: tuple[Destination, ...], now: float) -> NewMessage:
+        config, intake = self._config, self._intake
+        date = rfc5322_date(now)
+        host = config.hostname
+        author = self._sender or f"{self._caller.login}@{config.domain}"
+        completed = complete(
+            intake.fields,
+            sender_address=author,
+            full_name=self._invocation.full_name or self._caller.name(),
+            date=date,
+            message_id=f"<{self.queue_id}@{host}>",
+            fix_up=self._invocation.fix_up,
+        )
+        header, body, body_size = completed.header, bytes(self._pending), intake.size
+        eight_bit = intake.eight_bit or intake.header_eight_bit
+        if intake.overlong and not self._message:
+            # RFC 5322 §2.1.1 allows 998 octets a line: encoded once, here, so that all copies are the same.
+            encoded = mime.reencode(header, lambda: (body,), seven_bit=False)
+            header, body = encoded.header, b"".join(encoded.body)
+            body_size = len(body)
+        trace = received(
+            host=host, queue_id=self.queue_id, date=date, uid=self._caller.uid, style=config.headers.received
+        )
+        envelope = Envelope(
+            sender=self._sender,
+            recipients=tuple(destination.recipient for destination in destinations),
+            envid=self._invocation.envid,
+            ret=self._invocation.ret,
+            smtputf8=self._invocation.smtputf8,
+        )
+        return NewMessage(
+            queue_id=self.queue_id,
+            kind="mail",
+            uid=self._caller.uid,
+            envelope=envelope,
+            destinations=destinations,
+            header=trace + header,
+            body=body,
+            body_size=body_size,
+            message_id=completed.message_id,
+            eight_bit=eight_bit,
+            lifetime=config.queue.lifetime,
+            warn_after=config.queue.warn_after,
+        )
+
+    # -- envelope --
+
+    def _envelope_sender(self) -> str:
+        given = self._invocation.sender
+        if given == "":
+            return ""
+        if given is None:
+            return f"{self._caller.login}@{self._config.domain}"
+        return self._qualified(self._one_address(given))
+
+    def _one_address(self, text: str) -> str:
+        """The address in a -f argument, which may carry a display name or angle brackets."""
+        try:
+            found = parse_list(os.fsencode(text))
+        except AddressError as error:
+            raise Refused(EX_DATAERR, f"sender: {error}") from None
+        if len(found) != 1:
+            raise Refused(EX_DATAERR, f"sender: one address is needed, {len(found)} were given")
+        return found[0]
+
+    def _qualified(self, text: str) -> str:
+        try:
+            address = parse_path(text)
+        except AddressError as error:
+            raise Refused(EX_DATAERR, f"sender: {error}") from None
+        return str(address) if address.domain else f"{address}@{self._config.domain}"
+
+    def _destinations(self) -> tuple[Destination, ...]:
+        found: list[str] = []
+        try:
+            for argument in self._invocation.recipients:
+                found += parse_list(os.fsencode(argument))
+            if self._invocation.read_recipients:
+                found += recipients(self._intake.fields)
+            addresses = [str(parse_path(text)) for text in found]
+        except AddressError as error:
+            raise Refused(EX_DATAERR, str(error)) from None
+        if not addresses:
+            raise Refused(EX_USAGE, "no recipient: neither an argument nor To, Cc or Bcc names one")
+        limit = self._config.queue.max_recipients
+        try:
+            expanded = expand_recipients(addresses, self._aliases, self._config)
+        except AliasError as error:
+            raise Refused(EX_DATAERR, str(error)) from None
+        if len(expanded) > limit:
+            raise Refused(
+                EX_DATAERR, f"{len(expanded)} recipients, and [queue] max_recipients allows {limit}: send it in parts"
+            )
+        return tuple(
+            Destination(
+                recipient=Recipient(address=final, notify=self._invocation.notify, orcpt=self._orcpt(final, original)),
+                original=original,
+                route=route.route(self._sender, final, self._config),
+            )
+            for final, original in expanded
+        )
+
+    def _orcpt(self, final: str, original: str) -> str:
+        """What the sender called the recipient, where a DSN should know it (RFC 3461 §5.2.3)."""
+        return f"rfc822;{original}" if original != final and "@" in original else ""
+
+    def _check_hops(self) -> None:
+        if (count := hops(self._intake.fields) + self._invocation.hops) > MAX_HOPS:
+            raise Refused(
+                EX_DATAERR, f"{count} Received fields: the message goes round in a loop (the limit is {MAX_HOPS})"
+            )

@@ -1,0 +1,178 @@
+"""Writer: the one thread that writes queue.db, and the group commit that makes it fast.
+
+Every change is a step, a function of the open Queue. Steps that wait together share one transaction, each in a
+savepoint of its own: one that raises undoes itself and nobody else. A caller's future is done only when the
+commit has returned, so that whoever says "accepted" or forgets a claim does it on durable ground.
+
+On a full disk: steps that must not be lost (outcomes) are run again after the ballast was given up and the WAL
+emptied, for as long as it takes; all others fail with StoreFull. Any other error of the store is fatal to the
+daemon: `on_broken` is called once and every later step fails, since what SQLite holds after an I/O error is not
+known until it is opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue as queues
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pysendmail.queue import LaneState, NewMessage, Queue, Reserve
+
+T = TypeVar("T")
+MAX_BATCH = 256
+RETRY_FULL_S = 1.0
+
+
+class StoreFull(Exception):
+    """The disk is full; nothing was changed."""
+
+
+class StoreBroken(Exception):
+    """queue.db cannot be written any more; the text is SQLite's."""
+
+
+@dataclass(slots=True)
+class _Step:
+    run: Callable[[Queue], Any]
+    future: asyncio.Future[Any]
+    must: bool
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """Runs steps on its own thread. Created and used on the event loop's thread."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        reserve: Reserve,
+        *,
+        on_commit: Callable[[list[LaneState], list[NewMessage]], None],
+        on_broken: Callable[[str], None],
+    ) -> None:
+        self._queue = queue
+        self._reserve = reserve
+        self._on_commit = on_commit
+        self._on_broken = on_broken
+        self._loop = asyncio.get_running_loop()
+        self._steps: queues.SimpleQueue[_Step | None] = queues.SimpleQueue()
+        self._broken: str | None = None
+        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._thread.start()
+
+    async def run(self, step: Callable[[Queue], T], *, must: bool = False) -> T:
+        """Run a step and wait for its commit. Once begun it is not cancelled with its caller."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._steps.put(_Step(step, future, must))
+        return await asyncio.shield(future)
+
+    async def stop(self) -> None:
+        """Run what was handed in before, then end the thread; the database stays open for its owner to close."""
+        self._steps.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        stopping = False
+        while not stopping:
+            batch: list[_Step] = []
+            step = self._steps.get()
+            while True:
+                if step is None:
+                    stopping = True
+                    break
+                batch.append(step)
+                if len(batch) >= MAX_BATCH:
+                    break
+                try:
+                    step = self._steps.get_nowait()
+                except queues.Empty:
+                    break
+            if batch:
+                self._commit(batch)
+
+    def _commit(self, batch: list[_Step]) -> None:
+        waiting: Sequence[_Step] = batch
+        while waiting:
+            try:
+                self._transact(waiting)
+                self._finish(waiting)
+                return
+            except sqlite3.Error as error:
+                self._queue.rollback()
+                if not _is_full(error):
+                    self._break(waiting, error)
+                    return
+            for step in waiting:
+                if not step.must:
+                    step.error = StoreFull("the disk that holds queue.db is full")
+            self._finish([step for step in waiting if not step.must])
+            waiting = [step for step in waiting if step.must]
+            if waiting:
+                self._make_room()
+
+    def _transact(self, steps: Sequence[_Step]) -> None:
+        if self._broken:
+            raise sqlite3.DatabaseError(self._broken)
+        connection = self._queue.connection
+        self._queue.begin()
+        for step in steps:
+            step.error = None
+            connection.execute("SAVEPOINT step")
+            try:
+                step.result = step.run(self._queue)
+            except sqlite3.IntegrityError as error:
+                step.error = error
+            except sqlite3.Error:
+                raise
+            except Exception as error:  # a step's own error concerns its caller alone
+                step.error = error
+            if step.error is not None:
+                connection.execute("ROLLBACK TO step")
+            connection.execute("RELEASE step")
+        self._queue.commit()
+
+    def _make_room(self) -> None:
+        """Give up the ballast, then empty the WAL: writing first would eat the ballast and fail (measured)."""
+        first = not self._reserve.given_up
+        self._reserve.give_up()
+        with suppress(sqlite3.Error):  # it would say only that there is still no room: the next round tries again
+            self._queue.checkpoint()
+        if not first:
+            threading.Event().wait(RETRY_FULL_S)
+
+    def _break(self, steps: Sequence[_Step], error: sqlite3.Error) -> None:
+        if not self._broken:
+            self._broken = str(error)
+            self._loop.call_soon_threadsafe(self._on_broken, str(error))
+        for step in steps:
+            step.error = StoreBroken(str(error))
+        self._finish(steps)
+
+    def _finish(self, steps: Sequence[_Step]) -> None:
+        lanes: list[LaneState] = []
+        if not self._broken:
+            with suppress(sqlite3.Error):
+                lanes = self._queue.take_touched()
+        self._loop.call_soon_threadsafe(self._deliver, steps, lanes, self._queue.take_reports())
+
+    def _deliver(self, steps: Sequence[_Step], lanes: list[LaneState], reports: list[NewMessage]) -> None:
+        if lanes or reports:
+            self._on_commit(lanes, reports)
+        for step in steps:
+            if step.future.done():
+                continue
+            if step.error is not None:
+                step.future.set_exception(step.error)
+                step.future.exception()  # its caller may be gone; then nobody needs to hear of it
+            else:
+                step.future.set_result(step.result)
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
