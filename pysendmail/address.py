@@ -227,10 +227,9 @@ class _Element:
 
     def take(self) -> list[str]:
         """The address, if there is one; the element is empty afterwards."""
-        if self._angle is not None:
-            found = [self._angle]
-        else:
-            found = [_addr_spec(self._tokens)] if self._tokens else []
+        found = [self._angle] if self._angle is not None else []
+        if not found and self._tokens:
+            found = [_addr_spec(self._tokens)]
         self.clear()
         return found
 

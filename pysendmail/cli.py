@@ -342,9 +342,8 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print_history(entry: Entry) -> None:
-    print(
-        f"{entry['queue_id']} {entry['accepted_at']} from <{entry['sender']}> uid {entry['uid']}, {entry['size']} octets"
-    )
+    who = f"from <{entry['sender']}> uid {entry['uid']}"
+    print(f"{entry['queue_id']} {entry['accepted_at']} {who}, {entry['size']} octets")
     for recipient in entry["recipients"]:
         last = recipient["attempts"][-1] if recipient["attempts"] else None
         outcome = recipient["outcome"] or "waiting"

@@ -62,6 +62,8 @@ class Daemon:
         self._events = events
         self._stop = asyncio.Event()
         self._store_error: str | None = None
+        self._delivery: Delivery | None = None
+        self._server: Server | None = None
 
     async def run(self, queue: Queue, sockets: list[tuple[socket.socket, bool]], *, once: bool) -> int:
         """Serve until a signal comes; with `once`, until what is due has been tried."""
@@ -69,15 +71,13 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self._reserve = Reserve(directory, self._config.queue.reserve)
         self._reserve.fill()
-        self._delivery: Delivery | None = None
         self._writer = Writer(queue, self._reserve, on_commit=self._committed, on_broken=self._broken)
         self._reader = Reader(directory)
+        self._ids = queue.ids
         self._configure(self._config)
         delivery = self._delivery
         assert delivery is not None
-        self._ids = queue.ids
-        server = Server(self._desk())
-        self._server = server
+        self._server = server = Server(self._desk())
         await self._recover(delivery)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -224,7 +224,8 @@ class Daemon:
         self._config_error = None
         config_file.save_last_good(text, config.queue.directory)
         self._configure(config)
-        self._server.desk = self._desk()
+        if self._server is not None:
+            self._server.desk = self._desk()
         self._events.emit("reload", config=str(config.file))
         with suppress(StoreFull, StoreBroken):
             await self._writer.run(

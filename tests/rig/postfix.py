@@ -61,7 +61,6 @@ mydestination =
 mynetworks = 127.0.0.0/8
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
-disable_dns_lookups = yes
 smtpd_peername_lookup = no
 alias_maps =
 enable_long_queue_ids = yes
@@ -85,6 +84,7 @@ smtpd_tls_received_header = yes
 smtpd_tls_auth_only = yes
 smtpd_sasl_auth_enable = {sasl}
 smtpd_sasl_security_options = noanonymous
+cyrus_sasl_config_path = {home}/etc/sasl
 """
 
 # The path is relative to Postfix's queue directory, where smtpd stands: a test's directory is closed to other users.
@@ -176,9 +176,7 @@ class Postfix:
     def accepted(self) -> list[Accepted]:
         """Each accepted message, in the order of their arrival."""
         held = sorted((self._home / "queue" / "hold").iterdir())  # a long queue id begins with the time
-        whole = [
-            path for path in held if path.stat().st_mode & stat.S_IXUSR
-        ]  # Postfix's mark of a complete message
+        whole = [path for path in held if path.stat().st_mode & stat.S_IXUSR]  # Postfix's mark of a complete message
         return [_read(self._postcat("-e", path), self._postcat("-bh", path)) for path in whole]
 
     def _configure(self) -> None:

@@ -79,6 +79,7 @@ def test_no_constant_of_the_protocol_is_missing() -> None:
     bounds = "MAX_ARGV_OCTETS MAX_ARGUMENTS MAX_ENVIRONMENT_OCTETS MAX_CHUNK"
     assert all(hasattr(module, name) for module in (client, frames) for name in f"{names} {bounds}".split())
     assert argv.MAX_ARGUMENTS == frames.MAX_ARGUMENTS
+    assert client.ANSWER_S >= 3 * frames.ALIVE_S
     assert len(client.VARIABLES) * (client.MAX_VALUE_OCTETS + 64) <= frames.MAX_ENVIRONMENT_OCTETS
 
 
