@@ -135,8 +135,8 @@ class Request:
                 self._valued(option, word[at:] or next(words, b""))
                 return
             if option in TAKES_REST:
-                # An interval, -q15m, changes nothing in a dialogue.
-                if option == b"Q" or (option == b"q" and not (self.dialogue and word[at:][:1] in b"p0123456789")):
+                interval = at < len(word) and word[at] in b"p0123456789"  # -q15m: changes nothing in a dialogue
+                if option == b"Q" or (option == b"q" and not (self.dialogue and interval)):
                     self._quiet()
                 return
             if option == b"i":
@@ -153,16 +153,16 @@ class Request:
             self.reads = value[:1] not in QUIET_MODES
             self.dialogue = value[:1] in DIALOGUE_MODES
         elif option == b"o":
-            self._switch(value[:1], value[1:])
+            self._switch(b"-o" + value[:1], value[1:])
         elif option == b"O":
             name, _, setting = value.partition(b"=")
             self._switch(name.strip().lower(), setting.strip())
 
     def _switch(self, name: bytes, value: bytes) -> None:
         true = value[:1].lower() not in (b"f", b"n", b"0")
-        if name in (b"i", b"ignoredots"):
+        if name in (b"-oi", b"ignoredots"):
             self.dot_ends = not true
-        elif name in (b"v", b"verbose"):
+        elif name in (b"-ov", b"verbose"):
             self.verbose = true
 
     def _quiet(self) -> None:
