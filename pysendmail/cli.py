@@ -126,7 +126,7 @@ def _instance(options: argparse.Namespace) -> Instance:
 def ask(options: argparse.Namespace, request: Entry, *, everything: bool = True) -> Iterator[Entry]:
     """The answer to a request, from the daemon or from the queue itself. Raises Failure."""
     named = os.fsencode(options.config) if options.config else None
-    socket_path = client.find_instance(named, dict(os.environb), os.getuid()).socket
+    socket_path = client.find_instance(named, *client.trusted_environ()).socket
     argv = (b"pysendmail", json.dumps(request).encode())
     control = socket_path.rpartition(b"/")[0] + b"/control"
     for path in (control, socket_path):
