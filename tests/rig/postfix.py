@@ -176,9 +176,7 @@ class Postfix:
     def accepted(self) -> list[Accepted]:
         """Each accepted message, in the order of their arrival."""
         held = sorted((self._home / "queue" / "hold").iterdir())  # a long queue id begins with the time
-        whole = [
-            path for path in held if path.stat().st_mode & stat.S_IXUSR
-        ]  # Postfix's mark of a complete message
+        whole = [path for path in held if path.stat().st_mode & stat.S_IXUSR]  # Postfix's mark of a complete message
         return [_read(self._postcat("-e", path), self._postcat("-bh", path)) for path in whole]
 
     def _configure(self) -> None:
