@@ -135,7 +135,7 @@ def _duration(value: object, kind: Kind) -> float:
 
 
 def _size(value: object, kind: Kind) -> int:
-    mend = 'write a number and a unit (B, KB, MB, GB, KiB, MiB, GiB), such as "50MiB"'
+    mend = 'write a number and a unit (B, KiB, MiB, GiB, KB, MB, GB), such as "50MiB"'
     if value == 0 and isinstance(value, int) and not isinstance(value, bool):
         value = "0"
     if not isinstance(value, str):

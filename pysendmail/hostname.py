@@ -64,7 +64,7 @@ def _from_hosts(name: str, hosts: Path) -> str:
         return ""
     for line in text.splitlines():
         names = line.partition("#")[0].split()[1:]
-        if name in names:
+        if name.lower() in (known.lower() for known in names):
             for candidate in names:
                 if candidate.lower().startswith(f"{name.lower()}."):
                     return candidate

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pysendmail import config as config_module
 from pysendmail.config import Config, Kind, Smarthost
 from pysendmail.config_file import (
+    CLIENT_SOCKET_LINE,
     LAST_GOOD,
     MAX_FILE_OCTETS,
     ConfigError,
@@ -26,6 +29,7 @@ from pysendmail.config_file import (
     queue_directory_of_broken,
     save_last_good,
 )
+from pysendmail.thin.client import socket_line
 
 FILE = Path("/etc/pysendmail/pysendmail.toml")
 
@@ -206,7 +210,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "duration without unit": ("[queue]\nlifetime = 5\n", "2: queue.lifetime: ", "5d"),
     "duration with unit of nobody": ("[queue]\nlifetime = '5 days'\n", "2: queue.lifetime: ", "5d"),
     "duration 0 where it makes no sense": ("[timeout]\nconnect = '0'\n", "2: timeout.connect: ", "out of bounds"),
-    "duration of centuries": ("[queue]\nlifetime = '99999d'\n", "2: queue.lifetime: ", "3650d"),
+    "duration of centuries": ("[queue]\nlifetime = '9999d'\n", "2: queue.lifetime: ", "3650d"),
     "size with unit of nobody": ("[queue]\nreserve = '5 Megs'\n", "2: queue.reserve: ", "MiB"),
     "size of nothing": ("[queue]\nmax_message_size = '1B'\n", "2: queue.max_message_size: ", "out of bounds"),
     "port 0": (f"{HOST}port = 0\n", "3: smarthost.port: ", "65535"),
@@ -366,6 +370,18 @@ def test_every_field_has_a_form_in_the_file() -> None:
             r"\w+", "hostname domain queue daemon access retry smarthost timeout route aliases rewrite headers bounce"
         )
     )
+
+
+@given(
+    st.lists(
+        st.sampled_from(["socket", " ", "\t", "=", '"', "'", "/x", "\\", "#", "\r", "\n", "[daemon]"]), max_size=12
+    )
+)
+def test_client_and_loader_find_the_same_socket(pieces: list[str]) -> None:
+    """The line that this module takes for the client's is the one that the client takes, in any text."""
+    text = "".join(pieces)
+    match = CLIENT_SOCKET_LINE.search(text)
+    assert socket_line(text.encode()) == (match[1].encode() if match else None)
 
 
 # The file itself
