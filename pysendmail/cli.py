@@ -126,7 +126,7 @@ def _instance(options: argparse.Namespace) -> Instance:
 def ask(options: argparse.Namespace, request: Entry, *, everything: bool = True) -> Iterator[Entry]:
     """The answer to a request, from the daemon or from the queue itself. Raises Failure."""
     named = os.fsencode(options.config) if options.config else None
-    socket_path = client.find_instance(named, dict(os.environb)).socket
+    socket_path = client.find_instance(named, dict(os.environb), os.getuid()).socket
     argv = (b"pysendmail", json.dumps(request).encode())
     control = socket_path.rpartition(b"/")[0] + b"/control"
     for path in (control, socket_path):
@@ -342,9 +342,8 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print_history(entry: Entry) -> None:
-    print(
-        f"{entry['queue_id']} {entry['accepted_at']} from <{entry['sender']}> uid {entry['uid']}, {entry['size']} octets"
-    )
+    who = f"from <{entry['sender']}> uid {entry['uid']}"
+    print(f"{entry['queue_id']} {entry['accepted_at']} {who}, {entry['size']} octets")
     for recipient in entry["recipients"]:
         last = recipient["attempts"][-1] if recipient["attempts"] else None
         outcome = recipient["outcome"] or "waiting"

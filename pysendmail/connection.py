@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from base64 import b64encode
@@ -536,8 +537,8 @@ def _words(error: BaseException) -> str:
     """An exception in words, without its number and its place in OpenSSL's source."""
     if isinstance(error, ssl.SSLError):
         return (error.reason or str(error)).replace("_", " ").lower()
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # asyncio puts words of its own into strerror
     return str(error) or type(error).__name__
 
 

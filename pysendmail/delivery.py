@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 
-from pysendmail import schedule, tlspolicy
+from pysendmail import mime, schedule, tlspolicy
 from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.lanes import Lanes, Route
@@ -367,7 +367,7 @@ class Delivery:
             body=body.stream,
             size=claim.size,
             eight_bit=claim.eight_bit,
-            seven_bit=None,
+            seven_bit=body.seven_bit,
         )
         return await session.send(outgoing)
 
@@ -577,7 +577,7 @@ class Body:
         self._reader = reader
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The body's octets in order; called again, from the start."""
+        """The body's octets in order; from the start each time it is called."""
         claim = self._claim
         yield claim.first_part
         got = len(claim.header) + 2 + len(claim.first_part)
@@ -592,6 +592,21 @@ class Body:
                 got += len(octets)
                 yield octets
             part += len(parts)
+
+    async def seven_bit(self) -> tuple[bytes, Callable[[], AsyncIterator[bytes]]]:
+        """Header and body without 8-bit octets in the body, for a server without 8BITMIME (RFC 6152 §3)."""
+        survey = mime.Survey(self._claim.header, seven_bit=True)
+        async for octets in self.stream():
+            survey.feed(octets)
+        plan = survey.finish()
+
+        async def recoded() -> AsyncIterator[bytes]:
+            recoder = plan.recoder()
+            async for octets in self.stream():
+                yield recoder.feed(octets)
+            yield recoder.finish()
+
+        return plan.header, recoded if plan.changed else self.stream
 
 
 def _since(moment: float | None, clock: float) -> float | None:

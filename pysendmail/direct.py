@@ -78,6 +78,8 @@ def run(
     name = printable(argv[0].rpartition(b"/")[2], 40) if argv else "sendmail"
     try:
         invocation = command_line.parse(argv)
+        for warning in invocation.warnings:
+            print(f"{name}: {warning}", file=sys.stderr)
         config = config_file.load_or_last_good(locate(config_path)).config
         if invocation.mode is Mode.SUBMIT:
             _submit(invocation, environ, chunks, submission_id, config, socket_path)

@@ -66,7 +66,6 @@ def _next(waiting: Entry, relays: dict[str, Relay], config: Config, now: float) 
                 f"  TLS memory holds the mail back; to allow clear text: pysendmail probe --forget {relay.name}"
             )
     if not lines and route_reason(tuple(relays), relays) is None and waiting["next_attempt_at"]:
-        lines.append(
-            f"The next attempt is at {waiting['next_attempt_at']}; pysendmail queue retry {waiting['queue_id']} does it now."
-        )
+        command = f"pysendmail queue retry {waiting['queue_id']}"
+        lines.append(f"The next attempt is at {waiting['next_attempt_at']}; {command} does it now.")
     return lines

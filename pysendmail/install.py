@@ -1,15 +1,15 @@
 """install: `pysendmail install-client DIR` writes the fast `sendmail` and its other names into a directory.
 
-`sendmail` is a stub of a few lines with absolute paths: a bare interpreter (`-IS`: no site, no environment, no
-current directory) that loads the one compiled module thin/client.py. The other names are symbolic links to it, so
-that the name which was called is argv[0].
+`sendmail` is a stub of a few lines with absolute paths: a bare interpreter (`-IS`: no site, no environment,
+no current directory) that loads the one compiled module thin/client.py. The other names are symbolic links to
+it, so that the name which was called is argv[0].
 
-Promises: all or nothing is refused before the first write; each file is replaced in one step, so that a running
-system always has a whole `sendmail`; a file or link that is not ours stays unless forced, a directory always.
-What the target interpreter compiles of the client is a gain of some milliseconds, not a condition: where it cannot
-be written, `Installed.warnings` says so.
+Promises: what is in the way is found before the first write; each file is replaced in one step, so that a
+running system always has a whole `sendmail`; a file or link that is not ours stays unless forced, a directory
+always. That the target interpreter has compiled the client is a gain of some milliseconds, not a condition:
+where it cannot, `Installed.warnings` says so.
 
-InstallError leaves it, with one line for the person who asked. OSError never does.
+InstallError leaves it, with one line for the person who asked.
 """
 
 from __future__ import annotations
@@ -78,23 +78,28 @@ def install_client(
 
 def stub(python: str, thin: str) -> bytes:
     """The text of the `sendmail` stub, for an interpreter and a folder with absolute names."""
-    for path in (python, thin):
-        # The text below is a shell's word and a Python string at once.
-        if not path.startswith("/") or any(character in path for character in "\n\r\0\"'\\$`"):
-            raise InstallError(f"{path!r} must be an absolute path without quotes, $, ` and backslashes")
-    return f"{_first_line(python)}{_STUB.format(thin=thin)}".encode("utf-8", "surrogateescape")
+    if not python.startswith("/") or any(character in python for character in "\n\r\0\"'\\$`"):
+        # In the longer form below it is a shell's word within a Python string.
+        raise InstallError(f"the interpreter {python!r} must be an absolute path without any of \"'$`\\")
+    if not thin.startswith("/"):
+        raise InstallError(f"the folder {thin!r} must be an absolute path")
+    try:
+        return (_first_line(python) + _STUB.format(thin=ascii(thin))).encode()
+    except UnicodeEncodeError:
+        raise InstallError(f"the interpreter's path {python!r} is not UTF-8") from None
 
 
 _STUB = """\
 # written by `pysendmail install-client`; do not edit, run it again
 import sys
-sys.path.insert(0, "{thin}")
+thin = {thin}
+sys.path.insert(0, thin)
 try:
     from client import main
 except ImportError:
     import posix
     try:
-        posix.write(2, b"sendmail: pysendmail has gone from {thin}; nothing was queued, install it again\\n")
+        posix.write(2, b"sendmail: pysendmail has gone from %a; nothing was queued\\n" % thin)
     except OSError:
         pass
     posix._exit(75)
@@ -106,8 +111,8 @@ def _first_line(python: str) -> str:
     line = f"#!{python} -IS\n"
     if len(os.fsencode(line)) <= MAX_SHEBANG_OCTETS and not any(c.isspace() for c in python):
         return line
-    # The kernel would cut or split that line. A shell reads '''exec' as exec and never comes to the next line;
-    # Python reads a string.
+    # The kernel would cut or split that line. A shell reads '''exec' as exec and never comes to the next
+    # line, where Python's string ends.
     return f"#!/bin/sh\n'''exec' \"{python}\" -IS \"$0\" \"$@\"\n' '''\n"
 
 
@@ -129,7 +134,7 @@ def _check_free(program: Path, others: tuple[Path, ...], *, force: bool) -> None
         known = _is_stub(path) or (ours and stat.S_ISLNK(mode) and os.readlink(path) == PROGRAM)
         if not known and not force:
             raise InstallError(
-                f"{path} is not pysendmail's; nothing was installed. Move it away, or use --force to replace it"
+                f"{path} is not pysendmail's; nothing was installed. Move it away, or replace it with --force"
             )
 
 

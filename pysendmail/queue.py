@@ -343,7 +343,10 @@ def free_octets(directory: Path) -> int:
 
 def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     """A connection with our settings. The writer's holds no transaction open between steps."""
-    mode = "ro" if readonly else "rwc"
+    if not readonly:
+        # Made by us, for the mode; SQLite gives -wal and -shm the same.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    mode = "ro" if readonly else "rw"
     quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     connection = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row

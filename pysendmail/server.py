@@ -247,6 +247,8 @@ class Conversation:
         await self.close(EX_OK)
 
     async def _invoke(self, invocation: Invocation, submission_id: bytes) -> None:
+        for warning in invocation.warnings:
+            await self._say(f"{self._name}: {warning}\n", frames.STDERR)
         match invocation.mode:
             case Mode.SUBMIT:
                 await self._submit(invocation, submission_id)

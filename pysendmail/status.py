@@ -124,7 +124,7 @@ def _findings(
         found.append(
             (
                 1,
-                f"the disk of {config.queue.directory} is full: the reserve was given up, nothing is accepted; make room",
+                f"the disk of {config.queue.directory} is full, the reserve was given up: make room",
             )
         )
     if counts.damaged:

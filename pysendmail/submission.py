@@ -9,7 +9,6 @@ Refusals (DESIGN 2.4): 64 no recipient; 65 an address or a message that cannot b
 
 from __future__ import annotations
 
-import os
 import pwd
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -94,6 +93,10 @@ class Submission:
         self._parts = 0
         self.new: NewMessage | None = None
         self._sender = self._envelope_sender()
+        if invocation.require_tls:
+            raise Refused(
+                EX_UNAVAILABLE, "-O requiretls=yes: REQUIRETLS (RFC 8689) is not supported; nothing was queued"
+            )
         if not invocation.recipients and not invocation.read_recipients:
             raise Refused(EX_USAGE, "no recipient: name one, or use -t to take them from To, Cc and Bcc")
 
@@ -184,8 +187,9 @@ class Submission:
                 if messages >= access.messages or octets + new.body_size > access.bytes:
                     raise Refused(
                         EX_TEMPFAIL,
-                        f"uid {self._caller.uid} has {messages} messages of {octets} octets waiting here, and [access] "
-                        f"allows {access.messages} of {access.bytes}: nothing was queued, try again when some have left",
+                        f"uid {self._caller.uid} has {messages} messages of {octets} octets waiting here, and "
+                        f"[access] allows {access.messages} of {access.bytes}: nothing was queued, "
+                        "try again when some have left",
                     )
             if not self._message:
                 return queue.accept(new, submission=self._submission_id, now=now)
@@ -242,7 +246,7 @@ class Submission:
             body_size=body_size,
             message_id=completed.message_id,
             eight_bit=eight_bit,
-            lifetime=config.queue.lifetime,
+            lifetime=config.queue.lifetime if self._invocation.lifetime is None else self._invocation.lifetime,
             warn_after=config.queue.warn_after,
         )
 
@@ -259,7 +263,7 @@ class Submission:
     def _one_address(self, text: str) -> str:
         """The address in a -f argument, which may carry a display name or angle brackets."""
         try:
-            found = parse_list(os.fsencode(text))
+            found = parse_list(_octets(text))
         except AddressError as error:
             raise Refused(EX_DATAERR, f"sender: {error}") from None
         if len(found) != 1:
@@ -277,7 +281,7 @@ class Submission:
         found: list[str] = []
         try:
             for argument in self._invocation.recipients:
-                found += parse_list(os.fsencode(argument))
+                found += parse_list(_octets(argument))
             if self._invocation.read_recipients:
                 found += recipients(self._intake.fields)
             addresses = [str(parse_path(text)) for text in found]
@@ -287,7 +291,8 @@ class Submission:
             raise Refused(EX_USAGE, "no recipient: neither an argument nor To, Cc or Bcc names one")
         limit = self._config.queue.max_recipients
         try:
-            expanded = expand_recipients(addresses, self._aliases, self._config)
+            aliases = Aliases.load("") if self._invocation.no_aliases else self._aliases
+            expanded = expand_recipients(addresses, aliases, self._config)
         except AliasError as error:
             raise Refused(EX_DATAERR, str(error)) from None
         if len(expanded) > limit:
@@ -308,7 +313,13 @@ class Submission:
         return f"rfc822;{original}" if original != final and "@" in original else ""
 
     def _check_hops(self) -> None:
-        if (count := hops(self._intake.fields) + self._invocation.hops) > MAX_HOPS:
+        limit = min(self._invocation.max_hops or MAX_HOPS, MAX_HOPS)
+        if (count := hops(self._intake.fields) + self._invocation.hops) > limit:
             raise Refused(
-                EX_DATAERR, f"{count} Received fields: the message goes round in a loop (the limit is {MAX_HOPS})"
+                EX_DATAERR, f"{count} Received fields: the message goes round in a loop (the limit is {limit})"
             )
+
+
+def _octets(argument: str) -> bytes:
+    """An argument as it was typed; `argv` decoded it."""
+    return argument.encode("utf-8", "surrogateescape")

@@ -169,10 +169,10 @@ class Transaction:
 
     def receive(self, reply: Reply) -> None:
         """One complete reply of the server."""
-        self.untouched = self.untouched and reply.code == 421
         if not self._unanswered:
             self._unasked(reply)
             return
+        self.untouched = self.untouched and reply.code == 421
         stage, number = self._unanswered.popleft()
         if self._stage not in (Stage.BODY, Stage.DOT):
             self._stage = stage

@@ -44,7 +44,7 @@ MAX_ARGUMENTS = 10_000
 MAX_ENVIRONMENT_OCTETS = 4096
 MAX_CHUNK = 256 << 10
 
-USAGE, DATAERR, IOERR, TEMPFAIL, CONFIG = 64, 65, 74, 75, 78  # sysexits
+USAGE, IOERR, TEMPFAIL, CONFIG = 64, 74, 75, 78  # sysexits
 
 SYSTEM_CONFIG = b"/etc/pysendmail/pysendmail.toml"
 SYSTEM_SOCKET = b"/run/pysendmail/submit"
@@ -65,12 +65,12 @@ PIPE_BUF = 4096  # a write of so much does not block where poll says that there 
 
 # Only so much of sendmail's command line as it takes to find -C, -v, -i and the mode; a test holds it to
 # pysendmail.argv.
-TAKES_VALUE = b"ABCFLMNOQRVXbefhopr"  # the rest of the word, or the next word
-TAKES_REST = b"Ddq"  # the rest of the word only, which may be empty
+TAKES_VALUE = b"ABCFLNORVXbefhopr"  # the rest of the word, or the next word
+TAKES_REST = b"DEJMQSadq"  # the rest of the word only, which may be empty
 LONG_TAKES_VALUE = (b"--config", b"--format")
 QUIET_NAMES = (b"mailq", b"newaliases", b"runq", b"hoststat", b"purgestat")  # read no standard input
-QUIET_MODES = b"pPivhHCOVdDl"  # -bX
-DIALOGUE_MODES = b"sSt"  # -bX
+QUIET_MODES = b"pPivhHCVDdlOazS"  # -bX, those that the daemon refuses included
+DIALOGUE_MODES = b"st"  # -bX
 
 
 class Failure(Exception):
@@ -124,7 +124,7 @@ class Request:
         if name == b"--config":
             self.config = value
         elif name in (b"--version", b"--help"):
-            self.reads = False
+            self._quiet()
 
     def _cluster(self, word: bytes, words: "Iterator[bytes]") -> None:
         at = 1
@@ -135,15 +135,16 @@ class Request:
                 self._valued(option, word[at:] or next(words, b""))
                 return
             if option in TAKES_REST:
-                if option == b"q":
-                    self.reads = False
+                # An interval, -q15m, changes nothing in a dialogue.
+                if option == b"Q" or (option == b"q" and not (self.dialogue and word[at:][:1] in b"p0123456789")):
+                    self._quiet()
                 return
             if option == b"i":
                 self.dot_ends = False
             elif option == b"v":
                 self.verbose = True
             elif option == b"I":
-                self.reads = False
+                self._quiet()
 
     def _valued(self, option: bytes, value: bytes) -> None:
         if option == b"C":
@@ -151,10 +152,21 @@ class Request:
         elif option == b"b":
             self.reads = value[:1] not in QUIET_MODES
             self.dialogue = value[:1] in DIALOGUE_MODES
-        elif option == b"o" and value[:1] == b"i":
-            self.dot_ends = False
-        elif option == b"o" and value == b"v":
-            self.verbose = True
+        elif option == b"o":
+            self._switch(value[:1], value[1:])
+        elif option == b"O":
+            name, _, setting = value.partition(b"=")
+            self._switch(name.strip().lower(), setting.strip())
+
+    def _switch(self, name: bytes, value: bytes) -> None:
+        true = value[:1].lower() not in (b"f", b"n", b"0")
+        if name in (b"i", b"ignoredots"):
+            self.dot_ends = not true
+        elif name in (b"v", b"verbose"):
+            self.verbose = true
+
+    def _quiet(self) -> None:
+        self.reads = self.dialogue = False
 
 
 class Instance:
@@ -167,16 +179,12 @@ class Instance:
         self.socket = socket
 
 
-def find_instance(named: bytes | None, environ: "dict[bytes, bytes]") -> Instance:
+def find_instance(named: bytes | None, environ: "dict[bytes, bytes]", uid: int) -> Instance:
     """-C, $PYSENDMAIL_CONFIG, the user's own file, the system's: in this order (DESIGN 2.1).
 
     An empty name counts as none. Failure(78) if a file that was named, or the user's own, cannot be read.
     """
-    uid = posix.getuid()
-    set_id = uid != posix.geteuid() or posix.getgid() != posix.getegid()
-    if set_id:  # whoever started that program must not choose where its mail goes
-        environ = {}
-    own = user_config(uid, environ) if uid and not set_id else None
+    own = user_config(uid, environ) if uid else None
     named = named or environ.get(b"PYSENDMAIL_CONFIG")
     if named:
         default = user_socket(uid, environ) if own and absolute(named) == own else SYSTEM_SOCKET
@@ -187,6 +195,17 @@ def find_instance(named: bytes | None, environ: "dict[bytes, bytes]") -> Instanc
         return Instance(None, configured_socket(SYSTEM_CONFIG) or SYSTEM_SOCKET)
     except Unreadable:  # missing, or none of the caller's business
         return Instance(None, SYSTEM_SOCKET)
+
+
+def trusted_environ() -> "tuple[dict[bytes, bytes], int]":
+    """The environment and the uid that may choose an instance.
+
+    In a set-id program they are those of whoever started it, who must not choose where its mail goes, or what
+    its rights are used for: only -C and the system's configuration are left.
+    """
+    if posix.getuid() != posix.geteuid() or posix.getgid() != posix.getegid():
+        return {}, 0
+    return posix.environ, posix.getuid()
 
 
 def user_config(uid: int, environ: "dict[bytes, bytes]") -> bytes | None:
@@ -337,7 +356,7 @@ class Source:
         """Up to the end, or to what is enough to begin with: a buffer full, or a line that is a lone dot."""
         while not self.ended and self.size <= BUFFER:
             chunk = self.read()
-            if dot_ends and self._has_lone_dot(chunk):
+            if dot_ends and self.has_lone_dot(chunk):
                 return
 
     def read(self) -> bytes:
@@ -375,7 +394,7 @@ class Source:
         while chunk := b"" if self.ended else self.read():
             yield chunk
 
-    def _has_lone_dot(self, chunk: bytes) -> bool:
+    def has_lone_dot(self, chunk: bytes) -> bool:
         """Roughly, and rather too often: it only decides that the daemon gets to see it now."""
         seen = self._tail + chunk
         self._tail = seen[-3:]
@@ -583,9 +602,9 @@ class Command:
 
     __slots__ = ("_environment", "_instance", "_output", "_request", "_source", "_submission_id")
 
-    def __init__(self, argv: "Sequence[bytes]", environ: "dict[bytes, bytes]") -> None:
+    def __init__(self, argv: "Sequence[bytes]", environ: "dict[bytes, bytes]", uid: int) -> None:
         request = self._request = Request(argv)
-        self._instance = find_instance(request.config, environ)
+        self._instance = find_instance(request.config, environ, uid)
         self._environment = {
             name: value
             for name in VARIABLES
@@ -628,7 +647,7 @@ class Command:
     def _check_bounds(self) -> None:
         argv = self._request.argv
         if len(argv) > MAX_ARGUMENTS or sum(map(len, argv)) + len(argv) > MAX_ARGV_OCTETS:
-            raise Failure(DATAERR, "too many arguments; nothing was queued, send to fewer recipients at a time")
+            raise Failure(USAGE, "too many arguments; nothing was queued, send to fewer recipients at a time")
 
     def _reach(self) -> "_socket.socket | None":
         """A connection to the daemon; None where there is no daemon, or who calls takes its place."""
@@ -759,7 +778,7 @@ def main() -> None:
     code = TEMPFAIL
     try:
         steady_descriptors()
-        code = Command(argv, posix.environ).run()
+        code = Command(argv, *trusted_environ()).run()
     except Failure as failure:
         code = failure.code
         say(argv, failure.words)

@@ -1,0 +1,1 @@
+"""What tests share: a scripted smarthost, a certificate authority, dialogues."""

@@ -1,0 +1,56 @@
+"""A throw-away certificate authority, and servers' TLS contexts with every kind of certificate.
+
+authority = Authority(tmp_path)
+Smarthost(..., host="localhost", tls="verify", tls_ca_file=authority.file)
+Peer(Ordinary(tls=authority.server()))              # also .server("wrong name"), "expired", "unknown authority"
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ssl
+from pathlib import Path
+
+import trustme
+
+NAME = "localhost"  # the name that a good certificate has; it resolves to the peer
+KINDS = ("good", "wrong name", "expired", "unknown authority")
+
+
+class Authority:
+    """Certificates are made once for each kind."""
+
+    def __init__(self, directory: Path) -> None:
+        self._ca = trustme.CA()
+        stranger = trustme.CA()
+        past = datetime.datetime(2001, 1, 1)
+        later = past + datetime.timedelta(days=1)
+        self._certificates = {
+            "good": self._ca.issue_cert(NAME, "127.0.0.1"),
+            "wrong name": self._ca.issue_cert("other.example"),
+            "expired": self._ca.issue_cert(NAME, not_before=past, not_after=later),
+            "unknown authority": stranger.issue_cert(NAME),
+        }
+        self.file = str(directory / "ca.pem")
+        self._ca.cert_pem.write_to_path(self.file)
+        self.client_certificate = str(directory / "client.pem")
+        self._ca.issue_cert("client.example").private_key_and_cert_chain_pem.write_to_path(self.client_certificate)
+
+    def server(
+        self, kind: str = "good", *, newest: ssl.TLSVersion | None = None, wants_client: bool = False
+    ) -> ssl.SSLContext:
+        """A server's context. `newest`: it speaks nothing newer. `wants_client`: it demands a client certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._certificates[kind].configure_cert(context)
+        if newest is not None:
+            context.maximum_version = newest
+        if wants_client:
+            context.verify_mode = ssl.CERT_REQUIRED
+            self._ca.configure_trust(context)
+        return context
+
+    def fingerprint(self, kind: str = "good") -> str:
+        """SHA-256 of the certificate, as tls_fingerprints has it."""
+        pem = self._certificates[kind].cert_chain_pems[0].bytes().decode()
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()

@@ -1,0 +1,217 @@
+"""A whole pysendmail in a directory: configuration, installed commands as subprocesses, the daemon and its log.
+
+    with Instance(tmp_path, smarthosts=[peer_table(peer)]) as instance:       # starts the daemon
+        done = instance.sendmail("bob@example.org", text=b"Subject: x\\n\\nhello\\n")
+        instance.wait_for("outcome", status="sent")
+
+Nothing here sleeps: `wait_for` returns with the log line that was asked for. Commands are those installed beside
+the Python that runs the tests, or those in $PYSENDMAIL_TEST_BIN.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+PATIENCE_S = 30.0
+BIN = Path(os.environ.get("PYSENDMAIL_TEST_BIN") or Path(sys.executable).parent)
+_PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
+
+Table = Mapping[str, Any]
+
+
+def toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(toml_value(one) for one in value)}]"
+    return json.dumps(value) if isinstance(value, str) else str(value)
+
+
+def smarthost(peer: Any, name: str = "main", **settings: Any) -> dict[str, Any]:
+    """The [[smarthost]] table for a peer of the rig (anything with `port`)."""
+    return {"name": name, "host": getattr(peer, "host", "127.0.0.1"), "port": peer.port, **settings}
+
+
+class Event(dict[str, str]):
+    """One line of the log; missing keys read as ""."""
+
+    def __missing__(self, key: str) -> str:
+        return ""
+
+
+def parse_event(line: str) -> Event:
+    pairs = ((m[1], m[2]) for m in _PAIR.finditer(line))
+    return Event((k, json.loads(v) if v.startswith('"') and "\\x" not in v else v.strip('"')) for k, v in pairs)
+
+
+class Instance:
+    """See the module. `tables` are further tables of the configuration, e.g. retry={"first": "1s"}."""
+
+    def __init__(self, directory: Path, *, smarthosts: Sequence[Table] = (), **tables: Table | Sequence[Table]) -> None:
+        self.directory = directory
+        self.config = directory / "pysendmail.toml"
+        self.queue_directory = directory / "queue"
+        self.socket = directory / "run" / "submit"
+        self.events: list[Event] = []
+        self.log = ""
+        self.process: subprocess.Popen[bytes] | None = None
+        self._news = threading.Condition()
+        self._ended = False
+        self.configure(smarthosts=smarthosts, **tables)
+
+    def configure(self, *, smarthosts: Sequence[Table] = (), **tables: Table | Sequence[Table]) -> None:
+        """Write the configuration; a running daemon takes it over at SIGHUP (`reload`)."""
+        aliases = self.directory / "aliases"
+        aliases.touch()
+        merged: dict[str, Any] = {
+            "queue": {"directory": str(self.queue_directory), "reserve": "64KiB"},
+            "daemon": {"socket": str(self.socket)},
+            "aliases": {"file": str(aliases)},
+        }
+        for name, table in tables.items():
+            merged[name] = {**merged.get(name, {}), **table} if isinstance(table, Mapping) else table
+        lines = ['hostname = "box.example.com"', 'domain = "example.com"']
+        for name, table in [*merged.items(), ("smarthost", list(smarthosts))]:
+            for one in [table] if isinstance(table, Mapping) else table:
+                lines.append(f"[{name}]" if isinstance(table, Mapping) else f"[[{name}]]")
+                lines += [f"{key.rstrip('_')} = {toml_value(value)}" for key, value in one.items()]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    # -- the daemon --
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+        if self.process is not None:
+            self.process.wait()
+
+    def start(self, *, wrapper: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
+        """Start the daemon; returns when it takes submissions. `wrapper` goes before the command (strace, ...)."""
+        self._ended = False
+        seen = len(self.events)
+        self.process = subprocess.Popen(
+            [*wrapper, str(BIN / "pysendmail"), "-C", str(self.config), "daemon"],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
+        )
+        threading.Thread(target=self._read_log, args=(self.process,), daemon=True).start()
+        self.wait_for("start", after=seen)
+
+    def _read_log(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        with process.stderr as stream:
+            for line in stream:
+                text = line.decode("utf-8", "replace")
+                with self._news:
+                    self.log += text
+                    if text.startswith("event="):
+                        self.events.append(parse_event(text))
+                    self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def stop(self) -> int:
+        """SIGTERM, and the daemon's exit code."""
+        return self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL: the daemon has no last word."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: int) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+    def reload(self) -> Event:
+        """SIGHUP; returns the daemon's word on it."""
+        assert self.process is not None
+        seen = len(self.events)
+        self.process.send_signal(signal.SIGHUP)
+        return self.wait_for("reload", after=seen)
+
+    def wait_for(self, event: str, *, count: int = 1, after: int = 0, **fields: str) -> Event:
+        """The `count`-th event of this name with these fields, of those after the first `after` events."""
+        with self._news:
+            found = self._news.wait_for(lambda: self._find(event, count, after, fields) or self._ended, PATIENCE_S)
+            match = self._find(event, count, after, fields)
+        assert found and match, f"no {event} {fields} (x{count}) in the log:\n{self.log}"
+        return match
+
+    def _find(self, event: str, count: int, after: int, fields: Mapping[str, str]) -> Event | None:
+        matches = self.matching(event, after, fields)
+        return matches[count - 1] if len(matches) >= count else None
+
+    def matching(self, event: str, after: int = 0, fields: Mapping[str, str] | None = None) -> list[Event]:
+        wanted = {"event": event, **(fields or {})}
+        return [one for one in self.events[after:] if all(one[key] == value for key, value in wanted.items())]
+
+    # -- commands --
+
+    def run(
+        self,
+        name: str,
+        *arguments: str,
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """One of the installed commands with this instance's configuration."""
+        return subprocess.run(
+            [str(BIN / name), "-C", str(self.config), *arguments],
+            input=stdin,
+            capture_output=True,
+            env={**os.environ, **(environment or {})},
+            timeout=PATIENCE_S * 2,
+            check=False,
+            **options,
+        )
+
+    def sendmail(
+        self, *arguments: str, text: bytes = b"Subject: test\n\nhello\n", **options: Any
+    ) -> subprocess.CompletedProcess[bytes]:
+        return self.run("sendmail", *arguments, stdin=text, **options)
+
+    def submit(self, *arguments: str, text: bytes = b"Subject: test\n\nhello\n") -> None:
+        """A submission that must succeed."""
+        done = self.sendmail(*arguments, text=text)
+        assert done.returncode == 0, f"sendmail {shlex.join(arguments)}: {done.returncode} {done.stderr!r}"
+
+    def pysendmail(self, *arguments: str, code: int | None = 0) -> str:
+        """An administration command; its output."""
+        done = self.run("pysendmail", *arguments)
+        assert code is None or done.returncode == code, (
+            f"{arguments}: {done.returncode} {done.stdout!r} {done.stderr!r}"
+        )
+        return done.stdout.decode()
+
+    def mailq(self) -> list[dict[str, Any]]:
+        return list(json_lines(self.run("mailq", "--json").stdout))
+
+    def history(self, *arguments: str) -> list[dict[str, Any]]:
+        return list(json_lines(self.pysendmail("history", "--json", *arguments).encode()))
+
+    def status(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.pysendmail("status", "--json", code=None))
+        return report
+
+
+def json_lines(output: bytes) -> Iterator[dict[str, Any]]:
+    for line in output.splitlines():
+        yield json.loads(line)
