@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pysendmail import argv as command_line
-from pysendmail import config_file, probe, server
+from pysendmail import config_file, mailq, probe, server
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
@@ -234,6 +234,8 @@ def control(config: Config, socket_path: str) -> tuple[Control, Right]:
 
 async def _perform(invocation: Invocation, config: Config, socket_path: str) -> None:
     desk, right = control(config, socket_path)
+    if invocation.format != "json" and (heading := mailq.heading(config.file)):
+        print(f"{invocation.name}: {heading}", file=sys.stderr)
     async for text in server.perform(invocation, desk, right):
         sys.stdout.write(text)
     sys.stdout.flush()

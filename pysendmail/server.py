@@ -254,6 +254,8 @@ class Conversation:
             case Mode.SUBMIT:
                 await self._submit(invocation, submission_id)
             case Mode.LIST | Mode.FLUSH:
+                if invocation.format != "json" and (heading := mailq.heading(self._desk.config.file)):
+                    await self._say(f"{self._name}: {heading}\n", frames.STDERR)
                 async for text in perform(invocation, self._desk.control, self._right):
                     await self._say(text)
                 await self.close(EX_OK)

@@ -651,6 +651,8 @@ class Command:
 
     def _reach(self) -> "_socket.socket | None":
         """A connection to the daemon; None where there is no daemon, or who calls takes its place."""
+        if not self._request.reads and (control := self._control()) is not None:
+            return control
         socket, deadline, asked = self._instance.socket, time.monotonic() + RESTART_S, False
         if len(socket) > MAX_SOCKET_OCTETS:
             return None
@@ -672,6 +674,13 @@ class Command:
                     return None
                 raise self._nothing("it is too busy")
             time.sleep(PAUSE_S)
+
+    def _control(self) -> "_socket.socket | None":
+        """The owner's own socket, where work on the queue is on all of it; None for everybody else."""
+        try:
+            return connect(self._instance.socket.rpartition(b"/")[0] + b"/control")
+        except OSError:
+            return None
 
     def _ask(self, why: str) -> int | None:
         """What became of a submission that was sent whole; None if nothing was queued."""

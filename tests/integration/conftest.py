@@ -1,6 +1,7 @@
 """What integration tests share."""
 
 import pytest
+
 from rig.ca import Authority
 
 

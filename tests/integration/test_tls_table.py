@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig.ca import Authority
-from rig.client import BODY, HEADER, PATIENT, open_session, outgoing, smarthost
-from rig.peer import Behaviour, Client, Ordinary, Peer
 
 from pysendmail.config import Timeout
 from pysendmail.outcome import Outcome, Scope
 from pysendmail.session import SessionError
+from rig.ca import Authority
+from rig.client import BODY, HEADER, PATIENT, open_session, outgoing, smarthost
+from rig.peer import Behaviour, Client, Ordinary, Peer
 
 PASSWORD = "open sesame"
 SHORT = Timeout(tls=0.3)
