@@ -107,6 +107,9 @@ def main(arguments: Sequence[str]) -> int:
         for line in str(error).splitlines():
             print(f"pysendmail: {line}", file=sys.stderr)
         return EX_CONFIG
+    except client.Failure as error:
+        print(f"pysendmail: {error.words}", file=sys.stderr)
+        return error.code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has read enough
         return EX_OK

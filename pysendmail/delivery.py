@@ -464,7 +464,7 @@ class Delivery:
             results=tuple((claimed.id, result) for claimed, result in zip(claim.recipients, results, strict=True)),
             smarthost=relay.name,
             address=error.address or None,
-            tls=error.tls if error.address else None,
+            tls=None if trouble.stage is Stage.CONNECT else error.tls,
             started_at=started_at,
             ended_at=ended_at,
             exhausted=self._exhausted(claim.route),

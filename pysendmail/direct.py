@@ -42,12 +42,15 @@ from pysendmail.submission import (
     Refused,
     Submission,
 )
+from pysendmail.thin import client
 
 T = TypeVar("T")
 
 
 def locate(config_path: str | None) -> Instance:
-    return config_file.locate(config_path, os.environ, os.getuid())
+    environ, uid = client.trusted_environ()
+    names = {os.fsdecode(name): os.fsdecode(value) for name, value in environ.items()}
+    return config_file.locate(config_path, names, uid)
 
 
 def takes_over(config_path: str | None) -> bool:
