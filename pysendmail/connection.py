@@ -70,6 +70,7 @@ class Connection:
     tls_failed: str = ""  # the handshake that failed on the way here
     fallback: str = ""  # why it is in clear although TLS was wanted: a handshake failed, now or a short while ago
     extensions: Extensions = field(default_factory=Extensions)
+    extensions_in_clear: Extensions | None = None  # before STARTTLS, to be shown and never used
     mechanism: str = ""  # of AUTH, once it succeeded
     secrets: tuple[str, ...] = ()  # what must not show in a text from this server
 
@@ -194,6 +195,7 @@ class Opener:
         trace: Trace | None = None,
     ) -> None:
         self.connection: Connection | None = None
+        self.on_tls: Callable[[ssl.SSLObject], None] | None = None  # to look at the certificates
         self._smarthost = smarthost
         self._hostname = hostname
         self._timeout = timeout
@@ -401,7 +403,7 @@ class Opener:
             self._stage = Stage.TLS
             gate.closed.set()  # asyncio closed the transport, and tells nobody
             raise self._handshake_failure(error) from None
-        connection.extensions = Extensions()
+        connection.extensions_in_clear, connection.extensions = connection.extensions, Extensions()
         self._check_tls(connection)
         try:
             await self._hello(connection)
@@ -433,6 +435,8 @@ class Opener:
     def _check_tls(self, connection: Connection) -> None:
         """Note what TLS came up; check the pins before another word is said."""
         tls = connection.smtp.get_transport_info("ssl_object")
+        if self.on_tls is not None:
+            self.on_tls(tls)
         connection.tls = tls.version() or "TLS"
         connection.cipher = tls.cipher()[0]
         connection.fallback = ""
