@@ -18,9 +18,10 @@ become RFC 2047 encoded-words (which mail programs read in parameters, too) and 
 and epilogue, which nobody is shown, 8-bit octets become "?" and long lines are broken. The top header keeps its
 8-bit octets. Deterministic.
 
-Sections: RFC 2045 §6, RFC 2046 §5.1, RFC 2047 §5. Followed are multipart/* to MAX_DEPTH levels, message/rfc822 and
-message/global; what is not followed (a boundary that is missing or never comes, other message types, an encoded
-message/rfc822) is a leaf. A changed part inside of multipart/signed breaks its signature, unavoidably: `signed`.
+Sections: RFC 2045 §6, RFC 2046 §5.1, RFC 2047 §5. Followed are multipart/*, message/rfc822 and message/global, to
+MAX_DEPTH levels and MAX_PARTS parts; what is not followed (a boundary that is missing or never comes, other
+message types, an encoded message/rfc822) is a leaf. A changed part inside of multipart/signed breaks its
+signature, unavoidably: `signed` tells.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from typing import Protocol, assert_never
 MAX_LINE = 998
 # Levels of multipart and message within one another; what is deeper is a leaf. Real mail has four or five.
 MAX_DEPTH = 20
+# Real mail has dozens of parts at most. What comes after so many belongs to the last: no message may hold the
+# process up for minutes with 8-octet parts.
+MAX_PARTS = 10_000
 # The header section of a part. What goes on after that is the part's body; no mail program writes so much.
 MAX_PART_HEADER = 64 * 1024
 # A line without an end is handed on in pieces of about this size.
@@ -240,6 +244,7 @@ class _Walker:
         self._midline = False
         self._held = b""  # a line end of which only the next line says whether it is content
         self._frames: list[_Frame] = []
+        self._needle = b""  # what a line end and the delimiters that are looked for have in common
         self._count = 0
         self._section: list[bytes] | None = None  # lines of a header section, while in one
         self._section_size = 0
@@ -261,7 +266,7 @@ class _Walker:
             if self._section is not None:
                 stop = buffer.index(b"\n", at) + 1
                 self._header_line(buffer[at:stop])
-            elif not self._frames:
+            elif not self._needle or self._count >= MAX_PARTS:
                 stop = end
                 self._lines(buffer[at:stop])
             else:
@@ -285,7 +290,14 @@ class _Walker:
         elif line and not self._delimiter(line):
             self._lines(line)
         self._end_sections()
+        held = b""
+        if any(frame.open for frame in self._frames):
+            # The last delimiter is missing; readers take the line end before the place where it should be as its own.
+            held, self._held = self._held, b""
         self._release()
+        self._close_leaf()
+        if held:
+            self._visitor.delimiter(held)
         self._close(0)
 
     def _piece(self, data: bytes) -> bytes:
@@ -299,8 +311,8 @@ class _Walker:
         """Hand on the lines up to the next delimiter, and that; return where it ends."""
         search = at
         while True:
-            if not buffer.startswith(b"--", search):
-                found = buffer.find(b"\n--", search, end)
+            if not buffer.startswith(self._needle[1:], search):
+                found = buffer.find(self._needle, search, end)
                 if found < 0:
                     self._lines(buffer[at:end])
                     return end
@@ -353,6 +365,7 @@ class _Walker:
             self._leaf = True
             return
         self._frames.append(_Frame(entity, kind, open=kind is _Kind.MULTIPART))
+        self._find_needle()
         if kind is _Kind.MESSAGE:
             self._section, self._section_size = [], 0
 
@@ -363,7 +376,7 @@ class _Walker:
 
     def _match(self, line: bytes) -> int | None:
         """The depth of the outermost multipart of which this line is a delimiter."""
-        if len(line) > MAX_DELIMITER or not line.startswith(b"--"):
+        if not line.startswith(b"--") or len(line) > MAX_DELIMITER or self._count >= MAX_PARTS:
             return None
         text = line[2:].rstrip(b" \t\r\n")
         for depth, frame in enumerate(self._frames):
@@ -389,15 +402,27 @@ class _Walker:
             self._section, self._section_size = [], 0
         else:
             frame.open = False
+        self._find_needle()
+
+    def _find_needle(self) -> None:
+        boundaries = [frame.entity.boundary or b"" for frame in self._frames if frame.open]
+        self._needle = b""
+        if boundaries:
+            first, last = min(boundaries), max(boundaries)
+            same = next((at for at in range(len(first)) if last[at : at + 1] != first[at : at + 1]), len(first))
+            self._needle = b"\n--" + first[:same]
 
     def _close(self, depth: int) -> None:
         """The leaf ends, and so does all that is deeper than `depth` levels."""
-        if self._leaf:
-            self._leaf = False
-            self._visitor.end()
+        self._close_leaf()
         while len(self._frames) > depth:
             frame = self._frames.pop()
             self._visitor.leave(frame.entity, frame.kind, empty=frame.empty)
+
+    def _close_leaf(self) -> None:
+        if self._leaf:
+            self._leaf = False
+            self._visitor.end()
 
     def _lines(self, data: bytes) -> None:
         """Hand on what ends with a line end, and hold that one back."""

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pysendmail.mime import MAX_DEPTH, MAX_LINE, Plan, Survey, longest_line, quoted_printable, reencode
+from pysendmail.mime import MAX_DEPTH, MAX_LINE, MAX_PARTS, Plan, Survey, longest_line, quoted_printable, reencode
 
 LONG = b"0123456789" * 120
 UMLAUTS = "Grüße aus Köln. ".encode() * 3
@@ -208,6 +208,16 @@ def test_deep_nesting_ends_in_a_leaf() -> None:
     run(header, body)
 
 
+def test_endless_parts_end_in_a_leaf() -> None:
+    """After MAX_PARTS the rest is the last part's content, whole."""
+    rest = b"--b\r\n\r\nthe rest\r\n--b--\r\n"
+    header, body = b"Content-Type: multipart/mixed; boundary=b\r\n", b"--b\r\n\r\nx\r\n" * (MAX_PARTS - 2)
+    body += b"--b\r\n\r\n" + UMLAUTS + b"\r\n" + rest
+    _, out = run(header, body)
+    last = out.split(b"--b\r\n")[-1].partition(b"\r\n\r\n")[2]
+    assert quopri.decodestring(last) == UMLAUTS + b"\r\n" + rest
+
+
 def test_encoded_text_cannot_become_a_delimiter() -> None:
     """A soft break before "--b" would end the part."""
     for fill in range(60, 80):
@@ -273,7 +283,7 @@ def entities(draw: st.DrawFn, depth: int = 0) -> bytes:
                 padding = draw(st.sampled_from([b"", b"", b"  \t"]))
                 body += b"--" + boundary + padding + b"\r\n" + part + b"\r\n"
             end = b"--" + boundary + b"--"
-            return header + b"\r\n" + body + draw(st.sampled_from([end, end, end + b"\r\nepilogue", b"no end"]))
+            return header + b"\r\n" + body + draw(st.sampled_from([end, end, end + b"\r\nepilogue", b""]))
 
 
 def split(entity: bytes) -> tuple[bytes, bytes]:
