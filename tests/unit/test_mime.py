@@ -15,10 +15,11 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pysendmail.mime import MAX_DEPTH, MAX_LINE, MAX_PARTS, Plan, Survey, longest_line, quoted_printable, reencode
+from pysendmail.mime import MAX_DEPTH, MAX_PARTS, Plan, Survey, reencode
+from pysendmail.transfer import MAX_LINE, longest_line
 
 LONG = b"0123456789" * 120
 UMLAUTS = "Grüße aus Köln. ".encode() * 3
@@ -225,18 +226,6 @@ def test_encoded_text_cannot_become_a_delimiter() -> None:
         same(*multipart(b"b", b"Content-Type: text/plain\r\n\r\n" + text))
         qp = b"Content-Transfer-Encoding: quoted-printable\r\n\r\n"
         same(*multipart(b"b", qp + b"x" * (1000 + fill) + b"--b"))
-
-
-@given(st.binary(max_size=400).map(lambda data: data.replace(b"\r", b"").replace(b"\n", b"\r\n")))
-@example(b"x" * 74 + b" \r\n")
-@example(b"-" * 200)
-@example(b".\r\n--\r\n \t\r\n")
-def test_quoted_printable_is_what_rfc_2045_says(text: bytes) -> None:
-    """Lines of at most 76, printable ASCII, no space at a line's end, the same text when decoded."""
-    out = quoted_printable(text)
-    assert re.fullmatch(rb"(?:[\t -~]{0,75}[!-~])?(?:\r\n(?:[\t -~]{0,75}[!-~])?)*", out)
-    assert not re.search(rb"(?m)^(--|\.\r?$)", out)
-    assert quopri.decodestring(out).replace(b"\r\n", b"\n") == text.replace(b"\r\n", b"\n")
 
 
 # --- generated structures ---------------------------------------------------------------------------------------
