@@ -161,8 +161,13 @@ class Daemon:
         relay = self._delivery.relays.get(name)
         if relay is None:
             raise ControlError(EX_NOINPUT, f"{name}: the daemon has no smarthost of this name: reload it")
+        plan = self._delivery.tls_plan(relay)
         return await probe.probe(
-            relay.smarthost, hostname=self._config.hostname, timeout=self._config.timeout, secrets=self._secrets
+            relay.smarthost,
+            hostname=self._config.hostname,
+            timeout=self._config.timeout,
+            plan=plan,
+            secrets=self._secrets,
         )
 
     def _circumstances(self) -> Circumstances:

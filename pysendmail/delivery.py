@@ -328,12 +328,14 @@ class Delivery:
             return None
         return session
 
+    def tls_plan(self, relay: Relay) -> tlspolicy.TlsPlan:
+        """What the next connection there has to be, after all that is remembered."""
+        failed_s = None if relay.tls_failed is None else self._loop.time() - relay.tls_failed
+        return tlspolicy.plan(relay.smarthost, tls_seen_at=relay.tls_seen_at, now=time.time(), failed_s=failed_s)
+
     async def _open(self, relay: Relay) -> Session:
         smarthost = relay.smarthost
-        clock = self._loop.time()
-        plan = tlspolicy.plan(
-            smarthost, tls_seen_at=relay.tls_seen_at, now=time.time(), failed_s=_since(relay.tls_failed, clock)
-        )
+        plan = self.tls_plan(relay)
         try:
             session = await Session.open(
                 smarthost,
@@ -608,7 +610,3 @@ class Body:
             yield recoder.finish()
 
         return plan.header, recoded if plan.changed else self.stream
-
-
-def _since(moment: float | None, clock: float) -> float | None:
-    return None if moment is None else clock - moment

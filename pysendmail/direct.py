@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pysendmail import argv as command_line
-from pysendmail import config_file, mailq, probe, server
+from pysendmail import config_file, mailq, probe, server, tlspolicy
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
@@ -212,8 +212,14 @@ def control(config: Config, socket_path: str) -> tuple[Control, Right]:
     aliases = Aliases.load(config.aliases.file)
 
     async def probe_one(name: str) -> dict[str, Any]:
+        seen_at, _ = (await store.look(lambda queue: queue.smarthosts())).get(name, (None, None))
+        smarthost = relays[name].smarthost
         return await probe.probe(
-            relays[name].smarthost, hostname=config.hostname, timeout=config.timeout, secrets=Secrets()
+            smarthost,
+            hostname=config.hostname,
+            timeout=config.timeout,
+            plan=tlspolicy.plan(smarthost, tls_seen_at=seen_at, now=time.time(), failed_s=None),
+            secrets=Secrets(),
         )
 
     async def forget(name: str) -> None:
