@@ -88,6 +88,11 @@ def run() -> int:
     except NotSo as error:
         print(f"pysendmail: demo: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # no room for the directory, or for what is shown
+        print(f"pysendmail: demo: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("pysendmail: demo: interrupted; everything is stopped and removed", file=sys.stderr)
         raise
