@@ -349,7 +349,9 @@ def _print_history(entry: Entry) -> None:
         last = recipient["attempts"][-1] if recipient["attempts"] else None
         outcome = recipient["outcome"] or "waiting"
         when = f" {recipient['finished_at']}" if recipient["finished_at"] else ""
-        how = f" via {last['smarthost']} ({len(recipient['attempts'])} attempts): {last['reply']}" if last else ""
+        count = len(recipient["attempts"])
+        tries = f"{count} attempt{'s' if count != 1 else ''}"
+        how = f" via {last['smarthost']} ({tries}): {last['reply']}" if last else ""
         print(f"  {recipient['address']}: {outcome}{when}{how}")
 
 

@@ -1,4 +1,4 @@
-"""demo: `pysendmail demo`: one message that arrives and one that bounces, with the real commands, on this machine alone.
+"""demo: `pysendmail demo`: one message that arrives and one that bounces, by the real commands, on this machine.
 
 Everything is in a temporary directory and is what a real instance has: a configuration, the `sendmail` that
 install-client writes, the queue, the daemon. Only the smarthost is not: aiosmtpd, which shares no code with us, in a
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import email
-import email.policy
 import json
 import os
 import signal
@@ -63,7 +62,7 @@ directory = "{directory}/queue"
 socket = "{directory}/submit"
 
 [aliases]
-file = ""
+file = ""  # not this machine's
 
 [[smarthost]]
 name = "{name}"
@@ -81,12 +80,17 @@ def run() -> int:
             signal.signal(number, signal.default_int_handler)  # as Ctrl-C: what follows cleans up
     show = Show()
     parent = tempfile.gettempdir()
+    if len(parent) > MAX_TEMPORARY:
+        parent = "/tmp"  # noqa: S108 - mkdtemp makes the directory, and nobody else may enter it
     try:
-        with tempfile.TemporaryDirectory(
-            prefix="pysendmail-demo-", dir=parent if len(parent) <= MAX_TEMPORARY else "/tmp"
-        ) as name:
+        with tempfile.TemporaryDirectory(prefix="pysendmail-demo-", dir=parent) as name:
             _demonstrate(show, Path(name))
     except NotSo as error:
+        print(f"pysendmail: demo: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # no room for the directory, or for what is shown
         print(f"pysendmail: demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -116,7 +120,7 @@ def _demonstrate(show: Show, directory: Path) -> None:
         show.heading("1. A smarthost, and the configuration that names it")
         show.say(
             f"""The smarthost is aiosmtpd on a free port of this machine. It takes mail after STARTTLS only, and it does
-            not know {UNKNOWN}. The configuration:"""
+            not know {UNKNOWN}. $PYSENDMAIL_CONFIG names this configuration for the commands that follow:"""
         )
         show.block(configuration)
         _accepted(show, stage)
@@ -131,7 +135,7 @@ def _accepted(show: Show, stage: Stage) -> None:
     text = f"To: Ada <{KNOWN}>\nSubject: Backup done\n\n{BODY}"
     show.command("sendmail -t", text)
     stage.submit(text)
-    show.say("Its exit code was 0: the message is on the disk and cannot get lost any more. It waits in the queue:")
+    show.say("Its exit code was 0: the message is safe on the disk. It waits in the queue:")
     listing = stage.command("mailq")
     show.command("mailq")
     show.block(listing)
@@ -176,9 +180,9 @@ def _bounced(show: Show, stage: Stage) -> Arrival:
     stage.outcome("status=sent", count=2)
     report = stage.arrival(2)
     show.say(f"So a bounce went back to the sender, <{report.recipients[0]}>, by the same way. As it arrived:")
-    message = email.message_from_bytes(report.content, policy=email.policy.SMTP)
-    header, _, _ = report.text.partition("\n\n")
-    parts = [part.as_string(policy=email.policy.default).partition("\n\n")[2] for part in message.iter_parts()]
+    message = email.message_from_bytes(report.content)  # read by code that is not ours
+    header, _, body = report.text.partition("\n\n")
+    parts = [part.partition("\n\n")[2] for part in body.split(f"--{message.get_boundary()}")[1:-1]]
     _must(
         message.get_content_type() == "multipart/report" and len(parts) == 3 and report.sender == "",
         f"the second message at the smarthost is not a bounce:\n{report.text}",
@@ -186,7 +190,7 @@ def _bounced(show: Show, stage: Stage) -> Arrival:
     words, status, _ = parts
     _must(REFUSAL in words and "Status: 5.1.1" in status, f"the bounce does not give the reason:\n{report.text}")
     show.block(f"{header}\n\n{words}")
-    show.say("A second part says the same to programs, and a third one has the header of the message:")
+    show.say("That is its part for people. Its part for programs:")
     show.block(status)
     return report
 
@@ -256,7 +260,7 @@ class Stage:
         self._directory = directory
         self._news = news
         configuration = directory / "pysendmail.toml"
-        # So that each command is what anybody would type; its options are not needed to find the instance.
+        # So that each command is just what it is shown to be, without `-C FILE`.
         self._environment = {**os.environ, "PYSENDMAIL_CONFIG": str(configuration)}
         self._configuration = configuration
 
@@ -314,7 +318,7 @@ class Stage:
         reader = threading.Thread(target=self._read_log, args=(process,), daemon=True)
         reader.start()
         try:
-            self._news.wait("the daemon starts", lambda: self._lines("event=start"))
+            self._news.wait("the daemon starts", lambda: bool(self._lines("event=start")))
             yield
         finally:
             process.terminate()
@@ -387,7 +391,7 @@ class Handler:
         content = envelope.original_content or b""
         self._news.arrived(
             Arrival(
-                sender=envelope.mail_from or "",
+                sender=(envelope.mail_from or "").strip("<>"),
                 recipients=tuple(envelope.rcpt_tos),
                 content=content,
                 tls=connection["ssl_object"].version(),
@@ -447,7 +451,8 @@ class Show:
 
     def command(self, command: str, stdin: str = "") -> None:
         self._print("", Text(f"  $ {command}", style="bold green"))
-        self._indented(stdin, "  | ", "green")
+        if stdin:
+            self._indented(stdin, "  | ", "green")
 
     def block(self, text: str) -> None:
         """Text from elsewhere: as it is, its long lines broken between words."""
