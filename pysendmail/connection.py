@@ -119,7 +119,8 @@ class Gate(SMTPProtocol):
         if self._trace:
             line = printable(data.rstrip(b"\r\n"))
             if self.authenticating:
-                line = " ".join([*line.split(" ")[:2], "***"]) if line.startswith("AUTH ") else "***"
+                verb, mechanism, *secret = line.split(" ") if line.startswith("AUTH ") else ("", "", line)
+                line = " ".join(filter(None, (verb, mechanism, "***" if secret else "")))
             self._trace(f"> {line}")
         super().write(data)
 

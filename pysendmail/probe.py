@@ -108,6 +108,11 @@ def _keywords(extensions: Extensions | None) -> list[str] | None:
     return None if extensions is None else [printable(keyword, 200) for keyword in extensions.keywords]
 
 
+def _certificate(der: bytes) -> dict[str, Any]:
+    found = describe(der)
+    return asdict(found) | {"names": list(found.names)}
+
+
 def _tls(
     smarthost: Smarthost,
     plan: TlsPlan,
@@ -128,7 +133,7 @@ def _tls(
         "result": result,
         "version": connection.tls if connection is not None and up else None,
         "cipher": connection.cipher if connection is not None and up else None,
-        "chain": [asdict(describe(der)) for der in chain],
+        "chain": [_certificate(der) for der in chain],
     }
 
 

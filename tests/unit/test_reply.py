@@ -1,5 +1,7 @@
 """Replies: what is one, in any segmentation, and what shows of it."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def read(stream: bytes, cuts: list[int]) -> tuple[list[Reply], bool]:
     reader = ReplyReader()
     replies = []
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         replies += reader.feed(stream[start:end])
     return replies, bool(reader.broken)
 

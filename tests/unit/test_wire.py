@@ -1,7 +1,7 @@
 """What goes on the wire: commands that are one line, and a message with one end."""
 
 import re
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given
@@ -155,4 +155,4 @@ def test_any_cut_of_any_text(parts: list[bytes], cuts: list[int]) -> None:
     """Chunks mean nothing for longer texts either."""
     text = b"".join(parts)
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    assert stuff([text]) == stuff([text[a:b] for a, b in zip(edges, edges[1:], strict=False)])
+    assert stuff([text]) == stuff([text[a:b] for a, b in pairwise(edges)])
