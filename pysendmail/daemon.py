@@ -27,13 +27,14 @@ from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError
 from pysendmail.delivery import Delivery
 from pysendmail.events import Events
-from pysendmail.instance import become, directory_owner
 from pysendmail.postmaster import Postmaster
-from pysendmail.queue import LaneState, NewMessage, Queue, QueueError, QueueLock, Reserve
+from pysendmail.queue import Queue
 from pysendmail.reader import Reader
+from pysendmail.records import LaneState, NewMessage
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
-from pysendmail.server import Desk, Server
+from pysendmail.server import BACKLOG, Desk, Server
+from pysendmail.spool import QueueError, QueueLock, Reserve, become, directory_owner
 from pysendmail.status import Circumstances
 from pysendmail.submission import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -160,8 +161,13 @@ class Daemon:
         relay = self._delivery.relays.get(name)
         if relay is None:
             raise ControlError(EX_NOINPUT, f"{name}: the daemon has no smarthost of this name: reload it")
+        plan = self._delivery.tls_plan(relay)
         return await probe.probe(
-            relay.smarthost, hostname=self._config.hostname, timeout=self._config.timeout, secrets=self._secrets
+            relay.smarthost,
+            hostname=self._config.hostname,
+            timeout=self._config.timeout,
+            plan=plan,
+            secrets=self._secrets,
         )
 
     def _circumstances(self) -> Circumstances:
@@ -340,6 +346,7 @@ def _bind(path: Path, mode: int, uid: int, gid: int) -> socket.socket:
     old = os.umask(0o777 & ~mode)
     try:
         sock.bind(str(path))
+        sock.listen(BACKLOG)  # whoever comes before we are ready waits instead of being refused
     finally:
         os.umask(old)
     if os.geteuid() == 0:

@@ -21,11 +21,13 @@ from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.lanes import Lanes, Route
 from pysendmail.outcome import Outcome, Result, Scope, Stage, Trouble, Verdict
-from pysendmail.queue import Claim, Ended, LaneState, Policy, Queue, Reserve, Settlement
+from pysendmail.queue import Queue
 from pysendmail.reader import Reader
+from pysendmail.records import Claim, Ended, LaneState, Policy, Settlement
 from pysendmail.relay import Relay
 from pysendmail.secrets import Secrets
 from pysendmail.session import Outgoing, Session, SessionError
+from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
@@ -305,9 +307,6 @@ class Delivery:
         except Exception as error:
             await self._bug(claim, error)
             return None
-        if relay.trouble is not None:
-            self._events.recovered(smarthost=relay.name, after_s=time.time() - relay.since)
-            relay.recover()
         self._events.attempt(
             queue_id=claim.queue_id,
             smarthost=relay.name,
@@ -320,19 +319,23 @@ class Delivery:
             # The connection had died while it was idle: no attempt of this message's.
             await session.close()
             return await self._attempt(relay, claim, None)
-        await self._settle(relay, claim, results, session, started_at)
         self._judge(relay, results)
+        await self._settle(relay, claim, results, session, started_at)
+        if relay.trouble is not None:
+            await self._sweep(relay)
         if not session.usable or session.sent >= relay.smarthost.messages_per_connection:
             await session.close()
             return None
         return session
 
+    def tls_plan(self, relay: Relay) -> tlspolicy.TlsPlan:
+        """What the next connection there has to be, after all that is remembered."""
+        failed_s = None if relay.tls_failed is None else self._loop.time() - relay.tls_failed
+        return tlspolicy.plan(relay.smarthost, tls_seen_at=relay.tls_seen_at, now=time.time(), failed_s=failed_s)
+
     async def _open(self, relay: Relay) -> Session:
         smarthost = relay.smarthost
-        clock = self._loop.time()
-        plan = tlspolicy.plan(
-            smarthost, tls_seen_at=relay.tls_seen_at, now=time.time(), failed_s=_since(relay.tls_failed, clock)
-        )
+        plan = self.tls_plan(relay)
         try:
             session = await Session.open(
                 smarthost,
@@ -408,24 +411,24 @@ class Delivery:
             self._events.ended(one, smarthost=relay.name, tls=settlement.tls, address=settlement.address)
 
     def _judge(self, relay: Relay, results: Sequence[Result]) -> None:
-        """What the results say of the smarthost itself."""
-        for result in results:
-            if result.scope is Scope.SMARTHOST:
-                self._fail(
-                    relay,
-                    Trouble(
-                        stage=Stage.MAIL,
-                        verdict=Verdict(Scope.SMARTHOST, Outcome.DEFERRED),
-                        reason=result.reply,
-                        status=result.status,
-                        code=result.code,
-                    ),
-                )
-                return
-            if result.code in (421, 432) or result.again:
-                relay.slow_down()
-                return
-        relay.answered()
+        """What the results say of the smarthost itself. In trouble, only an answer to the mail itself ends it."""
+        worst = next((r for r in results if r.scope is Scope.SMARTHOST), None)
+        if worst is None and relay.trouble is not None:
+            worst = next((r for r in results if r.scope is Scope.SESSION and r.outcome is not Outcome.SENT), None)
+        if worst is not None:
+            verdict = Verdict(Scope.SMARTHOST, Outcome.DEFERRED)
+            trouble = Trouble(
+                stage=Stage.MAIL, verdict=verdict, reason=worst.reply, status=worst.status, code=worst.code
+            )
+            self._fail(relay, trouble)
+            return
+        if relay.trouble is not None:
+            self._events.recovered(smarthost=relay.name, after_s=time.time() - relay.since)
+            relay.recover()
+        if any(result.code in (421, 432) or result.again for result in results):
+            relay.slow_down()
+        else:
+            relay.answered()
 
     def _fail(self, relay: Relay, trouble: Trouble, *, tls_held: bool = False) -> None:
         relay.fail(trouble, self._config.retry, clock=self._loop.time(), now=time.time(), tls_held=tls_held)
@@ -463,7 +466,7 @@ class Delivery:
             results=tuple((claimed.id, result) for claimed, result in zip(claim.recipients, results, strict=True)),
             smarthost=relay.name,
             address=error.address or None,
-            tls=error.tls if error.address else None,
+            tls=None if trouble.stage is Stage.CONNECT else error.tls,
             started_at=started_at,
             ended_at=ended_at,
             exhausted=self._exhausted(claim.route),
@@ -607,7 +610,3 @@ class Body:
             yield recoder.finish()
 
         return plan.header, recoded if plan.changed else self.stream
-
-
-def _since(moment: float | None, clock: float) -> float | None:
-    return None if moment is None else clock - moment

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from pysendmail.queue import Ended
+from pysendmail.records import Ended
 from pysendmail.smtp.reply import printable
 
 Value = str | int | float | None

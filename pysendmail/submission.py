@@ -20,16 +20,9 @@ from pysendmail.argv import Invocation
 from pysendmail.config import Config
 from pysendmail.envelope import Envelope, Recipient
 from pysendmail.message import Intake, MessageError, complete, hops, received, recipients, rfc5322_date
-from pysendmail.queue import (
-    COMMIT_OCTETS,
-    FREE_FLOOR,
-    PART_OCTETS,
-    Accepted,
-    Destination,
-    NewMessage,
-    Queue,
-    free_octets,
-)
+from pysendmail.queue import COMMIT_OCTETS, PART_OCTETS, Queue
+from pysendmail.records import Accepted, Destination, NewMessage
+from pysendmail.spool import FREE_FLOOR, free_octets
 
 EX_OK, EX_USAGE, EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE = 0, 64, 65, 66, 69
 EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 74, 75, 77, 78
