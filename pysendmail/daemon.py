@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import stat
@@ -260,6 +261,7 @@ def serve(instance: Instance, *, once: bool = False) -> int:
         loaded = config_file.load_or_last_good(instance)
     except ConfigError as error:
         return _failed(EX_CONFIG, f"{error}\nno last good configuration is kept, so nothing is started: mend the file")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # secrets are in memory
     config = loaded.config
     directory = config.queue.directory
     lock = QueueLock(directory)
@@ -322,7 +324,8 @@ def bind(config: Config, uid: int, gid: int) -> list[tuple[socket.socket, bool]]
     """The two sockets, bound: `submit` for everybody, `control` for the owner. One that answers is another's."""
     directory = config.daemon.socket.parent
     if not directory.exists():
-        directory.mkdir(mode=0o755, parents=True)
+        directory.mkdir(parents=True)
+        directory.chmod(0o755)  # whatever the umask: everybody has to reach `submit`
         if os.geteuid() == 0:
             os.chown(directory, uid, gid)
     return [

@@ -340,6 +340,7 @@ class Conversation:
             recipients=len(new.destinations),
             kind=new.kind,
             stray=submission.stray,
+            reencoded=submission.reencoded,
         )
 
     async def _show_attempts(

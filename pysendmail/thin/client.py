@@ -744,12 +744,13 @@ def load_package() -> None:
     thin = __file__.rpartition("/")[0]
     parent = thin.rpartition("/")[0].rpartition("/")[0]
     sys.path[:] = [path for path in sys.path if path != thin]
+    # Before what `site` adds: the package that this client came with, not another that the interpreter has installed.
+    if parent not in sys.path:
+        sys.path.append(parent)
     if sys.flags.no_site and "site" not in sys.modules:
         import site
 
         site.main()
-    if parent not in sys.path:
-        sys.path.append(parent)
     for fd, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:  # it was closed when the interpreter started, see steady_descriptors
             setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115 - it stays open

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import uvloop
 from aiosmtpd.smtp import SMTP, AuthResult
-from rig.ca import Authority
-from rig.client import BODY, HEADER, open_session, outgoing
 
 from pysendmail.config import Smarthost
 from pysendmail.outcome import Outcome
 from pysendmail.session import SessionError
+from rig.ca import Authority
+from rig.client import BODY, HEADER, open_session, outgoing
 
 
 class Mailbox:

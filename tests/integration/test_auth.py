@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig.ca import Authority
-from rig.client import HASTY, PATIENT, open_session, outgoing, smarthost
-from rig.peer import Client, Ordinary, Peer
 
 from pysendmail.outcome import Outcome, Scope
 from pysendmail.session import SessionError
+from rig.ca import Authority
+from rig.client import HASTY, PATIENT, open_session, outgoing, smarthost
+from rig.peer import Client, Ordinary, Peer
 
 PASSWORD = "op\u00e9n ses\u00e4me"
 PLAIN = b64encode(f"\0box\0{PASSWORD}".encode()).decode()

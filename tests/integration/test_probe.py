@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig.ca import Authority
-from rig.client import PATIENT, smarthost
-from rig.peer import Behaviour, Client, Ordinary, Peer
 
 from pysendmail import tlspolicy
 from pysendmail.certificate import describe
 from pysendmail.probe import probe
 from pysendmail.secrets import Secrets
+from rig.ca import Authority
+from rig.client import PATIENT, smarthost
+from rig.peer import Behaviour, Client, Ordinary, Peer
 
 KEYS = {
     *("smarthost", "host", "port", "address", "ready", "trouble"),

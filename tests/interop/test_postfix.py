@@ -64,7 +64,7 @@ def test_message_arrives_byte_by_byte(tmp_path: Path, postfix: Postfix, authorit
 
 
 def test_one_recipient_of_three_is_refused(tmp_path: Path, postfix: Postfix, authority: trustme.CA) -> None:
-    """A 550 for one RCPT bounces that one, a 450 defers another, the third gets the mail; pipelining keeps them apart."""
+    """A 550 to one RCPT bounces it, a 450 defers another, the third gets the mail; pipelining keeps them apart."""
     postfix.answer("gone@example.org", "550 5.1.1 no such user")
     postfix.answer("later@example.org", "450 4.2.1 not now")
     with instance_for(tmp_path, postfix, authority) as instance:
