@@ -27,7 +27,7 @@ from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError
 from pysendmail.delivery import Delivery
 from pysendmail.events import Events
-from pysendmail.instance import become, directory_owner
+from pysendmail.instance import answers, become, directory_owner
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import LaneState, NewMessage, Queue, QueueError, QueueLock, Reserve
 from pysendmail.reader import Reader
@@ -98,6 +98,7 @@ class Daemon:
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         prune.cancel()
         stop.cancel()
+        self._events.emit("stopping", pid=os.getpid())
         deadline = loop.time() + STOP_S
         await server.stop(min(STOP_S, 5.0))
         await delivery.stop(deadline - loop.time())
@@ -260,7 +261,8 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     try:
         uid, gid = directory_owner(directory)
         with _acting_as(uid, gid):
-            lock.acquire(0.0 if not once else 10.0)
+            # A command may be at work for a moment; but where a daemon answers, waiting is in vain.
+            lock.acquire(unless=lambda: not once and answers(config.daemon.socket))
         sockets = [] if once else bind(config, uid, gid)
         if os.geteuid() == 0:
             become(uid, gid)
@@ -328,12 +330,8 @@ def bind(config: Config, uid: int, gid: int) -> list[tuple[socket.socket, bool]]
 def _bind(path: Path, mode: int, uid: int, gid: int) -> socket.socket:
     if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
         raise QueueError(f"{path}: is there already and is not a socket")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    with suppress(FileNotFoundError, ConnectionRefusedError):
-        sock.connect(str(path))
-        sock.close()
+    if answers(path):
         raise QueueError(f"{path}: another daemon answers there: stop it, or give this one its own [daemon] socket")
-    sock.close()
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     # The mode has to be right from the first moment: nobody may reach `control` in between.

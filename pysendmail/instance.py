@@ -1,4 +1,4 @@
-"""Instance: whose queue it is. The directory, its owner, and becoming him before anything there is touched.
+"""Instance: whose queue it is. The directory, its owner, becoming him before anything there is touched, and who answers.
 
 Root, command or daemon, first becomes the directory's owner (groups, gid, uid), so that no root-owned file is ever
 left there, and no file that the owner prepared is ever followed with root's rights.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import stat
 from pathlib import Path
 
@@ -54,6 +55,19 @@ def become(uid: int, gid: int) -> None:
         os.setgroups([gid])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens on the socket. Not allowed to know counts as no."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(str(path))
+        except BlockingIOError:
+            return True  # its backlog is full
+        except OSError:
+            return False
+    return True
 
 
 def may_write(directory: Path) -> bool:

@@ -276,8 +276,11 @@ class QueueLock:
         self.path = directory / "queue.lock"
         self._fd = -1
 
-    def acquire(self, wait_s: float = LOCK_WAIT_S) -> None:
-        """Take the lock, waiting for another command; raises QueueBusy after `wait_s` seconds."""
+    def acquire(self, wait_s: float = LOCK_WAIT_S, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """Take the lock, waiting for another command; raises QueueBusy after `wait_s` seconds.
+
+        `unless` is asked while it is held: when it says yes, waiting is in vain, and QueueBusy comes at once.
+        """
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         deadline = time.monotonic() + wait_s
         while True:
@@ -285,7 +288,7 @@ class QueueLock:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or unless():
                     self.release()
                     raise QueueBusy(
                         f"{self.path} is held by another process (a daemon, or a command at work)"
