@@ -21,7 +21,7 @@ import socket
 import ssl
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, cast
 
@@ -70,6 +70,7 @@ class Connection:
     tls_failed: str = ""  # the handshake that failed on the way here
     fallback: str = ""  # why it is in clear although TLS was wanted: a handshake failed, now or a short while ago
     extensions: Extensions = field(default_factory=Extensions)
+    extensions_in_clear: Extensions | None = None  # before STARTTLS, to be shown and never used
     mechanism: str = ""  # of AUTH, once it succeeded
     secrets: tuple[str, ...] = ()  # what must not show in a text from this server
 
@@ -118,7 +119,8 @@ class Gate(SMTPProtocol):
         if self._trace:
             line = printable(data.rstrip(b"\r\n"))
             if self.authenticating:
-                line = " ".join([*line.split(" ")[:2], "***"]) if line.startswith("AUTH ") else "***"
+                verb, mechanism, *secret = line.split(" ") if line.startswith("AUTH ") else ("", "", line)
+                line = " ".join(filter(None, (verb, mechanism, "***" if secret else "")))
             self._trace(f"> {line}")
         super().write(data)
 
@@ -194,6 +196,7 @@ class Opener:
         trace: Trace | None = None,
     ) -> None:
         self.connection: Connection | None = None
+        self.on_tls: Callable[[ssl.SSLObject], None] | None = None  # to look at the certificates
         self._smarthost = smarthost
         self._hostname = hostname
         self._timeout = timeout
@@ -204,6 +207,7 @@ class Opener:
         self._address = ""
         self._sockaddr: Any = None  # of that address
         self._tls_failed = ""
+        self._tls_held = False
 
     async def open(self) -> Connection:
         """The connection, ready for MAIL. SessionError when there is none, with nothing left open."""
@@ -216,8 +220,7 @@ class Opener:
                 return await self._establish(sock, secret, tls=self._plan.attempt)
             except _HandshakeFailed as failed:
                 if not self._plan.clear_if_failed:
-                    fault = Trouble.from_fault(Stage.TLS, Fault.HANDSHAKE, self._demanded(str(failed)))
-                    raise _Stop(fault) from None
+                    raise self._demanded(Trouble.from_fault(Stage.TLS, Fault.HANDSHAKE, str(failed))) from None
                 self._tls_failed = str(failed)
             # The same address: another one of that name may be another machine, with TLS that works.
             sock = await self._dial([self._sockaddr])
@@ -231,11 +234,13 @@ class Opener:
             address=self._address,
             tls=self.connection.tls if self.connection else "none",
             tls_failed=self._tls_failed,
-            tls_held=self._plan.remembered and trouble.stage in (Stage.STARTTLS, Stage.TLS),
+            tls_held=self._tls_held,
         )
 
-    def _demanded(self, reason: str) -> str:
-        return f"{reason} ({self._plan.demand})" if self._plan.demand else reason
+    def _demanded(self, trouble: Trouble) -> _Stop:
+        """The end, where only the plan keeps us from going on in clear: the reason says what demands TLS."""
+        self._tls_held = self._plan.remembered
+        return _Stop(replace(trouble, reason=f"{trouble.reason} ({self._plan.demand})"))
 
     async def _read_secret(self) -> Secret | None:
         if not self._smarthost.has_credentials:
@@ -378,8 +383,8 @@ class Opener:
         if not connection.extensions.starttls:
             if self._plan.clear_if_unavailable:
                 return
-            reason = self._demanded("the server does not offer STARTTLS")
-            raise _Stop(Trouble.from_fault(Stage.STARTTLS, Fault.POLICY, reason))
+            reason = "the server does not offer STARTTLS"
+            raise self._demanded(Trouble.from_fault(Stage.STARTTLS, Fault.POLICY, reason))
         smtp, gate = connection.smtp, connection.gate
         context = await self._context()
         try:
@@ -392,13 +397,14 @@ class Opener:
                 raise
             if self._plan.clear_if_unavailable:
                 return
-            raise _Stop(Trouble.from_reply(Stage.STARTTLS, refusal)) from None
+            raise self._demanded(Trouble.from_reply(Stage.STARTTLS, refusal)) from None
         except (aiosmtplib.SMTPException, OSError) as error:
             if gate.trouble is not None:
                 raise
             self._stage = Stage.TLS
+            gate.closed.set()  # asyncio closed the transport, and tells nobody
             raise self._handshake_failure(error) from None
-        connection.extensions = Extensions()
+        connection.extensions_in_clear, connection.extensions = connection.extensions, Extensions()
         self._check_tls(connection)
         try:
             await self._hello(connection)
@@ -430,6 +436,8 @@ class Opener:
     def _check_tls(self, connection: Connection) -> None:
         """Note what TLS came up; check the pins before another word is said."""
         tls = connection.smtp.get_transport_info("ssl_object")
+        if self.on_tls is not None:
+            self.on_tls(tls)
         connection.tls = tls.version() or "TLS"
         connection.cipher = tls.cipher()[0]
         connection.fallback = ""
@@ -460,8 +468,7 @@ class Opener:
         except aiosmtplib.SMTPResponseException:
             if gate.trouble is not None or gate.last is None:
                 raise
-            trouble = Trouble.from_reply(Stage.AUTH, gate.last)
-            raise _Stop(_redacted(trouble, gate.redact)) from None
+            raise _Stop(self._refusal(gate, gate.last)) from None
         finally:
             gate.authenticating = False
         connection.mechanism = mechanism
@@ -485,15 +492,19 @@ class Opener:
                 if response.code != 235:
                     raise aiosmtplib.SMTPAuthenticationError(response.code, response.message)
 
+    def _refusal(self, gate: Gate, reply: Reply) -> Trouble:
+        trouble = Trouble.from_reply(self._stage, reply)
+        return replace(trouble, reason=gate.redact(trouble.reason))
+
     def _trouble(self, connection: Connection, error: Exception) -> Trouble:
         """What an exception of aiosmtplib or the socket means at the present stage."""
         gate, stage = connection.gate, self._stage
         if isinstance(gate.trouble, Reply):
-            return _redacted(Trouble.from_reply(stage, gate.trouble), gate.redact)
+            return self._refusal(gate, gate.trouble)
         if gate.trouble is not None:
             fault, reason = gate.trouble
         elif isinstance(error, aiosmtplib.SMTPResponseException) and gate.last and gate.last.code == error.code:
-            return _redacted(Trouble.from_reply(stage, gate.last), gate.redact)
+            return self._refusal(gate, gate.last)
         elif isinstance(error, TimeoutError):
             seconds = self._timeout.greeting if stage is Stage.GREETING else self._timeout.command
             fault, reason = Fault.TIMEOUT, f"no answer in {seconds:g} s at {stage}"
@@ -521,16 +532,6 @@ def _traces_of(username: str, secret: Secret) -> tuple[str, ...]:
     xoauth2 = b"user=" + username.encode() + b"\x01auth=Bearer " + octets + b"\x01\x01"
     forms = [b64encode(form).decode() for form in (xoauth2, plain, octets)]
     return tuple(sorted((*forms, printable(octets)), key=len, reverse=True))
-
-
-def _redacted(trouble: Trouble, redact: Callable[[str], str]) -> Trouble:
-    return Trouble(
-        stage=trouble.stage,
-        verdict=trouble.verdict,
-        reason=redact(trouble.reason),
-        status=trouble.status,
-        code=trouble.code,
-    )
 
 
 def _words(error: BaseException) -> str:

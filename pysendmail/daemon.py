@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import stat
@@ -27,13 +28,14 @@ from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError
 from pysendmail.delivery import Delivery
 from pysendmail.events import Events
-from pysendmail.instance import answers, become, directory_owner
 from pysendmail.postmaster import Postmaster
-from pysendmail.queue import LaneState, NewMessage, Queue, QueueError, QueueLock, Reserve
+from pysendmail.queue import Queue
 from pysendmail.reader import Reader
+from pysendmail.records import LaneState, NewMessage
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import BACKLOG, Desk, Server
+from pysendmail.spool import QueueError, QueueLock, Reserve, answers, become, directory_owner
 from pysendmail.status import Circumstances
 from pysendmail.submission import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -161,8 +163,13 @@ class Daemon:
         relay = self._delivery.relays.get(name)
         if relay is None:
             raise ControlError(EX_NOINPUT, f"{name}: the daemon has no smarthost of this name: reload it")
+        plan = self._delivery.tls_plan(relay)
         return await probe.probe(
-            relay.smarthost, hostname=self._config.hostname, timeout=self._config.timeout, secrets=self._secrets
+            relay.smarthost,
+            hostname=self._config.hostname,
+            timeout=self._config.timeout,
+            plan=plan,
+            secrets=self._secrets,
         )
 
     def _circumstances(self) -> Circumstances:
@@ -255,6 +262,7 @@ def serve(instance: Instance, *, once: bool = False) -> int:
         loaded = config_file.load_or_last_good(instance)
     except ConfigError as error:
         return _failed(EX_CONFIG, f"{error}\nno last good configuration is kept, so nothing is started: mend the file")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # secrets are in memory
     config = loaded.config
     directory = config.queue.directory
     lock = QueueLock(directory)
@@ -318,7 +326,8 @@ def bind(config: Config, uid: int, gid: int) -> list[tuple[socket.socket, bool]]
     """The two sockets, bound: `submit` for everybody, `control` for the owner. One that answers is another's."""
     directory = config.daemon.socket.parent
     if not directory.exists():
-        directory.mkdir(mode=0o755, parents=True)
+        directory.mkdir(parents=True)
+        directory.chmod(0o755)  # whatever the umask: everybody has to reach `submit`
         if os.geteuid() == 0:
             os.chown(directory, uid, gid)
     return [

@@ -22,11 +22,13 @@ from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.lanes import Lanes, Route
 from pysendmail.outcome import Outcome, Result, Scope, Stage, Trouble, Verdict
-from pysendmail.queue import Claim, Ended, LaneState, Policy, Queue, Reserve, Settlement
+from pysendmail.queue import Queue
 from pysendmail.reader import Reader
+from pysendmail.records import Claim, Ended, LaneState, Policy, Settlement
 from pysendmail.relay import Relay
 from pysendmail.secrets import Secrets
 from pysendmail.session import Outgoing, Session, SessionError
+from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
@@ -344,12 +346,14 @@ class Delivery:
         finally:
             self._opening.discard(task)
 
+    def tls_plan(self, relay: Relay) -> tlspolicy.TlsPlan:
+        """What the next connection there has to be, after all that is remembered."""
+        failed_s = None if relay.tls_failed is None else self._loop.time() - relay.tls_failed
+        return tlspolicy.plan(relay.smarthost, tls_seen_at=relay.tls_seen_at, now=time.time(), failed_s=failed_s)
+
     async def _open(self, relay: Relay) -> Session:
         smarthost = relay.smarthost
-        clock = self._loop.time()
-        plan = tlspolicy.plan(
-            smarthost, tls_seen_at=relay.tls_seen_at, now=time.time(), failed_s=_since(relay.tls_failed, clock)
-        )
+        plan = self.tls_plan(relay)
         try:
             session = await Session.open(
                 smarthost,
@@ -480,7 +484,7 @@ class Delivery:
             results=tuple((claimed.id, result) for claimed, result in zip(claim.recipients, results, strict=True)),
             smarthost=relay.name,
             address=error.address or None,
-            tls=error.tls if error.address else None,
+            tls=None if trouble.stage is Stage.CONNECT else error.tls,
             started_at=started_at,
             ended_at=ended_at,
             exhausted=self._exhausted(claim.route),
@@ -624,7 +628,3 @@ class Body:
             yield recoder.finish()
 
         return plan.header, recoded if plan.changed else self.stream
-
-
-def _since(moment: float | None, clock: float) -> float | None:
-    return None if moment is None else clock - moment

@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pysendmail import argv as command_line
-from pysendmail import config_file, probe, server
+from pysendmail import config_file, mailq, probe, server, tlspolicy
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events
-from pysendmail.instance import answers, become, directory_owner, may_write
 from pysendmail.postmaster import Postmaster
-from pysendmail.queue import Queue, QueueBusy, QueueError, QueueLock, Reserve
+from pysendmail.queue import Queue
 from pysendmail.relay import Relay
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.smtp.reply import printable
+from pysendmail.spool import QueueBusy, QueueError, QueueLock, Reserve, answers, become, directory_owner, may_write
 from pysendmail.status import Circumstances
 from pysendmail.submission import (
     EX_CONFIG,
@@ -44,13 +44,16 @@ from pysendmail.submission import (
     Refused,
     Submission,
 )
+from pysendmail.thin import client
 
 T = TypeVar("T")
 DAEMON_IS_BACK = -1  # what `run` returns instead of an exit code; the thin client has it too
 
 
 def locate(config_path: str | None) -> Instance:
-    return config_file.locate(config_path, os.environ, os.getuid())
+    environ, uid = client.trusted_environ()
+    names = {os.fsdecode(name): os.fsdecode(value) for name, value in environ.items()}
+    return config_file.locate(config_path, names, uid)
 
 
 def takes_over(config_path: str | None) -> bool:
@@ -89,7 +92,7 @@ def run(
         config = config_file.load_or_last_good(locate(config_path)).config
         if invocation.mode is Mode.SUBMIT:
             return _submit(invocation, environ, chunks, submission_id, config, socket_path)
-        elif invocation.mode in (Mode.LIST, Mode.FLUSH):
+        if invocation.mode in (Mode.LIST, Mode.FLUSH):
             asyncio.run(_perform(invocation, config, socket_path))
         else:
             sys.stdout.write(server.answer(invocation, Aliases.load(config.aliases.file)))
@@ -222,8 +225,14 @@ def control(config: Config, socket_path: str) -> tuple[Control, Right]:
     aliases = Aliases.load(config.aliases.file)
 
     async def probe_one(name: str) -> dict[str, Any]:
+        seen_at, _ = (await store.look(lambda queue: queue.smarthosts())).get(name, (None, None))
+        smarthost = relays[name].smarthost
         return await probe.probe(
-            relays[name].smarthost, hostname=config.hostname, timeout=config.timeout, secrets=Secrets()
+            smarthost,
+            hostname=config.hostname,
+            timeout=config.timeout,
+            plan=tlspolicy.plan(smarthost, tls_seen_at=seen_at, now=time.time(), failed_s=None),
+            secrets=Secrets(),
         )
 
     async def forget(name: str) -> None:
@@ -247,6 +256,8 @@ def control(config: Config, socket_path: str) -> tuple[Control, Right]:
 
 async def _perform(invocation: Invocation, config: Config, socket_path: str) -> None:
     desk, right = control(config, socket_path)
+    if invocation.format != "json" and (heading := mailq.heading(config.file)):
+        print(f"{invocation.name}: {heading}", file=sys.stderr)
     async for text in server.perform(invocation, desk, right):
         sys.stdout.write(text)
     sys.stdout.flush()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from pysendmail.queue import Ended
+from pysendmail.records import Ended
 from pysendmail.smtp.reply import printable
 
 Value = str | int | float | None
@@ -79,6 +79,7 @@ class Events:
         recipients: int,
         kind: str,
         stray: int = 0,
+        reencoded: str = "",
     ) -> None:
         self.emit(
             "accepted",
@@ -90,6 +91,7 @@ class Events:
             recipients=recipients,
             kind=None if kind == "mail" else kind,
             stray_octets=stray or None,
+            reencoded=reencoded or None,
         )
 
     def refused(self, *, uid: int, code: int, reason: str) -> None:

@@ -15,11 +15,13 @@ conversation:
                      U  the answer to a Q whose id is unknown, so nothing was queued: the end
 
 The daemon may answer X at any time, also before Z (a refusal; a lone dot that ended the message). To Q it
-answers X with the code of that submission, waiting while it is being committed, or U. A client that vanishes
-before Z leaves nothing behind.
+answers X with the code of that submission, waiting while it is being received or committed, or U. A client that
+vanishes before Z leaves nothing behind. Between Z and X a client waits a minute from frame to frame: a daemon that
+works for longer (-v, -qf) sends an empty 1 or 2 each `ALIVE_S`.
 
-Versions: a daemon of version N takes N and N-1 and speaks the version that V named; a client begins to speak
-N one release after daemons do. A change that an N-1 peer would misread makes a new N.
+Versions: a daemon of version N takes N and N-1 and speaks the version that V named, and answers another one with
+words and X; a client begins to speak N one release after daemons do. A change that an N-1 peer would misread makes a
+new N; V, 2 and X stay as they are.
 
 `Decoder` holds a conversation to this order and to the bounds below. `FrameError` leaves it for anything
 else: that connection is to be closed, and nothing else happens (one malformed frame on a 0666 socket must
@@ -45,6 +47,7 @@ MAX_ARGUMENTS = 10_000  # ten times the default max_recipients
 MAX_ENVIRONMENT_OCTETS = 4096  # a full name
 MAX_VARIABLES = 16
 MAX_CHUNK = 256 << 10  # one chunk row of a body
+ALIVE_S = 20.0  # a third of what the client waits
 
 
 class FrameError(ValueError):
@@ -175,11 +178,8 @@ def pack_hello(submission_id: bytes, version: int = VERSION) -> bytes:
 
 
 def parse_hello(payload: bytes) -> tuple[int, bytes]:
-    """V's payload -> (version, submission id). FrameError if we don't speak that version."""
-    version, submission_id = payload[0], payload[1:]
-    if version not in VERSIONS:
-        raise FrameError(f"protocol version {version}, we speak {', '.join(map(str, sorted(VERSIONS)))}")
-    return version, submission_id
+    """V's payload -> (version, submission id); whether the version is one of `VERSIONS` is for the caller to say."""
+    return payload[0], payload[1:]
 
 
 def pack_strings(strings: Sequence[bytes]) -> bytes:

@@ -13,7 +13,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable
 
-from pysendmail.queue import LaneState
+from pysendmail.records import LaneState
 
 Route = tuple[str, ...]
 

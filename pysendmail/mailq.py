@@ -9,11 +9,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 Entry = dict[str, Any]
 _MARKS = {"active": "*", "hold": "!"}
+SYSTEM_FILE = Path("/etc/pysendmail/pysendmail.toml")
 _REASON_END = 76  # a reason ends at this column
+
+
+def heading(file: Path) -> str:
+    """Which queue this is, for stderr; nothing for the machine's own, whose listing programs read."""
+    return "" if file == SYSTEM_FILE else f"the queue of {file}"
 
 
 async def postfix(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:

@@ -18,7 +18,7 @@ from pysendmail.aliases import Aliases, expand_recipients
 from pysendmail.config import Config
 from pysendmail.envelope import Envelope, Recipient
 from pysendmail.outcome import Outcome
-from pysendmail.queue import Decision, Destination, Failed, NewMessage, Original
+from pysendmail.records import Decision, Destination, Failed, NewMessage, Original
 
 # NULL_SENDER and the others are what `bounces` says where no mail was written.
 NULL_SENDER = "the message came from the null sender"

@@ -20,44 +20,37 @@ Raises sqlite3.Error as it comes; QueueError for what a person can mend. Times a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import secrets
 import sqlite3
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pysendmail import schema
 from pysendmail.envelope import Envelope, Recipient
 from pysendmail.outcome import Outcome, Result, Scope
+from pysendmail.queue_id import QueueIds
+from pysendmail.records import (
+    Accepted,
+    Claim,
+    ClaimedRecipient,
+    Ended,
+    Failed,
+    LaneState,
+    NewMessage,
+    Original,
+    Policy,
+    Settlement,
+)
+from pysendmail.spool import QueueError
 
 PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail streams
 COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
-FREE_FLOOR = 4 * 1024 * 1024  # a submission leaves at least this much of the disk, beside twice its own size
 MAX_ATTEMPTS_KEPT = 100  # per recipient, in the history
 MAX_RECIPIENTS_PER_CLAIM = 1000
-LOCK_WAIT_S = 10.0
 _PAGE = 500
-
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-
-class QueueError(Exception):
-    """The queue cannot be used; the text says what, where and what to do."""
-
-
-class QueueBusy(QueueError):
-    """Another process holds queue.lock."""
-
-
-class NoSpace(QueueError):
-    """The disk is too full to take a message."""
 
 
 def _read_statements() -> dict[str, str]:
@@ -71,277 +64,9 @@ def _read_statements() -> dict[str, str]:
 SQL = _read_statements()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Destination:
-    """Where one recipient goes: the address after aliases, the one submitted, and the smarthosts in order."""
-
-    recipient: Recipient
-    original: str
-    route: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewMessage:
-    """A message that is to be ours. `header` has Received on top and no blank line; `body` is CRLF."""
-
-    queue_id: str
-    kind: str  # mail | bounce | delay | relayed | postmaster
-    uid: int
-    envelope: Envelope
-    destinations: tuple[Destination, ...]
-    header: bytes
-    body: bytes  # what is not yet in parts: all of it, for a small message
-    body_size: int  # of all the body
-    message_id: str
-    eight_bit: bool
-    lifetime: float
-    warn_after: float  # 0: no delay notice
-    about: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
-    """What C1 made: `again` when the submission id was already known and nothing new was written."""
-
-    queue_id: str
-    again: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedRecipient:
-    id: int
-    recipient: Recipient
-    attempts: int  # before this one
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One message and those of its recipients that are tried together now."""
-
-    message: int
-    queue_id: str
-    kind: str
-    uid: int
-    message_id: str
-    envelope: Envelope
-    header: bytes
-    size: int
-    eight_bit: bool
-    accepted_at: float
-    recipients: tuple[ClaimedRecipient, ...]
-    first_part: bytes  # the body, or its first PART_OCTETS
-    lane: int
-    route: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """What one attempt gave, for C2."""
-
-    message: int
-    results: tuple[tuple[int, Result], ...]  # recipient id, result
-    smarthost: str
-    address: str | None  # the smarthost's IP address, where a connection was made
-    tls: str | None
-    started_at: float
-    ended_at: float
-    exhausted: bool = False  # every smarthost of the route failed freshly, which counts as a failed attempt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """One recipient's outcome as it was recorded, for the log."""
-
-    queue_id: str
-    message_id: str
-    sender: str
-    uid: int
-    recipient: str
-    outcome: str  # in the log's words: sent, deferred, bounced, expired, discarded, removed
-    status: str
-    reply: str
-    code: int | None
-    attempts: int
-    delay_s: float
-    next_attempt_at: float | None = None
-    uncertain: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """A recipient that a report is about."""
-
-    address: str
-    original: str
-    orcpt: str
-    notify: frozenset[str]
-    outcome: str
-    status: str
-    reply: str
-    code: int | None
-    attempts: int
-    smarthost: str
-    last_attempt_at: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Original:
-    """The message that a report is about."""
-
-    queue_id: str
-    kind: str
-    uid: int
-    sender: str
-    message_id: str
-    envid: str
-    ret: str
-    smtputf8: bool
-    eight_bit: bool
-    size: int
-    accepted_at: float
-    expires_at: float
-    header: bytes
-    about: str | None
-    body: Callable[[], bytes]  # reads it: only asked for where it is to be returned
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """For these recipients either a report to queue, or why there is none: the record is kept in both cases."""
-
-    failed: tuple[Failed, ...]
-    kind: str
-    message: NewMessage | None = None
-    reported_to: str | None = None
-    silence: str | None = None
-
-
-class Policy(Protocol):
-    """What the queue asks its owner while it settles; pure, so that C2 depends on nothing but its input."""
-
-    def next_attempt_at(self, now: float, attempts: int, queue_id: str) -> float: ...
-    def report(
-        self, kind: str, original: Original, failed: Sequence[Failed], new_id: Callable[[], str], now: float
-    ) -> Sequence[Decision]: ...
-    def kept_until(self, now: float) -> float: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneState:
-    """One lane and when its next recipient is due; None: it is empty."""
-
-    id: int
-    route: tuple[str, ...]
-    uid: int
-    destination: str
-    due_at: float | None
-
-
-@dataclass(slots=True)
-class QueueIds:
-    """Queue ids: nine characters of microseconds, three of chance; they sort by time and are never given twice."""
-
-    last_us: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def new(self, now: float) -> str:
-        with self._lock:  # submissions take theirs on the event loop, bounces on the writer's thread
-            self.last_us = max(self.last_us + 1, int(now * 1_000_000))
-        return _base62(self.last_us, 9) + _base62(secrets.randbelow(62**3), 3)
-
-    def seen(self, queue_id: str) -> None:
-        value = 0
-        for character in queue_id[:-3]:
-            value = value * 62 + _ALPHABET.index(character)
-        self.last_us = max(self.last_us, value)
-
-
-def _base62(number: int, width: int) -> str:
-    digits = []
-    while number:
-        number, digit = divmod(number, 62)
-        digits.append(_ALPHABET[digit])
-    return "".join(reversed(digits)).rjust(width, "0")
-
-
 def destination_of(address: str) -> str:
     """The domain that fairness goes by."""
     return address.rpartition("@")[2].lower()
-
-
-class QueueLock:
-    """`queue.lock`: whoever holds it is the queue's one writer. Freed by the kernel when the process ends."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "queue.lock"
-        self._fd = -1
-
-    def acquire(self, wait_s: float = LOCK_WAIT_S, *, unless: Callable[[], bool] = lambda: False) -> None:
-        """Take the lock, waiting for another command; raises QueueBusy after `wait_s` seconds.
-
-        `unless` is asked while it is held: when it says yes, waiting is in vain, and QueueBusy comes at once.
-        """
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() >= deadline or unless():
-                    self.release()
-                    raise QueueBusy(
-                        f"{self.path} is held by another process (a daemon, or a command at work)"
-                    ) from None
-                time.sleep(0.01)
-
-    def release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-class Reserve:
-    """The ballast: disk space kept back so that outcomes can still be recorded when the disk is full."""
-
-    def __init__(self, directory: Path, octets: int) -> None:
-        self.path = directory / "reserve"
-        self.octets = octets
-        self.given_up = False
-
-    def fill(self) -> None:
-        """Set the ballast up, or again after it was given up; only where twice its size is free."""
-        try:
-            size = self.path.stat().st_size
-        except FileNotFoundError:
-            size = 0
-        if size == self.octets:
-            self.given_up = False
-            return
-        if free_octets(self.path.parent) < 2 * self.octets + FREE_FLOOR:
-            self.given_up = self.octets > 0
-            return
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.ftruncate(fd, 0)
-            if self.octets:
-                os.posix_fallocate(fd, 0, self.octets)
-        except OSError:
-            self.give_up()
-            return
-        finally:
-            os.close(fd)
-        self.given_up = False
-
-    def give_up(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.given_up = True
-
-
-def free_octets(directory: Path) -> int:
-    """What an unprivileged process may still write on this file system."""
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
 
 
 def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:

@@ -269,7 +269,7 @@ INSERT INTO smarthost (name, last_sent_at) VALUES (:name, :at) ON CONFLICT (name
 SELECT
     (SELECT count(*) FROM message WHERE state = 'queued' AND (:uid IS NULL OR uid = :uid)),
     (SELECT count(DISTINCT r.message) FROM recipient r JOIN message m ON m.id = r.message
-        WHERE r.state = 'queued' AND r.fresh = 0 AND (:uid IS NULL OR m.uid = :uid)),
+        WHERE r.state = 'queued' AND r.reply IS NOT NULL AND (:uid IS NULL OR m.uid = :uid)),
     (SELECT count(*) FROM message WHERE state = 'queued' AND held = 1 AND (:uid IS NULL OR uid = :uid)),
     (SELECT count(DISTINCT r.message) FROM recipient r JOIN message m ON m.id = r.message
         WHERE r.state = 'attempting' AND (:uid IS NULL OR m.uid = :uid)),

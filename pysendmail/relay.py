@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pysendmail import schedule
 from pysendmail.config import Retry, Smarthost
 from pysendmail.outcome import Trouble
-from pysendmail.queue import Claim
+from pysendmail.records import Claim
 
 FIRST_CONNECTIONS = 2
 GOOD_ANSWERS_TO_GROW = 8  # messages answered well before one more connection is opened

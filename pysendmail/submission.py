@@ -20,16 +20,9 @@ from pysendmail.argv import Invocation
 from pysendmail.config import Config
 from pysendmail.envelope import Envelope, Recipient
 from pysendmail.message import Intake, MessageError, complete, hops, received, recipients, rfc5322_date
-from pysendmail.queue import (
-    COMMIT_OCTETS,
-    FREE_FLOOR,
-    PART_OCTETS,
-    Accepted,
-    Destination,
-    NewMessage,
-    Queue,
-    free_octets,
-)
+from pysendmail.queue import COMMIT_OCTETS, PART_OCTETS, Queue
+from pysendmail.records import Accepted, Destination, NewMessage
+from pysendmail.spool import FREE_FLOOR, free_octets
 
 EX_OK, EX_USAGE, EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE = 0, 64, 65, 66, 69
 EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 74, 75, 77, 78
@@ -81,6 +74,7 @@ class Submission:
         submission_id: bytes,
     ) -> None:
         self.queue_id = queue_id
+        self.reencoded = ""  # lines were too long and are encoded now: "yes", or "signed" where that broke a signature
         self.stored = False  # something of it is in the database: to be forgotten if it ends here
         self._invocation = invocation
         self._caller = caller
@@ -203,6 +197,7 @@ class Submission:
     def _encode_stored(self, queue: Queue, new: NewMessage) -> NewMessage:
         """The same as in `_compose`, for a body that is in the database already."""
         encoded = mime.reencode(new.header, lambda: queue.parts(self._message, 0, -1), seven_bit=False)
+        self.reencoded = "signed" if encoded.signed else "yes"
         return replace(new, header=encoded.header, body_size=queue.replace_body(self._message, encoded.body))
 
     def _compose(self, destinations: tuple[Destination, ...], now: float) -> NewMessage:
@@ -224,6 +219,7 @@ class Submission:
             # RFC 5322 §2.1.1 allows 998 octets a line: encoded once, here, so that all copies are the same.
             encoded = mime.reencode(header, lambda: (body,), seven_bit=False)
             header, body = encoded.header, b"".join(encoded.body)
+            self.reencoded = "signed" if encoded.signed else "yes"
             body_size = len(body)
         trace = received(
             host=host, queue_id=self.queue_id, date=date, uid=self._caller.uid, style=config.headers.received

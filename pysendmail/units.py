@@ -65,6 +65,11 @@ def rfc3339(epoch: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", instant)
 
 
+def time_or_null(epoch: float | None) -> str | None:
+    """The same for JSON, where there may be no time."""
+    return None if epoch is None else rfc3339(epoch)
+
+
 def parse_time(text: str, now: float) -> float:
     """The instant meant by a duration ("2d": two days before `now`), by RFC 3339 text, by a date."""
     if _DURATION.fullmatch(text):

@@ -21,7 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pysendmail.queue import LaneState, NewMessage, Queue, Reserve
+from pysendmail.queue import Queue
+from pysendmail.records import LaneState, NewMessage
+from pysendmail.spool import Reserve
 
 T = TypeVar("T")
 MAX_BATCH = 256

@@ -136,8 +136,8 @@ class Request:
                 self._valued(option, word[at:] or next(words, b""))
                 return
             if option in TAKES_REST:
-                # An interval, -q15m, changes nothing in a dialogue.
-                if option == b"Q" or (option == b"q" and not (self.dialogue and word[at:][:1] in b"p0123456789")):
+                interval = at < len(word) and word[at] in b"p0123456789"  # -q15m: changes nothing in a dialogue
+                if option == b"Q" or (option == b"q" and not (self.dialogue and interval)):
                     self._quiet()
                 return
             if option == b"i":
@@ -154,16 +154,16 @@ class Request:
             self.reads = value[:1] not in QUIET_MODES
             self.dialogue = value[:1] in DIALOGUE_MODES
         elif option == b"o":
-            self._switch(value[:1], value[1:])
+            self._switch(b"-o" + value[:1], value[1:])
         elif option == b"O":
             name, _, setting = value.partition(b"=")
             self._switch(name.strip().lower(), setting.strip())
 
     def _switch(self, name: bytes, value: bytes) -> None:
         true = value[:1].lower() not in (b"f", b"n", b"0")
-        if name in (b"i", b"ignoredots"):
+        if name in (b"-oi", b"ignoredots"):
             self.dot_ends = not true
-        elif name in (b"v", b"verbose"):
+        elif name in (b"-ov", b"verbose"):
             self.verbose = true
 
     def _quiet(self) -> None:
@@ -625,9 +625,9 @@ class Command:
         for last in (False, True):
             sock = self._reach()
             if sock is None:
-                code = self._directly()
-                if code != DAEMON_IS_BACK:
-                    return code
+                done = self._directly()
+                if done != DAEMON_IS_BACK:
+                    return done
                 sock = self._reach()
                 if sock is None:
                     raise self._nothing("it comes and goes")
@@ -657,6 +657,8 @@ class Command:
 
     def _reach(self) -> "_socket.socket | None":
         """A connection to the daemon; None where there is no daemon, or who calls takes its place."""
+        if not self._request.reads and (control := self._control()) is not None:
+            return control
         socket, deadline, asked = self._instance.socket, time.monotonic() + RESTART_S, False
         if len(socket) > MAX_SOCKET_OCTETS:
             return None
@@ -678,6 +680,13 @@ class Command:
                     return None
                 raise self._nothing("it is too busy")
             time.sleep(PAUSE_S)
+
+    def _control(self) -> "_socket.socket | None":
+        """The owner's own socket, where work on the queue is on all of it; None for everybody else."""
+        try:
+            return connect(self._instance.socket.rpartition(b"/")[0] + b"/control")
+        except OSError:
+            return None
 
     def _ask(self, why: str) -> int | None:
         """What became of a submission that was sent whole; None if nothing was queued."""
@@ -724,16 +733,16 @@ class Command:
             raise Failure(
                 TEMPFAIL, f"no daemon at {socket}, and no way without it ({error}); nothing was queued"
             ) from None
-        return int(
-            direct.run(
-                tuple(self._request.argv),
-                self._environment,
-                self._source.chunks(),
-                self._submission_id,
-                self._config(),
-                to_text(self._instance.socket),
-            )
+        code = direct.run(
+            tuple(self._request.argv),
+            self._environment,
+            self._source.chunks(),
+            self._submission_id,
+            self._config(),
+            to_text(self._instance.socket),
         )
+        flush_streams()
+        return code
 
 
 def load_package() -> None:
@@ -741,12 +750,25 @@ def load_package() -> None:
     thin = __file__.rpartition("/")[0]
     parent = thin.rpartition("/")[0].rpartition("/")[0]
     sys.path[:] = [path for path in sys.path if path != thin]
+    # Before what `site` adds: the package that this client came with, not another that the interpreter has installed.
+    if parent not in sys.path:
+        sys.path.append(parent)
     if sys.flags.no_site and "site" not in sys.modules:
         import site
 
         site.main()
-    if parent not in sys.path:
-        sys.path.append(parent)
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:  # it was closed when the interpreter started, see steady_descriptors
+            setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115 - it stays open
+
+
+def flush_streams() -> None:
+    """What `direct` has printed: _exit would drop it. Nobody there to read it is no failure."""
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105 - contextlib is not loaded for this
+            stream.flush()
+        except (OSError, ValueError):
+            pass
 
 
 # --- text and the way out

@@ -137,7 +137,7 @@ async def test_a_fresh_session_that_dies_at_mail_is_not_stale() -> None:
 
 
 async def test_eight_bit_for_a_server_without_8bitmime() -> None:
-    """A server without 8BITMIME gets the re-encoded form, without a SIZE that nobody knows; one with it the original."""
+    """A server without 8BITMIME gets the re-encoded form, without SIZE, which nobody knows; others the original."""
 
     async def quoted() -> AsyncIterator[bytes]:
         yield b"gr=C3=BC=C3=9Fe\r\n"

@@ -99,8 +99,8 @@ class Client:
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
         """The handshake, as the server."""
+        self.encrypted = True  # from here on only what was decrypted comes to the reader
         await self.writer.start_tls(context)
-        self.encrypted = True
 
     async def stall(self) -> None:
         """Say nothing more until the client goes away."""

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from rig import debian
-from rig.instance import PATIENCE_S, Instance, json_lines, smarthost
+from rig.instance import PATIENCE_S, Instance, smarthost
 from rig.peer import Ordinary, PeerThread
 
 SYNCS = "fdatasync,fsync"
@@ -160,7 +161,7 @@ class Run:
 
 
 def test_killed_at_each_commit_point(tmp_path: Path) -> None:
-    """Exit 0: delivered exactly once, or twice with `uncertain` in the history; else nothing; one bounce per failure."""
+    """Exit 0: delivered exactly once, or twice if `uncertain`; else: nothing; one bounce per failure."""
     strace = debian.program("strace", "strace")
     if subprocess.run([strace, "-D", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode:
         pytest.skip("strace cannot trace here (ptrace is not allowed)")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pysendmail import argv, frames
@@ -20,7 +20,7 @@ LETTERS = [option.name[1:] for option in argv.OPTIONS if option.name[1] != "-"]
 
 WORDS = """
 --config=a --config --format --format=table --json --version --help -- - -C -Cb -oiTrue -oifalse -ov0 -odi -bs -bm
--bt -q15m -qp5m -q!Ix -O -OIgnoreDots IgnoreDots=no Verbose=yes -oem -f -fa@b root table
+-bt -Oi -Ov -q15m -qp5m -q!Ix -O -OIgnoreDots IgnoreDots=no Verbose=yes -oem -f -fa@b root table
 """
 
 options = st.one_of(
@@ -30,6 +30,9 @@ options = st.one_of(
 )
 
 
+@example("mailq", ["-Oi"])  # once taken for -oi
+@example("sendmail", ["-bs", "-q"])  # once taken for -q15m
+@settings(max_examples=500)
 @given(st.sampled_from(OUR_NAMES), st.lists(options, max_size=6))
 def test_the_client_reads_argv_as_the_daemon_does(name: str, words: list[str]) -> None:
     """Whatever the daemon would accept, both agree on file, input, dots and dialogue."""
@@ -79,6 +82,7 @@ def test_no_constant_of_the_protocol_is_missing() -> None:
     bounds = "MAX_ARGV_OCTETS MAX_ARGUMENTS MAX_ENVIRONMENT_OCTETS MAX_CHUNK"
     assert all(hasattr(module, name) for module in (client, frames) for name in f"{names} {bounds}".split())
     assert argv.MAX_ARGUMENTS == frames.MAX_ARGUMENTS
+    assert client.ANSWER_S >= 3 * frames.ALIVE_S
     assert len(client.VARIABLES) * (client.MAX_VALUE_OCTETS + 64) <= frames.MAX_ENVIRONMENT_OCTETS
 
 

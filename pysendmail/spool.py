@@ -1,0 +1,170 @@
+"""Spool: the queue's directory: its owner, its lock, the ballast, the room that is left.
+
+Root, command or daemon, first becomes the directory's owner (groups, gid, uid), so that no root-owned file is ever
+left there, and no file that the owner prepared is ever followed with root's rights. Whoever holds `queue.lock` is the
+one writer; the kernel frees it when he dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import socket
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+FREE_FLOOR = 4 * 1024 * 1024  # a submission leaves at least this much of the disk, beside twice its own size
+LOCK_WAIT_S = 10.0
+SERVICE_USER = "pysendmail"
+
+
+class QueueError(Exception):
+    """The queue cannot be used; the text says what, where and what to do."""
+
+
+class QueueBusy(QueueError):
+    """Another process holds queue.lock."""
+
+
+def directory_owner(directory: Path) -> tuple[int, int]:
+    """Make the queue's directory if it is missing; returns its owner's uid and gid.
+
+    Raises QueueError where it cannot be made or is not fit: open to others, not a directory, not ours.
+    """
+    try:
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
+            if os.geteuid() == 0:
+                _give_to_service_user(directory)
+        status = directory.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise QueueError(f"{directory}: is not a directory: [queue] directory must name one")
+        if status.st_mode & 0o077:
+            directory.chmod(0o700)
+    except OSError as error:
+        raise QueueError(f"{directory}: cannot be used as the queue's directory: {error.strerror}") from None
+    return status.st_uid, status.st_gid
+
+
+def _give_to_service_user(directory: Path) -> None:
+    try:
+        account = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return  # no such user (a container): root's own queue
+    os.chown(directory, account.pw_uid, account.pw_gid)
+
+
+def become(uid: int, gid: int) -> None:
+    """Give up root for good: groups, gid, uid, in this order."""
+    if uid == 0:
+        return
+    try:
+        os.initgroups(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:
+        os.setgroups([gid])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens on the socket. Not allowed to know counts as no."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(str(path))
+        except BlockingIOError:
+            return True  # its backlog is full
+        except OSError:
+            return False
+    return True
+
+
+def may_write(directory: Path) -> bool:
+    """Whether this process may own the queue there: root, the directory's owner, or whoever may make it."""
+    if os.geteuid() == 0:
+        return True
+    try:
+        return directory.stat().st_uid == os.geteuid() and os.access(directory, os.W_OK | os.X_OK)
+    except FileNotFoundError:
+        parent = next(parent for parent in directory.parents if parent.exists())
+        return os.access(parent, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
+class QueueLock:
+    """`queue.lock`: whoever holds it is the queue's one writer. Freed by the kernel when the process ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "queue.lock"
+        self._fd = -1
+
+    def acquire(self, wait_s: float = LOCK_WAIT_S, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """Take the lock, waiting for another command; raises QueueBusy after `wait_s` seconds.
+
+        `unless` is asked while it is held: when it says yes, waiting is in vain, and QueueBusy comes at once.
+        """
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline or unless():
+                    self.release()
+                    raise QueueBusy(
+                        f"{self.path} is held by another process (a daemon, or a command at work)"
+                    ) from None
+                time.sleep(0.01)
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Reserve:
+    """The ballast: disk space kept back so that outcomes can still be recorded when the disk is full."""
+
+    def __init__(self, directory: Path, octets: int) -> None:
+        self.path = directory / "reserve"
+        self.octets = octets
+        self.given_up = False
+
+    def fill(self) -> None:
+        """Set the ballast up, or again after it was given up; only where twice its size is free."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size == self.octets:
+            self.given_up = False
+            return
+        if free_octets(self.path.parent) < 2 * self.octets + FREE_FLOOR:
+            self.given_up = self.octets > 0
+            return
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(fd, 0)
+            if self.octets:
+                os.posix_fallocate(fd, 0, self.octets)
+        except OSError:
+            self.give_up()
+            return
+        finally:
+            os.close(fd)
+        self.given_up = False
+
+    def give_up(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.given_up = True
+
+
+def free_octets(directory: Path) -> int:
+    """What an unprivileged process may still write on this file system."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize

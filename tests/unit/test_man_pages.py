@@ -1,0 +1,85 @@
+"""The manual pages: mandoc finds no fault, and sendmail(8) has the options that argv.py has, no more and no fewer."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from pysendmail import argv, submission
+from rig.debian import program
+
+_CHECKOUT = Path(__file__).parents[2] / "man"
+_PAGES = ("sendmail.8", "mailq.1", "newaliases.1", "pysendmail.8", "pysendmail.toml.5")
+_OPTION = re.compile(r"\.It Fl (?P<name>\S+)(?: (?P<attached>Ns )?Ar (?P<argument>\S+))?$")
+# Where they stand in the page, and how they are treated.
+_SECTIONS = {
+    "Options that are honoured": argv.Treatment.HONOURED,
+    "Options that are accepted and ignored": argv.Treatment.IGNORED,
+    "Options that are refused": argv.Treatment.REFUSED,
+}
+# An interval stands for all of them and has no argument of its own.
+_EXAMPLES = {"-q15m", "-qp5m"}
+
+
+def _sections(page: str) -> dict[str, list[str]]:
+    """The lines of each .Sh and .Ss."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in (_CHECKOUT / page).read_text("utf-8").splitlines():
+        if line.startswith((".Sh ", ".Ss ")):
+            lines = found.setdefault(line[4:], [])
+        else:
+            lines.append(line)
+    return found
+
+
+def test_sendmail_options_are_those_of_the_table() -> None:
+    """Each option stands in the list that says how it is treated, with its argument; none is missing or made up."""
+    sections = _sections("sendmail.8")
+    in_page = [
+        (f"-{match['name']}", treatment, (match["argument"] or "").upper(), bool(match["attached"]))
+        for title, treatment in _SECTIONS.items()
+        for line in sections[title]
+        if (match := _OPTION.match(line))
+    ]
+    in_table = [
+        (option.name, option.treatment, "", False)
+        if option.name in _EXAMPLES
+        else (option.name, option.treatment, option.argument, option.value is argv.Value.ATTACHED)
+        for option in argv.OPTIONS
+    ]
+    assert sorted(in_page) == sorted(in_table)
+
+
+def test_sendmail_lists_every_exit_code() -> None:
+    """The codes that submission knows are those of EXIT STATUS, both ways."""
+    listed = [line[4:] for line in _sections("sendmail.8")["EXIT STATUS"] if line.startswith(".It ")]
+    known = [value for name, value in vars(submission).items() if name.startswith("EX_")]
+    assert listed == [str(code) for code in sorted(known)]
+
+
+@pytest.mark.parametrize("page", _PAGES)
+def test_page_is_clean_mdoc(page: str) -> None:
+    """mandoc has nothing to say, but for pages that are not installed where it looks for them."""
+    mandoc = program("mandoc", "mandoc")
+    run = subprocess.run([mandoc, "-Tlint", str(_CHECKOUT / page)], capture_output=True, text=True, check=False)
+    complaints = [
+        line
+        for line in (run.stdout + run.stderr).splitlines()
+        if "referenced manual not found" not in line and "outdated mandoc.db" not in line
+    ]
+    assert complaints == []
+
+
+@pytest.mark.parametrize("page", _PAGES)
+def test_page_comes_with_the_wheel(page: str) -> None:
+    """pip puts the pages where man looks for them beside the commands."""
+    if not Path(sysconfig.get_path("purelib"), "pysendmail").is_dir():
+        pytest.skip("pysendmail is not installed here: `make test` tests the wheel")
+    section = page.rpartition(".")[2]
+    assert (Path(sys.prefix) / "share" / "man" / f"man{section}" / page).is_file()
