@@ -14,6 +14,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 FREE_FLOOR = 4 * 1024 * 1024  # a submission leaves at least this much of the disk, beside twice its own size
@@ -38,7 +39,7 @@ def directory_owner(directory: Path) -> tuple[int, int]:
         if not directory.exists():
             directory.mkdir(mode=0o700, parents=True)
             if os.geteuid() == 0:
-                _give_to_service_user(directory)
+                os.chown(directory, *future_owner())
         status = directory.stat()
         if not stat.S_ISDIR(status.st_mode):
             raise QueueError(f"{directory}: is not a directory: [queue] directory must name one")
@@ -49,12 +50,13 @@ def directory_owner(directory: Path) -> tuple[int, int]:
     return status.st_uid, status.st_gid
 
 
-def _give_to_service_user(directory: Path) -> None:
-    try:
-        account = pwd.getpwnam(SERVICE_USER)
-    except KeyError:
-        return  # no such user (a container): root's own queue
-    os.chown(directory, account.pw_uid, account.pw_gid)
+def future_owner() -> tuple[int, int]:
+    """Uid and gid of a queue's directory that this process would make: root makes it for the service user."""
+    if os.geteuid() == 0:
+        with suppress(KeyError):  # no such user (a container): root's own queue
+            account = pwd.getpwnam(SERVICE_USER)
+            return account.pw_uid, account.pw_gid
+    return os.geteuid(), os.getegid()
 
 
 def become(uid: int, gid: int) -> None:
