@@ -14,7 +14,8 @@ from typing import Any
 
 from pysendmail.certificate import describe
 from pysendmail.config import Smarthost, Timeout
-from pysendmail.connection import Connection, Opener, SessionError, Trace, leave
+from pysendmail.connection import Connection, Opener, SessionError, leave
+from pysendmail.gate import Trace
 from pysendmail.outcome import Stage, Trouble
 from pysendmail.secrets import Secrets
 from pysendmail.smtp.extensions import Extensions

@@ -278,7 +278,9 @@ SELECT
     (SELECT count(*) FROM message WHERE state = 'damaged');
 
 -- name: waiting_routes
-SELECT DISTINCT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'queued';
+-- Also what is being tried at this moment: it waits, until the attempt has ended.
+SELECT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'queued'
+UNION SELECT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'attempting';
 
 -- name: lost_reports
 -- Bounces that nobody could be told of, since a time.

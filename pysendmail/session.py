@@ -21,8 +21,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from pysendmail.config import Smarthost, Timeout
-from pysendmail.connection import Connection, Opener, SessionError, Trace, leave, redact
+from pysendmail.connection import Connection, Opener, SessionError, leave, redact
 from pysendmail.envelope import Envelope
+from pysendmail.gate import Trace
 from pysendmail.outcome import Fault, Result, Stage, Trouble
 from pysendmail.secrets import Secrets
 from pysendmail.smtp.extensions import Extensions

@@ -10,8 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
+import socket
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,6 +71,19 @@ def become(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
+def answers(path: Path) -> bool:
+    """Whether somebody listens on the socket. Not allowed to know counts as no."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(str(path))
+        except BlockingIOError:
+            return True  # its backlog is full
+        except OSError:
+            return False
+    return True
+
+
 def may_write(directory: Path) -> bool:
     """Whether this process may own the queue there: root, the directory's owner, or whoever may make it."""
     if os.geteuid() == 0:
@@ -89,8 +104,11 @@ class QueueLock:
         self.path = directory / "queue.lock"
         self._fd = -1
 
-    def acquire(self, wait_s: float = LOCK_WAIT_S) -> None:
-        """Take the lock, waiting for another command; raises QueueBusy after `wait_s` seconds."""
+    def acquire(self, wait_s: float = LOCK_WAIT_S, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """Take the lock, waiting for another command; raises QueueBusy after `wait_s` seconds.
+
+        `unless` is asked while it is held: when it says yes, waiting is in vain, and QueueBusy comes at once.
+        """
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         deadline = time.monotonic() + wait_s
         while True:
@@ -98,7 +116,7 @@ class QueueLock:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or unless():
                     self.release()
                     raise QueueBusy(
                         f"{self.path} is held by another process (a daemon, or a command at work)"

@@ -44,6 +44,7 @@ MAX_ARGUMENTS = 10_000
 MAX_ENVIRONMENT_OCTETS = 4096
 MAX_CHUNK = 256 << 10
 
+DAEMON_IS_BACK = -1  # direct.run: nothing was done, since a daemon has started meanwhile
 USAGE, IOERR, TEMPFAIL, CONFIG = 64, 74, 75, 78  # sysexits
 
 SYSTEM_CONFIG = b"/etc/pysendmail/pysendmail.toml"
@@ -624,7 +625,12 @@ class Command:
         for last in (False, True):
             sock = self._reach()
             if sock is None:
-                return self._directly()
+                done = self._directly()
+                if done != DAEMON_IS_BACK:
+                    return done
+                sock = self._reach()
+                if sock is None:
+                    raise self._nothing("it comes and goes")
             conversation = Talk(sock, self._output.show)
             try:
                 return conversation.submit(start, source)
