@@ -354,6 +354,8 @@ class Delivery:
     async def _open(self, relay: Relay) -> Session:
         smarthost = relay.smarthost
         plan = self.tls_plan(relay)
+        if plan.retries:
+            relay.tls_failed = self._loop.time()  # this one connection tries TLS again; the others stay in clear
         try:
             session = await Session.open(
                 smarthost,
@@ -366,8 +368,9 @@ class Delivery:
             if error.tls_failed:
                 relay.tls_failed = self._loop.time()
             raise
-        if session.fallback:
+        if session.tls_failed:
             relay.tls_failed = self._loop.time()
+        if session.fallback:
             self._events.fallback(smarthost=relay.name, address=session.address, reason=session.fallback)
         elif session.tls != "none":
             relay.tls_failed = None

@@ -330,7 +330,8 @@ class Session:
                     await self._line.wait()
             if self.trace and self._line.replies:
                 self.trace(f"< {redact(self._line.replies[0].text, connection.secrets)}")
-            connection.transport.close()
+            if not connection.transport.is_closing():  # closed twice, TLS of Python 3.11.2 cannot be aborted any more
+                connection.transport.close()
         self._usable = False
         await leave(connection)
 
