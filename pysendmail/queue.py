@@ -437,7 +437,7 @@ class Queue:
         # Trouble with the smarthost and "the rest in the next transaction" are no attempt of this recipient's own.
         own = not (result.scope is Scope.SMARTHOST or result.again)
         attempts = row["attempts"] + own
-        state, status = _next_state(message, result, now, exhausted=own or settlement.exhausted)
+        state, status = _next_state(message, result, now, exhausted=(own and settlement.failed) or settlement.exhausted)
         final = state not in ("queued", "held")
         next_attempt_at = None
         if not final:
@@ -655,6 +655,7 @@ class Queue:
                 tls=None,
                 started_at=now,
                 ended_at=now,
+                failed=False,
             )
             # Its own due time, not a back-off: the crash was ours.
             ended += self.settle(settlement, policy)

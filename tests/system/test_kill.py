@@ -22,6 +22,7 @@ from rig.peer import Ordinary, PeerThread
 
 SYNCS = "fdatasync,fsync"
 LARGE = 3 * 1024 * 1024
+LINE = b"0123456789abcde" * 60 + b"\n"
 WORKERS = 2
 
 
@@ -86,9 +87,8 @@ class Run:
 
     def _submit(self, instance: Instance, recipient: str, size: int) -> None:
         token = f"{recipient.partition('@')[0]}-{self.point}"
-        text = f"Subject: {token}\nMessage-ID: <{token}@example.com>\n\nThe text.\n".encode() + b"0123456789abcde\n" * (
-            size // 16
-        )
+        head = f"Subject: {token}\nMessage-ID: <{token}@example.com>\n\nThe text.\n"
+        text = head.encode() + LINE * (size // len(LINE))
         done = instance.sendmail("-f", "alice@example.com", recipient, text=text)
         self.ledger.append(Submitted(recipient, token, size, done.returncode, done.stderr))
 
@@ -97,12 +97,13 @@ class Run:
     def _restart(self, instance: Instance) -> None:
         """What a service manager does: the daemon that died is started again."""
         assert instance.process is not None
-        code = instance.process.wait()
-        self.killed = code != 0
-        if not self._over:
-            instance.launch()
-            if self._over:
-                instance.process.kill()
+        instance.process.wait()
+        if self._over:
+            return
+        self.killed = True
+        instance.launch()
+        if self._over:
+            instance.process.kill()
 
     def _let_it_deliver(self, instance: Instance) -> None:
         """Until the daemon is through, or died and was started anew: then the rest is for `_drain`."""
@@ -143,7 +144,7 @@ class Run:
             uncertain = sum(attempt["outcome"] == "uncertain" for attempt in recipient["attempts"])
             if not (wanted == "sent") <= len(copies) <= (wanted == "sent") + uncertain:
                 self.problems.append(f"{mail}: {len(copies)} copies, {recipient}")
-            if any(m.content.count(b"0123456789abcde\r\n") != mail.size // 16 for m in copies):
+            if any(m.content.count(LINE[:-1] + b"\r\n") != mail.size // len(LINE) for m in copies):
                 self.problems.append(f"{mail}: a copy is not whole")
             if len({m.content for m in copies}) > 1:
                 self.problems.append(f"{mail}: the copies differ")
