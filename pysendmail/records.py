@@ -87,7 +87,6 @@ class Settlement:
     tls: str | None
     started_at: float
     ended_at: float
-    failed: bool = True  # an attempt that failed may end a life; one that a crash cut short did not fail
     exhausted: bool = False  # every smarthost of the route failed freshly, which counts as a failed attempt
 
 

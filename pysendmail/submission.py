@@ -141,8 +141,7 @@ class Submission:
 
     def forget(self, queue: Queue) -> None:
         """The step that undoes a spilled submission."""
-        if self._message:
-            queue.forget(self._message)
+        queue.forget(self.queue_id)
 
     def _check_space(self, size: int) -> None:
         needed = 2 * size + FREE_FLOOR
@@ -174,7 +173,7 @@ class Submission:
 
         def step(queue: Queue) -> Accepted:
             if (known := queue.known(self._submission_id)) is not None:
-                self.forget(queue)
+                self.forget(queue)  # what was spilled before the answer was asked for again
                 return known
             if self._caller.uid != 0:
                 messages, octets = queue.owned(self._caller.uid)

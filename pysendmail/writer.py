@@ -125,6 +125,7 @@ class Writer:
         self._queue.begin()
         for step in steps:
             step.error = None
+            reports = len(self._queue.reports)
             connection.execute("SAVEPOINT step")
             try:
                 step.result = step.run(self._queue)
@@ -136,6 +137,7 @@ class Writer:
                 step.error = error
             if step.error is not None:
                 connection.execute("ROLLBACK TO step")
+                del self._queue.reports[reports:]
             connection.execute("RELEASE step")
         self._queue.commit()
 
