@@ -83,6 +83,8 @@ class Run:
                 self._over = True
                 instance.process.kill()
                 nurse.join(PATIENCE_S)
+                instance.process.kill()
+                instance.process.wait(PATIENCE_S)
             self._check(peer, self._drain(instance))
 
     def _submit(self, instance: Instance, recipient: str, size: int) -> None:
@@ -180,5 +182,6 @@ def test_killed_at_each_commit_point(tmp_path: Path) -> None:
                 shutil.rmtree(run.directory)
             if not all(run.killed for run in runs):
                 break
+    print(f"{points} points")
     assert points >= 10, f"only {points} syncs were seen: the sweep does not reach what it is for"
     assert not failed, "\n".join(failed)
