@@ -731,8 +731,8 @@ class Queue:
                 after = row["id"]
                 route = route_of(row["sender"], row["address"])
                 if route != _route(row["route"]):
+                    self._touched.add(row["lane"])
                     self._run("reroute", recipient=after, lane=self._lane(route, row["uid"], row["address"]))
-        self._all_touched = True
 
     def prune(self, keep_history: float, now: float) -> float | None:
         """Forget what retention says; returns when there is something to do next, None for nothing."""
