@@ -532,7 +532,7 @@ class Queue:
             code=failed.code,
             attempts=failed.attempts,
             delay_s=now - message["accepted_at"],
-            next_attempt_at=next_attempt_at,
+            next_attempt_s=None if next_attempt_at is None else next_attempt_at - now,
             uncertain=uncertain,
         )
 
