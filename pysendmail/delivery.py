@@ -103,10 +103,6 @@ class Delivery:
         self._lanes.update(states, time.time())
         self._wake.set()
 
-    def start_over(self, states: list[LaneState]) -> None:
-        self._lanes.replace(states, time.time())
-        self._wake.set()
-
     def flush(self) -> None:
         """Everything that can be tried is tried now, a resting smarthost too."""
         for relay in self.relays.values():
