@@ -103,10 +103,6 @@ class Delivery:
         self._lanes.update(states, time.time())
         self._wake.set()
 
-    def start_over(self, states: list[LaneState]) -> None:
-        self._lanes.replace(states, time.time())
-        self._wake.set()
-
     def flush(self) -> None:
         """Everything that can be tried is tried now, a resting smarthost too."""
         for relay in self.relays.values():
@@ -131,7 +127,7 @@ class Delivery:
             self._lanes.promote(time.time())
             if self._reserve.given_up:
                 await self._refill()
-            if not self._reserve.given_up and self._loop.time() >= self._full_until:
+            if self._reserve.room and self._loop.time() >= self._full_until:
                 await self._claim()
             if self._wake.is_set():
                 continue
@@ -142,7 +138,7 @@ class Delivery:
                     await self._wake.wait()
 
     def _claimable(self) -> bool:
-        if self._reserve.given_up or self._loop.time() < self._full_until or self.broken:
+        if not self._reserve.room or self._loop.time() < self._full_until or self.broken:
             return False
         self._lanes.promote(time.time())
         return any(self._relay_for(route) is not None for route in self._lanes.due_routes())
@@ -173,7 +169,7 @@ class Delivery:
         waits: list[float] = []
         if self._reserve.given_up:
             waits.append(FULL_S)
-        elif clock < self._full_until:
+        if clock < self._full_until:
             waits.append(self._full_until - clock)
         else:
             if (due_at := self._lanes.next_due_at()) is not None:

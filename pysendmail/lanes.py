@@ -72,14 +72,6 @@ class Lanes:
                 self._awaited.add((state.due_at, state.id))
                 heapq.heappush(self._later, (state.due_at, state.id))
 
-    def replace(self, states: list[LaneState], now: float) -> None:
-        """Start over: these are all the lanes there are."""
-        self._lanes.clear()
-        self._turns.clear()
-        self._later.clear()
-        self._awaited.clear()
-        self.update(states, now)
-
     def _leave(self, state: LaneState) -> None:
         turns = self._turns.get(state.route)
         if turns is not None:

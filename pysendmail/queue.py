@@ -532,7 +532,7 @@ class Queue:
             code=failed.code,
             attempts=failed.attempts,
             delay_s=now - message["accepted_at"],
-            next_attempt_at=next_attempt_at,
+            next_attempt_s=None if next_attempt_at is None else next_attempt_at - now,
             uncertain=uncertain,
         )
 
@@ -731,8 +731,8 @@ class Queue:
                 after = row["id"]
                 route = route_of(row["sender"], row["address"])
                 if route != _route(row["route"]):
+                    self._touched.add(row["lane"])
                     self._run("reroute", recipient=after, lane=self._lane(route, row["uid"], row["address"]))
-        self._all_touched = True
 
     def prune(self, keep_history: float, now: float) -> float | None:
         """Forget what retention says; returns when there is something to do next, None for nothing."""

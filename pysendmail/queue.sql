@@ -240,7 +240,7 @@ SELECT body_until IS NOT NULL FROM message WHERE id = :message;
 
 -- name: reroute_lanes
 -- What is being attempted, too: deferred, it would come back to a route that is no more.
-SELECT r.id, r.address, m.sender, m.uid, lane.route
+SELECT r.id, r.lane, r.address, m.sender, m.uid, lane.route
 FROM recipient r JOIN message m ON m.id = r.message JOIN lane ON lane.id = r.lane
 WHERE r.state IN ('queued', 'held', 'attempting') AND r.id > :after ORDER BY r.id LIMIT :limit;
 

@@ -790,7 +790,10 @@ def test_reroute(store: Store) -> None:
     store.sql("UPDATE recipient SET next_attempt_at = ? WHERE message = ?", NOW + 1, store.row(queued))
     claim = store.claim()
     assert attempting == claim.queue_id
+    store.queue.take_touched()
     store.do(store.queue.reroute, lambda sender, recipient: ("new", recipient.partition("@")[0]))
+    touched = {lane.route: lane.due_at for lane in store.queue.take_touched()}
+    assert touched == {MAIN: None, ("new", "bob"): NOW + 1}
     assert [("new", "bob")] == [lane.route for lane in store.queue.lanes()]
     store.settle(claim, DEFERRED)
     store.do(store.queue.release, store.row(held), NOW)
