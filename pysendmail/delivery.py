@@ -169,7 +169,9 @@ class Delivery:
         waits: list[float] = []
         if self._reserve.given_up:
             waits.append(FULL_S)
-        if clock < self._full_until:
+        if not self._reserve.room:
+            pass  # due or not, nothing is claimed
+        elif clock < self._full_until:
             waits.append(self._full_until - clock)
         else:
             if (due_at := self._lanes.next_due_at()) is not None:
