@@ -334,7 +334,12 @@ class Delivery:
             tls=session.tls,
             recipients=len(claim.recipients),
         )
-        results = await self._send(session, claim)
+        try:
+            results = await self._send(session, claim)
+        except asyncio.CancelledError:
+            if not session.in_doubt:
+                await self._give_back(claim)  # else the next start finds it, and calls it uncertain
+            raise
         if session.stale:
             # The connection had died while it was idle: no attempt of this message's.
             await session.close()
