@@ -70,7 +70,7 @@ clean:
 # A virtual environment with the tool that builds the wheel, named by pyproject.toml.
 $(VENV)/.made: pyproject.toml
 	@if [ -z '$(PYTHON)' ]; then \
-	  echo 'make: Python 3.11 or newer was not found (python3 is $(or $(shell python3 --version 2>&1),missing)).' \
+	  echo 'make: Python 3.11 or newer was not found (python3 is $(or $(shell command -v python3 >/dev/null && python3 --version),missing)).' \
 	    'Debian 12 or newer has it: apt-get install python3 python3-venv. Elsewhere: make PYTHON=/path/to/python3' >&2; exit 1; fi
 	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'make: $(PYTHON) is not Python 3.11 or newer; make PYTHON=/path/to/python3 names another' >&2; exit 1; }

@@ -19,7 +19,6 @@ never bounces) are the queue's business. X-Pysendmail-Report is for people and f
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import re
 import textwrap
@@ -29,11 +28,10 @@ from dataclasses import dataclass
 from pysendmail.hints import hint
 from pysendmail.outcome import Outcome
 from pysendmail.smtp.reply import printable
+from pysendmail.transfer import MAX_LINE, longest_line, quoted_printable
 
 # A header section may have 1 MiB at submission. Nobody reads that in a bounce: it is cut between two fields.
 MAX_RETURNED_HEADER = 64 * 1024
-# RFC 5322 §2.1.1.
-MAX_LINE = 998
 # Of our own lines: below 78 (RFC 5322 §2.1.1), and so that quoted-printable has none to break (RFC 2045 §6.7).
 WIDTH = 75
 # An address has at most 256 octets, ORCPT 500 (RFC 3461 §4.2), a host name 255.
@@ -46,7 +44,6 @@ _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
 _MESSAGE_ID = re.compile(r"<[\x21-\x3b\x3d\x3f-\x7e]{1,248}>\Z")
 _HIDDEN = re.compile(rb"(?:resent-)?bcc[ \t]*:", re.IGNORECASE)
 _STRAY = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
-_OVERLONG = re.compile(rb"[^\r\n]{%d}" % (MAX_LINE + 1))
 _EIGHT_BIT = re.compile(rb"[\x80-\xff]")
 _BOUNDARY = re.compile(rb'\r\n boundary="([^"\r\n]+)"')
 
@@ -352,7 +349,7 @@ def _returned(original: Original, *, full: bool, limit: int) -> _Returned:
     if full and original.body is not None:
         message = header + b"\r\n" + original.body
         # A message/rfc822 must not be encoded (RFC 2046 §5.2.1), so what needs that cannot be returned whole.
-        if len(message) <= limit and not _STRAY.search(message) and not _OVERLONG.search(message):
+        if len(message) <= limit and not _STRAY.search(message) and longest_line(message) <= MAX_LINE:
             return _Returned(header=header, body=original.body, words="your message as it was sent")
     words = "the header of your message"
     if full:
@@ -505,7 +502,7 @@ def _returned_part(returned: _Returned, *, is_global: bool) -> bytes:
     if returned.body is not None:
         kind = b"message/global" if utf8 else b"message/rfc822"
         return _part(kind, returned.header + b"\r\n" + returned.body)
-    overlong = _OVERLONG.search(returned.header) is not None
+    overlong = longest_line(returned.header) > MAX_LINE
     if utf8:
         return _part(b"message/global-headers", returned.header, encode=overlong)
     # RFC 6522 §4: header fields that are not proper 7-bit text may be encoded here.
@@ -516,8 +513,7 @@ def _returned_part(returned: _Returned, *, is_global: bool) -> bytes:
 def _part(kind: bytes, content: bytes, *, encode: bool = False) -> bytes:
     encoding = b""
     if encode:
-        # binascii breaks lines with LF only where the content has no CRLF to go by.
-        content = binascii.b2a_qp(content, istext=True).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        content = quoted_printable(content)
         encoding = b"Content-Transfer-Encoding: quoted-printable\r\n"
     elif _EIGHT_BIT.search(content):
         encoding = b"Content-Transfer-Encoding: 8bit\r\n"

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pysendmail import config_file, hostname, schema
+from pysendmail import config_file, hostname, schema, spool
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config, Smarthost
 from pysendmail.config_file import ConfigError, Instance, Problem
@@ -157,17 +157,18 @@ class Owner:
 
 
 def _owner_of(directory: Path) -> Owner:
-    """The owner of the queue's directory; where there is none yet, who asks."""
+    """The owner of the queue's directory; where there is none yet, who it will be."""
     import pwd
 
     try:
         status = directory.stat()
+        uid, gid = status.st_uid, status.st_gid
     except OSError:
-        return Owner(os.geteuid(), os.getegid(), frozenset(os.getgroups()))
+        uid, gid = spool.future_owner()
     groups: frozenset[int] = frozenset()
     with contextlib.suppress(KeyError):
-        groups = frozenset(os.getgrouplist(pwd.getpwuid(status.st_uid).pw_name, status.st_gid))
-    return Owner(status.st_uid, status.st_gid, groups)
+        groups = frozenset(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+    return Owner(uid, gid, groups)
 
 
 def of_config_file(file: Path, owner: Owner) -> Iterator[Finding]:
@@ -432,7 +433,10 @@ def of_secrets(config: Config, owner: Owner) -> Iterator[Finding]:
             trouble = secrets.check(smarthost) or _unreadable(smarthost.password_file, owner)
             if trouble:
                 mend = f"chown {owner.uid} {smarthost.password_file}, chmod 0400 {smarthost.password_file}"
-                yield finding("password_file", trouble.removeprefix(f"smarthost {smarthost.name}: "), mend)
+                if not os.path.lexists(smarthost.password_file):
+                    mend = f"write the password into it, as its only line; then {mend}"
+                text = trouble.removeprefix(f"smarthost {smarthost.name}: ").removeprefix("password_file ")
+                yield finding("password_file", text, mend)
         if smarthost.password_command and shutil.which(smarthost.password_command[0]) is None:
             program = printable(smarthost.password_command[0], 80)
             yield finding("password_command", f"there is no program {program}", "write its whole path")

@@ -107,6 +107,9 @@ def main(arguments: Sequence[str]) -> int:
         for line in str(error).splitlines():
             print(f"pysendmail: {line}", file=sys.stderr)
         return EX_CONFIG
+    except client.Failure as error:
+        print(f"pysendmail: {error.words}", file=sys.stderr)
+        return error.code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has read enough
         return EX_OK
@@ -262,10 +265,8 @@ def _probe(options: argparse.Namespace) -> int:
         if entry.get("forgotten"):
             print(f"{entry['name']}: it is forgotten that TLS was seen there")
             continue
-        from pysendmail import probe
-
-        print(probe.render(entry), end="")
-        code = code or (EX_OK if entry["ok"] else EX_UNAVAILABLE)
+        _print_probe(entry)
+        code = code if entry["ready"] else EX_UNAVAILABLE
     return code
 
 
@@ -348,8 +349,37 @@ def _print_history(entry: Entry) -> None:
         last = recipient["attempts"][-1] if recipient["attempts"] else None
         outcome = recipient["outcome"] or "waiting"
         when = f" {recipient['finished_at']}" if recipient["finished_at"] else ""
-        how = f" via {last['smarthost']} ({len(recipient['attempts'])} attempts): {last['reply']}" if last else ""
+        count = len(recipient["attempts"])
+        tries = f"{count} attempt{'s' if count != 1 else ''}"
+        how = f" via {last['smarthost']} ({tries}): {last['reply']}" if last else ""
         print(f"  {recipient['address']}: {outcome}{when}{how}")
+
+
+def _print_probe(entry: Entry) -> None:
+    def show(title: str, *values: str | None) -> None:
+        for value in values:
+            print(f"  {title:<12} {value}")
+            title = ""
+
+    tls, auth, trouble = entry["tls"], entry["auth"], entry["trouble"]
+    verdict = "mail can go there" if entry["ready"] else f"mail cannot go there: {trouble['reason']}"
+    print(f"{entry['smarthost']} ({entry['host']} port {entry['port']}): {verdict}")
+    if trouble is not None:
+        show("failed at", f"{trouble['stage']}, status {trouble['status']}")
+    show("address", entry["address"] or "none reached")
+    if entry["greeting"]:
+        show("greeting", entry["greeting"])
+    if entry["extensions"]:
+        show("offers", *entry["extensions"])
+    version = f"{tls['version']}, {tls['cipher']}" if tls["version"] else tls["result"]
+    show("TLS", version, f"level {tls['level']}; certificate: {tls['check']}")
+    for number, certificate in enumerate(tls["chain"]):
+        show("certificate" if not number else "issued by", certificate["subject"] or "(no subject)")
+        show("", f"for {', '.join(certificate['names'])}") if certificate["names"] else None
+        show("", f"valid {certificate['not_before']} to {certificate['not_after']}")
+        show("", f"SHA-256 {certificate['sha256']}")
+    if auth["username"]:
+        show("AUTH", f"{auth['mechanism'] or 'none'} as {auth['username']}: {auth['result']}")
 
 
 def _print_status(instance: Instance, report: Entry) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
 from base64 import b64encode
@@ -26,23 +25,21 @@ from hashlib import sha256
 from typing import Any, cast
 
 import aiosmtplib
-from aiosmtplib.protocol import SMTPProtocol
 
 from pysendmail import tlscontext
 from pysendmail.config import Smarthost, Timeout
+from pysendmail.gate import Gate, Trace, words
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.secrets import Secret, SecretError, Secrets
 from pysendmail.smtp import sasl
 from pysendmail.smtp.extensions import Extensions
-from pysendmail.smtp.reply import Reply, ReplyReader, printable
+from pysendmail.smtp.reply import Reply, printable
 from pysendmail.tlspolicy import Check, TlsPlan
 
 # A name with more addresses than this would hold one attempt up for minutes (Postfix tries 5).
 MAX_ADDRESSES = 5
 # How long a peer that we leave may take to see it; nothing depends on it.
 LEAVE_S = 1.0
-
-Trace = Callable[[str], None]
 
 
 class SessionError(Exception):
@@ -70,6 +67,7 @@ class Connection:
     tls_failed: str = ""  # the handshake that failed on the way here
     fallback: str = ""  # why it is in clear although TLS was wanted: a handshake failed, now or a short while ago
     extensions: Extensions = field(default_factory=Extensions)
+    extensions_in_clear: Extensions | None = None  # before STARTTLS, to be shown and never used
     mechanism: str = ""  # of AUTH, once it succeeded
     secrets: tuple[str, ...] = ()  # what must not show in a text from this server
 
@@ -87,93 +85,6 @@ class _Stop(Exception):
 
 class _HandshakeFailed(Exception):
     """TLS did not come up, which the plan may allow to be answered by a new connection in clear."""
-
-
-class Gate(SMTPProtocol):
-    """aiosmtplib's protocol behind a strict reader.
-
-    aiosmtplib takes any three digits for a code and drops what comes unasked. Here every octet passes a
-    ReplyReader first; a reply nobody asked for, or a part of one after the reply that was due, ends the connection.
-    """
-
-    def __init__(self, sock: socket.socket, trace: Trace | None, command_timeout: float) -> None:
-        super().__init__(loop=asyncio.get_running_loop())
-        self.trouble: tuple[Fault, str] | Reply | None = None  # why we ended the connection
-        self.last: Reply | None = None
-        self.closed = asyncio.Event()
-        self.close_reason = ""
-        self.authenticating = False  # what we write is secret
-        self.redact: Callable[[str], str] = str
-        self._sock = sock
-        self._trace = trace
-        self._command_timeout = command_timeout
-        self._reader = ReplyReader()
-        self._due = 1  # the greeting
-        self._upgrading = False
-
-    def write(self, data: bytes) -> None:
-        """A command: the only thing that may call forth a reply."""
-        self._due += 1
-        self._upgrading = data == b"STARTTLS\r\n"
-        if self._trace:
-            line = printable(data.rstrip(b"\r\n"))
-            if self.authenticating:
-                line = " ".join([*line.split(" ")[:2], "***"]) if line.startswith("AUTH ") else "***"
-            self._trace(f"> {line}")
-        super().write(data)
-
-    def data_received(self, data: bytes) -> None:
-        """Octets of the server: aiosmtplib gets to see them only if they are an answer, or a part of one."""
-        if self.trouble is not None:
-            return
-        for reply in self._reader.feed(data):
-            if self._trace:
-                self._trace(f"< {self.redact(reply.text)}")
-            self._due -= 1
-            if self._due < 0:
-                self._break(reply if reply.code == 421 else (Fault.GARBAGE, f"unasked: {reply.text}"))
-                return
-            self.last = reply
-        if self._reader.broken:
-            self._break((Fault.GARBAGE, self._reader.broken))
-        elif self._due == 0 and not self._reader.empty:
-            self._break((Fault.GARBAGE, "octets after the reply that was due"))
-        else:
-            super().data_received(data)
-
-    async def read_response(self, timeout: float | None = None) -> aiosmtplib.SMTPResponse:  # noqa: ASYNC109
-        """As aiosmtplib's. For STARTTLS the reply has the time of a command, and nothing may lie behind it.
-
-        aiosmtplib gives `timeout` to the reply and again to the handshake; and it throws away what came with
-        the 220, where we want to know of it. Between this return and the handshake the loop does not run, so
-        what the kernel holds now was sent before the server could have seen our ClientHello.
-        """
-        if not self._upgrading:
-            return await super().read_response(timeout)
-        response = await super().read_response(self._command_timeout)
-        self._upgrading = False
-        if response.code == 220 and self._peek():
-            self._break((Fault.GARBAGE, "octets between the reply to STARTTLS and the handshake"))
-            raise aiosmtplib.SMTPServerDisconnected("octets before the handshake")
-        return response
-
-    def _peek(self) -> bool:
-        try:
-            return bool(self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except OSError:  # nothing there; a broken connection shows in the handshake
-            return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Remembers why, and lets aiosmtplib know."""
-        if exc is not None and not self.close_reason:
-            self.close_reason = _words(exc)
-        super().connection_lost(exc)
-        self.closed.set()
-
-    def _break(self, trouble: tuple[Fault, str] | Reply) -> None:
-        self.trouble = trouble
-        assert self.transport is not None
-        cast(asyncio.Transport, self.transport).abort()
 
 
 class Opener:
@@ -194,6 +105,7 @@ class Opener:
         trace: Trace | None = None,
     ) -> None:
         self.connection: Connection | None = None
+        self.on_tls: Callable[[ssl.SSLObject], None] | None = None  # to look at the certificates
         self._smarthost = smarthost
         self._hostname = hostname
         self._timeout = timeout
@@ -290,7 +202,7 @@ class Opener:
             except TimeoutError:
                 reason, fault = f"no connection in {self._timeout.connect:g} s", Fault.TIMEOUT
             except OSError as error:
-                reason, fault = _words(error), Fault.UNREACHABLE
+                reason, fault = words(error), Fault.UNREACHABLE
             finally:
                 if sock is not None:
                     sock.close()
@@ -401,7 +313,7 @@ class Opener:
             self._stage = Stage.TLS
             gate.closed.set()  # asyncio closed the transport, and tells nobody
             raise self._handshake_failure(error) from None
-        connection.extensions = Extensions()
+        connection.extensions_in_clear, connection.extensions = connection.extensions, Extensions()
         self._check_tls(connection)
         try:
             await self._hello(connection)
@@ -418,21 +330,23 @@ class Opener:
         except OSError as error:
             files = [self._smarthost.tls_ca_file, self._smarthost.tls_client_certificate]
             where = " and ".join(filter(None, files)) or "the system's trust store"
-            reason = f"TLS cannot be set up with {where}: {_words(error)}"
+            reason = f"TLS cannot be set up with {where}: {words(error)}"
             raise _Stop(Trouble.from_fault(Stage.TLS, Fault.POLICY, printable(reason))) from None
 
     def _handshake_failure(self, error: Exception, reason: str = "") -> _Stop | _HandshakeFailed:
         """What a failed handshake means: a certificate refused by us is final, the rest may be answered in clear."""
         if isinstance(error, ssl.SSLCertVerificationError):
-            words = f"certificate verification failed: {error.verify_message}"
-            return _Stop(Trouble.from_fault(Stage.TLS, Fault.CERTIFICATE, printable(words)))
+            reason = f"certificate verification failed: {error.verify_message}"
+            return _Stop(Trouble.from_fault(Stage.TLS, Fault.CERTIFICATE, printable(reason)))
         if isinstance(error, TimeoutError | ConnectionAbortedError):
             return _HandshakeFailed(f"no TLS handshake in {self._timeout.tls:g} s")
-        return _HandshakeFailed(printable(f"TLS handshake failed: {reason or _words(error.__cause__ or error)}"))
+        return _HandshakeFailed(printable(f"TLS handshake failed: {reason or words(error.__cause__ or error)}"))
 
     def _check_tls(self, connection: Connection) -> None:
         """Note what TLS came up; check the pins before another word is said."""
         tls = connection.smtp.get_transport_info("ssl_object")
+        if self.on_tls is not None:
+            self.on_tls(tls)
         connection.tls = tls.version() or "TLS"
         connection.cipher = tls.cipher()[0]
         connection.fallback = ""
@@ -527,15 +441,6 @@ def _traces_of(username: str, secret: Secret) -> tuple[str, ...]:
     xoauth2 = b"user=" + username.encode() + b"\x01auth=Bearer " + octets + b"\x01\x01"
     forms = [b64encode(form).decode() for form in (xoauth2, plain, octets)]
     return tuple(sorted((*forms, printable(octets)), key=len, reverse=True))
-
-
-def _words(error: BaseException) -> str:
-    """An exception in words, without its number and its place in OpenSSL's source."""
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).replace("_", " ").lower()
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)  # asyncio puts words of its own into strerror
-    return str(error) or type(error).__name__
 
 
 async def leave(connection: Connection) -> None:

@@ -92,8 +92,9 @@ class Control:
 
     # -- looking --
 
-    def _reason(self, route: tuple[str, ...]) -> str | None:
-        return status.route_reason(route, self._relays())
+    def obstacle(self, route: tuple[str, ...]) -> status.Obstacle | None:
+        """Why mail on this route cannot leave now, when the smarthosts are the reason."""
+        return status.obstacle(route, self._relays())
 
     async def _pages(self, page: Callable[..., listing.Page]) -> AsyncIterator[Entry]:
         """All entries, page by page; `page(queue, after=...)` reads one."""
@@ -104,7 +105,7 @@ class Control:
                 yield entry
 
     def waiting(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
-        return self._pages(partial(listing.waiting_page, uid=right.only, reason=self._reason))
+        return self._pages(partial(listing.waiting_page, uid=right.only, obstacle=self.obstacle))
 
     async def history(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         since, to, ids = _time(request, "since"), _optional(request, "to"), _ids(request)
@@ -125,7 +126,7 @@ class Control:
         async for queue_id in self._named(right, request):
             row = await self._find(right, queue_id)
             history = await self._store.look(partial(listing.history_entry, row=row))
-            waiting = await self._store.look(partial(listing.waiting_entry, row=row, reason=self._reason))
+            waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
             yield explain.message(history, waiting, relays=self._relays(), config=self._config, now=time.time())
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
@@ -255,7 +256,7 @@ class Control:
             for queue_id in ids:
                 yield queue_id
             return
-        page = partial(listing.waiting_page, uid=right.only, reason=self._reason)
+        page = partial(listing.waiting_page, uid=right.only, obstacle=self.obstacle)
         async for entry in self._pages(page):
             yield entry["queue_id"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import stat
@@ -34,7 +35,7 @@ from pysendmail.records import LaneState, NewMessage
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import BACKLOG, Desk, Server
-from pysendmail.spool import QueueError, QueueLock, Reserve, become, directory_owner
+from pysendmail.spool import QueueError, QueueLock, Reserve, answers, become, directory_owner
 from pysendmail.status import Circumstances
 from pysendmail.submission import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -100,6 +101,7 @@ class Daemon:
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         prune.cancel()
         stop.cancel()
+        self._events.emit("stopping", pid=os.getpid())
         deadline = loop.time() + STOP_S
         await server.stop(min(STOP_S, 5.0))
         await delivery.stop(deadline - loop.time())
@@ -162,8 +164,13 @@ class Daemon:
         relay = self._delivery.relays.get(name)
         if relay is None:
             raise ControlError(EX_NOINPUT, f"{name}: the daemon has no smarthost of this name: reload it")
+        plan = self._delivery.tls_plan(relay)
         return await probe.probe(
-            relay.smarthost, hostname=self._config.hostname, timeout=self._config.timeout, secrets=self._secrets
+            relay.smarthost,
+            hostname=self._config.hostname,
+            timeout=self._config.timeout,
+            plan=plan,
+            secrets=self._secrets,
         )
 
     def _circumstances(self) -> Circumstances:
@@ -269,13 +276,15 @@ def serve(instance: Instance, *, once: bool = False) -> int:
         loaded = config_file.load_or_last_good(instance)
     except ConfigError as error:
         return _failed(EX_CONFIG, f"{error}\nno last good configuration is kept, so nothing is started: mend the file")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # secrets are in memory
     config = loaded.config
     directory = config.queue.directory
     lock = QueueLock(directory)
     try:
         uid, gid = directory_owner(directory)
         with _acting_as(uid, gid):
-            lock.acquire(0.0 if not once else 10.0)
+            # A command may be at work for a moment; but where a daemon answers, waiting is in vain.
+            lock.acquire(unless=lambda: not once and answers(config.daemon.socket))
         sockets = [] if once else bind(config, uid, gid)
         if os.geteuid() == 0:
             become(uid, gid)
@@ -331,7 +340,8 @@ def bind(config: Config, uid: int, gid: int) -> list[tuple[socket.socket, bool]]
     """The two sockets, bound: `submit` for everybody, `control` for the owner. One that answers is another's."""
     directory = config.daemon.socket.parent
     if not directory.exists():
-        directory.mkdir(mode=0o755, parents=True)
+        directory.mkdir(parents=True)
+        directory.chmod(0o755)  # whatever the umask: everybody has to reach `submit`
         if os.geteuid() == 0:
             os.chown(directory, uid, gid)
     return [
@@ -343,12 +353,8 @@ def bind(config: Config, uid: int, gid: int) -> list[tuple[socket.socket, bool]]
 def _bind(path: Path, mode: int, uid: int, gid: int) -> socket.socket:
     if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
         raise QueueError(f"{path}: is there already and is not a socket")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    with suppress(FileNotFoundError, ConnectionRefusedError):
-        sock.connect(str(path))
-        sock.close()
+    if answers(path):
         raise QueueError(f"{path}: another daemon answers there: stop it, or give this one its own [daemon] socket")
-    sock.close()
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     # The mode has to be right from the first moment: nobody may reach `control` in between.

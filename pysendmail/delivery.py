@@ -15,6 +15,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from pysendmail import mime, schedule, tlspolicy
 from pysendmail.config import Config
@@ -60,6 +61,7 @@ class Delivery:
         self._lanes = Lanes()
         self._idle: dict[str, list[tuple[Session, asyncio.TimerHandle]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()  # those of them without a connection yet
         self._stopping = False
         self._full_until = 0.0  # monotonic: claims wait for room on the disk
         self._wall_offset = time.time() - self._loop.time()
@@ -142,13 +144,18 @@ class Delivery:
         return any(self._relay_for(route) is not None for route in self._lanes.due_routes())
 
     async def stop(self, grace_s: float) -> None:
-        """Finish what is on the wire within `grace_s`, give back what is only claimed, say QUIT."""
+        """Finish what is on the wire within `grace_s`, give back what is only claimed, say QUIT.
+
+        A connection that is still being opened carries no mail: nobody waits for it.
+        """
         self._stopping = True
         self._wake.set()
         for relay in self.relays.values():
             while relay.claims:
                 await self._give_back(relay.claims.popleft())
             self._close_idle(relay.name)
+        for task in self._opening:
+            task.cancel()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -308,7 +315,7 @@ class Delivery:
         started_at = time.time()
         try:
             if session is None or not session.usable:
-                session = await self._open(relay)
+                session = await self._open_unless_stopped(relay)
         except SessionError as error:
             await self._not_open(relay, claim, error, started_at)
             return None
@@ -339,12 +346,27 @@ class Delivery:
             return None
         return session
 
+    async def _open_unless_stopped(self, relay: Relay) -> Session:
+        """`stop` cancels us here and nowhere else at once."""
+        task: Any = asyncio.current_task()
+        if self._stopping:
+            raise asyncio.CancelledError
+        self._opening.add(task)
+        try:
+            return await self._open(relay)
+        finally:
+            self._opening.discard(task)
+
+    def tls_plan(self, relay: Relay) -> tlspolicy.TlsPlan:
+        """What the next connection there has to be, after all that is remembered."""
+        failed_s = None if relay.tls_failed is None else self._loop.time() - relay.tls_failed
+        return tlspolicy.plan(relay.smarthost, tls_seen_at=relay.tls_seen_at, now=time.time(), failed_s=failed_s)
+
     async def _open(self, relay: Relay) -> Session:
         smarthost = relay.smarthost
-        clock = self._loop.time()
-        plan = tlspolicy.plan(
-            smarthost, tls_seen_at=relay.tls_seen_at, now=time.time(), failed_s=_since(relay.tls_failed, clock)
-        )
+        plan = self.tls_plan(relay)
+        if plan.retries:
+            relay.tls_failed = self._loop.time()  # this one connection tries TLS again; the others stay in clear
         try:
             session = await Session.open(
                 smarthost,
@@ -357,8 +379,9 @@ class Delivery:
             if error.tls_failed:
                 relay.tls_failed = self._loop.time()
             raise
-        if session.fallback:
+        if session.tls_failed:
             relay.tls_failed = self._loop.time()
+        if session.fallback:
             self._events.fallback(smarthost=relay.name, address=session.address, reason=session.fallback)
         elif session.tls != "none":
             relay.tls_failed = None
@@ -475,7 +498,7 @@ class Delivery:
             )
             for claimed in claim.recipients
         ]
-        tls = error.tls if error.address else None
+        tls = None if trouble.stage is Stage.CONNECT else error.tls
         await self._settle(relay, claim, results, started_at, address=error.address or None, tls=tls)
         await self._rest(relay)
 
@@ -634,6 +657,3 @@ def _too_much(result: Result) -> bool:
         return False
     return result.code in (421, 432) or (result.code in (451, 452) and "too many" in result.reply.lower())
 
-
-def _since(moment: float | None, clock: float) -> float | None:
-    return None if moment is None else clock - moment

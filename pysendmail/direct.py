@@ -13,11 +13,13 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pysendmail import argv as command_line
-from pysendmail import config_file, mailq, probe, server
+from pysendmail import config_file, mailq, probe, server, tlspolicy
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
@@ -30,7 +32,7 @@ from pysendmail.relay import Relay
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.smtp.reply import printable
-from pysendmail.spool import QueueError, QueueLock, Reserve, become, directory_owner, may_write
+from pysendmail.spool import QueueBusy, QueueError, QueueLock, Reserve, answers, become, directory_owner, may_write
 from pysendmail.status import Circumstances
 from pysendmail.submission import (
     EX_CONFIG,
@@ -42,12 +44,16 @@ from pysendmail.submission import (
     Refused,
     Submission,
 )
+from pysendmail.thin import client
 
 T = TypeVar("T")
+DAEMON_IS_BACK = -1  # what `run` returns instead of an exit code; the thin client has it too
 
 
 def locate(config_path: str | None) -> Instance:
-    return config_file.locate(config_path, os.environ, os.getuid())
+    environ, uid = client.trusted_environ()
+    names = {os.fsdecode(name): os.fsdecode(value) for name, value in environ.items()}
+    return config_file.locate(config_path, names, uid)
 
 
 def takes_over(config_path: str | None) -> bool:
@@ -74,7 +80,10 @@ def run(
     config_path: str | None,
     socket_path: str,
 ) -> int:
-    """One command line of sendmail or its other names, in this process; returns the exit code."""
+    """One command line of sendmail or its other names, in this process; returns the exit code.
+
+    DAEMON_IS_BACK instead, with nothing read of `chunks`: a daemon has started meanwhile and takes the message.
+    """
     name = printable(argv[0].rpartition(b"/")[2], 40) if argv else "sendmail"
     try:
         invocation = command_line.parse(argv)
@@ -82,8 +91,8 @@ def run(
             print(f"{name}: {warning}", file=sys.stderr)
         config = config_file.load_or_last_good(locate(config_path)).config
         if invocation.mode is Mode.SUBMIT:
-            _submit(invocation, environ, chunks, submission_id, config, socket_path)
-        elif invocation.mode in (Mode.LIST, Mode.FLUSH):
+            return _submit(invocation, environ, chunks, submission_id, config, socket_path)
+        if invocation.mode in (Mode.LIST, Mode.FLUSH):
             asyncio.run(_perform(invocation, config, socket_path))
         else:
             sys.stdout.write(server.answer(invocation, Aliases.load(config.aliases.file)))
@@ -112,7 +121,7 @@ def _submit(
     submission_id: bytes,
     config: Config,
     socket_path: str,
-) -> None:
+) -> int:
     uid = os.getuid()
     directory = config.queue.directory
     if not may_write(directory):
@@ -121,7 +130,13 @@ def _submit(
             f"no daemon answers at {socket_path}, and you may not write the queue in {directory}: "
             "nothing was queued; start the daemon (systemctl start pysendmail) or ask your administrator",
         )
-    with _owned_queue(config) as queue:
+    with ExitStack() as stack:
+        try:
+            queue = stack.enter_context(_owned_queue(config, unless=partial(answers, Path(socket_path))))
+        except QueueBusy:
+            if answers(Path(socket_path)):
+                return DAEMON_IS_BACK  # nothing was read yet
+            raise
         submission = Submission(
             invocation,
             caller=Caller(uid=uid, full_name=environ.get(b"NAME", b"").decode("utf-8", "replace")),
@@ -144,6 +159,7 @@ def _submit(
     new = submission.new
     if invocation.verbose and new is not None:
         print(f"queued as {accepted.queue_id}; no daemon is running, so nothing is tried yet")
+    return EX_OK
 
 
 def _commit(queue: Queue, step: Callable[[Queue], T]) -> T:
@@ -152,14 +168,14 @@ def _commit(queue: Queue, step: Callable[[Queue], T]) -> T:
 
 
 @contextmanager
-def _owned_queue(config: Config) -> Iterator[Queue]:
-    """The queue, ours for as long as the command lasts."""
+def _owned_queue(config: Config, *, unless: Callable[[], bool] = lambda: False) -> Iterator[Queue]:
+    """The queue, ours for as long as the command lasts. QueueBusy: another's, as it stays when `unless` says so."""
     directory = config.queue.directory
     uid, gid = directory_owner(directory)
     if os.geteuid() == 0:
         become(uid, gid)
     lock = QueueLock(directory)
-    lock.acquire()
+    lock.acquire(unless=unless)
     try:
         queue = Queue.open(directory)
         try:
@@ -209,8 +225,14 @@ def control(config: Config, socket_path: str) -> tuple[Control, Right]:
     aliases = Aliases.load(config.aliases.file)
 
     async def probe_one(name: str) -> dict[str, Any]:
+        seen_at, _ = (await store.look(lambda queue: queue.smarthosts())).get(name, (None, None))
+        smarthost = relays[name].smarthost
         return await probe.probe(
-            relays[name].smarthost, hostname=config.hostname, timeout=config.timeout, secrets=Secrets()
+            smarthost,
+            hostname=config.hostname,
+            timeout=config.timeout,
+            plan=tlspolicy.plan(smarthost, tls_seen_at=seen_at, now=time.time(), failed_s=None),
+            secrets=Secrets(),
         )
 
     async def forget(name: str) -> None:

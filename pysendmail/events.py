@@ -79,6 +79,7 @@ class Events:
         recipients: int,
         kind: str,
         stray: int = 0,
+        reencoded: str = "",
     ) -> None:
         self.emit(
             "accepted",
@@ -90,6 +91,7 @@ class Events:
             recipients=recipients,
             kind=None if kind == "mail" else kind,
             stray_octets=stray or None,
+            reencoded=reencoded or None,
         )
 
     def refused(self, *, uid: int, code: int, reason: str) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 from pysendmail.config import Config
 from pysendmail.hints import hint
 from pysendmail.relay import Relay
-from pysendmail.status import route_reason
 from pysendmail.units import rfc3339, words_for_duration
 
 Entry = dict[str, Any]
@@ -45,7 +44,7 @@ def _recipient(recipient: Entry) -> list[str]:
         what = attempt["outcome"] or "under way"
         lines.append(f"  {attempt['at']} {where}{tls}: {what}" + (f": {attempt['reply']}" if attempt["reply"] else ""))
     last = attempts[-1] if attempts else None
-    if last is not None and outcome != "sent" and last["reply"]:
+    if last is not None and outcome in ("bounced", "expired", "discarded"):
         lines.append(f"  What would help: {hint(last['status'] or '', last['reply'])}")
     return lines
 
@@ -61,11 +60,12 @@ def _next(waiting: Entry, relays: dict[str, Relay], config: Config, now: float) 
         if relay.next_try_at is not None:
             wait = words_for_duration(max(relay.next_try_at - now, 0))
             lines.append(f"  It is probed again in {wait}; pysendmail flush does it now.")
+        lines.append(f"  To see what it offers and where it fails: pysendmail probe {relay.name}")
         if relay.tls_held:
             lines.append(
                 f"  TLS memory holds the mail back; to allow clear text: pysendmail probe --forget {relay.name}"
             )
-    if not lines and route_reason(tuple(relays), relays) is None and waiting["next_attempt_at"]:
+    if not lines and waiting["next_attempt_at"]:
         command = f"pysendmail queue retry {waiting['queue_id']}"
         lines.append(f"The next attempt is at {waiting['next_attempt_at']}; {command} does it now.")
     return lines

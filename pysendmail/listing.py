@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pysendmail.queue import Queue
+from pysendmail.status import Obstacle
 from pysendmail.units import rfc3339, time_or_null
 
 PAGE = 200
@@ -18,22 +19,23 @@ WAITING = frozenset({"queued", "held", "attempting"})
 
 Entry = dict[str, Any]
 Page = tuple[list[Entry], int | None]  # and where the next begins; None: that was the last
-# Why mail on a route waits although nobody blamed the message: the smarthosts' own trouble, or None.
-RouteReason = Callable[[tuple[str, ...]], str | None]
+ObstacleOn = Callable[[tuple[str, ...]], Obstacle | None]
 
 
-def waiting_page(queue: Queue, *, after: int, uid: int | None, reason: RouteReason) -> Page:
+def waiting_page(queue: Queue, *, after: int, uid: int | None, obstacle: ObstacleOn) -> Page:
     """One page of the queue as `mailq --json` has it."""
     rows = queue.rows("page", after=after, uid=uid, limit=PAGE)
-    entries = [waiting_entry(queue, row, reason) for row in rows]
+    entries = [waiting_entry(queue, row, obstacle) for row in rows]
     return entries, (rows[-1]["id"] if len(rows) == PAGE else None)
 
 
-def waiting_entry(queue: Queue, row: sqlite3.Row, reason: RouteReason) -> Entry:
+def waiting_entry(queue: Queue, row: sqlite3.Row, obstacle: ObstacleOn) -> Entry:
     """One waiting message; its recipients are those that still wait."""
     recipients = [r for r in queue.rows("page_recipients", message=row["id"]) if r["state"] in WAITING]
-    due = [r["next_attempt_at"] for r in recipients if r["next_attempt_at"] is not None]
     first = recipients[0] if recipients else None
+    in_the_way = {r["route"]: obstacle(_route(r["route"])) for r in recipients}
+    reasons = {route: one.reason for route, one in in_the_way.items() if one is not None}
+    due = [_due_at(r, in_the_way[r["route"]]) for r in recipients if r["next_attempt_at"] is not None]
     return {
         "queue_name": _queue_name(row, recipients),
         "queue_id": row["queue_id"],
@@ -42,7 +44,7 @@ def waiting_entry(queue: Queue, row: sqlite3.Row, reason: RouteReason) -> Entry:
         "forced_expire": bool(row["forced_expire"]),
         "sender": row["sender"] or "MAILER-DAEMON",
         "recipients": [
-            {"address": r["address"], "delay_reason": r["reply"] or reason(_route(r["route"]))} for r in recipients
+            {"address": r["address"], "delay_reason": r["reply"] or reasons.get(r["route"])} for r in recipients
         ],
         "uid": row["uid"],
         "attempts": max((r["attempts"] for r in recipients), default=0),
@@ -51,12 +53,18 @@ def waiting_entry(queue: Queue, row: sqlite3.Row, reason: RouteReason) -> Entry:
     }
 
 
+def _due_at(recipient: sqlite3.Row, in_the_way: Obstacle | None) -> float:
+    """When it is tried next: its own due time, or the smarthost's next probe if that is later."""
+    until = in_the_way.until if in_the_way is not None else None
+    return max(float(recipient["next_attempt_at"]), until or 0.0)
+
+
 def _queue_name(row: sqlite3.Row, recipients: list[sqlite3.Row]) -> str:
     if row["held"] or row["state"] == "damaged":
         return "hold"
     if any(r["state"] == "attempting" for r in recipients):
         return "active"
-    return "deferred" if any(r["attempts"] for r in recipients) else "incoming"
+    return "deferred" if any(r["reply"] for r in recipients) else "incoming"
 
 
 def _route(text: str) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ message is read twice: a Survey finds out which parts need it, a Recoder writes 
     survey = Survey(header, seven_bit=...); survey.feed(data) ...; plan = survey.finish()
     plan.header; recoder = plan.recoder(); recoder.feed(data) ...; recoder.finish()
 
-or `reencode`, which does that over iterators. Bytes in, bytes out, in pieces of any size; no I/O. Memory: a part's
-header section, the longest line up to MAX_PIECE, and one byte for each part. Input has CRLF line ends (`message`).
+or `reencode`, which does that over iterators. Bytes in, bytes out, in pieces of any size; no I/O. Memory: some
+pieces, a part's header section, and one byte for each part. Input has CRLF line ends (`message`).
 
 Promises: a message that needs nothing comes out identical (`changed` is false), so the result is a fixed point.
 Decoding the result gives, for each leaf part, the bytes that decoding the original gives. Only what needs it is
@@ -18,57 +18,36 @@ become RFC 2047 encoded-words (which mail programs read in parameters, too) and 
 and epilogue, which nobody is shown, 8-bit octets become "?" and long lines are broken. The top header keeps its
 8-bit octets. Deterministic.
 
-Sections: RFC 2045 §6, RFC 2046 §5.1, RFC 2047 §5. Followed are multipart/* to MAX_DEPTH levels, message/rfc822 and
-message/global; what is not followed (a boundary that is missing or never comes, other message types, an encoded
-message/rfc822) is a leaf. A changed part inside of multipart/signed breaks its signature, unavoidably: `signed`.
+Sections: RFC 2045 §6, RFC 2046 §5.1, RFC 2047 §5. Followed are multipart/*, message/rfc822 and message/global, to
+MAX_DEPTH levels and MAX_PARTS parts; what is not followed (a boundary that is missing or never comes, other
+message types, an encoded message/rfc822) is a leaf. A changed part inside of multipart/signed breaks its
+signature, unavoidably: `signed` tells.
 """
 
 from __future__ import annotations
 
-import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import Enum, IntEnum
-from typing import Protocol, assert_never
+from enum import Enum
+from typing import Protocol
 
-# RFC 5322 §2.1.1, without CRLF.
-MAX_LINE = 998
+from pysendmail.transfer import MAX_LINE, Coder, Treatment, coder, longest_line
+
 # Levels of multipart and message within one another; what is deeper is a leaf. Real mail has four or five.
 MAX_DEPTH = 20
+# Real mail has dozens of parts at most. What comes after so many belongs to the last: no message may hold the
+# process up for minutes with 8-octet parts.
+MAX_PARTS = 10_000
 # The header section of a part. What goes on after that is the part's body; no mail program writes so much.
 MAX_PART_HEADER = 64 * 1024
-# A line without an end is handed on in pieces of about this size.
-MAX_PIECE = 32 * 1024
 # A boundary has at most 70 octets (RFC 2046 §5.1.1); longer ones are seen. No longer line is looked at as one.
 MAX_DELIMITER = 1000
-# Encoded lines (RFC 2045 §6.7, §6.8).
-WIDTH = 76
-
 _FIELD = re.compile(rb"[!-9;-~]*:|From |[ \t]")
 _PARAMETER = re.compile(rb';[ \t]*([^\s=;"]+)[ \t]*=[ \t]*("(?:\\.|[^"\\])*"|[^;]*)', re.DOTALL)
 _TOKEN = re.compile(rb"[ \t]*([^ \t;(]*)")
 _BETWEEN_WORDS = re.compile(rb'([\x00-\x20"<>()@,;:/\[\]?=\\\x7f]+)')
-# In quoted-printable: "=" that begins no escape and no soft break. Readers take it, or two of them, for one "=".
-_STRAY_EQUALS = re.compile(rb"==|=(?![0-9A-Fa-f]{2}|[ \t]*\Z)")
-_EIGHT_BIT = re.compile(rb"[\x80-\xff]")
-_NOT_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
 _QUESTION_MARKS = bytes(range(128)) + b"?" * 128
-
-
-class Treatment(IntEnum):
-    """What happens to the content of a part. KEEP is 0: a bytearray holds them."""
-
-    KEEP = 0
-    QUOTED_PRINTABLE = 1
-    BASE64 = 2
-    SOFT_BREAKS = 3  # it is quoted-printable, with lines that are not
-    WRAP = 4  # it is base64, with lines that are not
-
-
-def longest_line(data: bytes) -> int:
-    """The length of the longest line, without its line end. `data` has CRLF line ends."""
-    return max(map(len, data.split(b"\r\n")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +219,7 @@ class _Walker:
         self._midline = False
         self._held = b""  # a line end of which only the next line says whether it is content
         self._frames: list[_Frame] = []
+        self._needle = b""  # what a line end and the delimiters that are looked for have in common
         self._count = 0
         self._section: list[bytes] | None = None  # lines of a header section, while in one
         self._section_size = 0
@@ -261,7 +241,7 @@ class _Walker:
             if self._section is not None:
                 stop = buffer.index(b"\n", at) + 1
                 self._header_line(buffer[at:stop])
-            elif not self._frames:
+            elif not self._needle or self._count >= MAX_PARTS:
                 stop = end
                 self._lines(buffer[at:stop])
             else:
@@ -285,7 +265,14 @@ class _Walker:
         elif line and not self._delimiter(line):
             self._lines(line)
         self._end_sections()
+        held = b""
+        if any(frame.open for frame in self._frames):
+            # The last delimiter is missing; readers take the line end before the place where it should be as its own.
+            held, self._held = self._held, b""
         self._release()
+        self._close_leaf()
+        if held:
+            self._visitor.delimiter(held)
         self._close(0)
 
     def _piece(self, data: bytes) -> bytes:
@@ -299,8 +286,8 @@ class _Walker:
         """Hand on the lines up to the next delimiter, and that; return where it ends."""
         search = at
         while True:
-            if not buffer.startswith(b"--", search):
-                found = buffer.find(b"\n--", search, end)
+            if not buffer.startswith(self._needle[1:], search):
+                found = buffer.find(self._needle, search, end)
                 if found < 0:
                     self._lines(buffer[at:end])
                     return end
@@ -353,6 +340,7 @@ class _Walker:
             self._leaf = True
             return
         self._frames.append(_Frame(entity, kind, open=kind is _Kind.MULTIPART))
+        self._find_needle()
         if kind is _Kind.MESSAGE:
             self._section, self._section_size = [], 0
 
@@ -363,7 +351,7 @@ class _Walker:
 
     def _match(self, line: bytes) -> int | None:
         """The depth of the outermost multipart of which this line is a delimiter."""
-        if len(line) > MAX_DELIMITER or not line.startswith(b"--"):
+        if not line.startswith(b"--") or len(line) > MAX_DELIMITER or self._count >= MAX_PARTS:
             return None
         text = line[2:].rstrip(b" \t\r\n")
         for depth, frame in enumerate(self._frames):
@@ -389,15 +377,27 @@ class _Walker:
             self._section, self._section_size = [], 0
         else:
             frame.open = False
+        self._find_needle()
+
+    def _find_needle(self) -> None:
+        boundaries = [frame.entity.boundary or b"" for frame in self._frames if frame.open]
+        self._needle = b""
+        if boundaries:
+            first, last = min(boundaries), max(boundaries)
+            same = next((at for at in range(len(first)) if last[at : at + 1] != first[at : at + 1]), len(first))
+            self._needle = b"\n--" + first[:same]
 
     def _close(self, depth: int) -> None:
         """The leaf ends, and so does all that is deeper than `depth` levels."""
-        if self._leaf:
-            self._leaf = False
-            self._visitor.end()
+        self._close_leaf()
         while len(self._frames) > depth:
             frame = self._frames.pop()
             self._visitor.leave(frame.entity, frame.kind, empty=frame.empty)
+
+    def _close_leaf(self) -> None:
+        if self._leaf:
+            self._leaf = False
+            self._visitor.end()
 
     def _lines(self, data: bytes) -> None:
         """Hand on what ends with a line end, and hold that one back."""
@@ -562,7 +562,8 @@ class Recoder:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._out: list[bytes] = []
-        self._coder: _Coder = _Keep()
+        self._treatment = Treatment.KEEP
+        self._coder: Coder = coder(self._treatment)
         self._filler = _FillerMender(seven_bit=plan.seven_bit)
         self._unfinished = False  # the last line has no end yet; a delimiter would bring it
         self._walker = _Walker(plan.original, self, plan.treatments)
@@ -583,7 +584,7 @@ class Recoder:
 
     def header(self, entity: _Entity, kind: _Kind, section: bytes, separator: bytes) -> None:
         treatment = Treatment(self._plan.treatments[entity.number])
-        self._coder = _coder(treatment)
+        self._treatment, self._coder = treatment, coder(treatment)
         if entity.number == 0:
             return
         seven_bit = self._plan.seven_bit
@@ -598,7 +599,7 @@ class Recoder:
 
     def end(self) -> None:
         self._out.append(self._coder.finish())
-        self._unfinished = isinstance(self._coder, _Base64)
+        self._unfinished = self._treatment in (Treatment.BASE64, Treatment.WRAP)
 
     def filler(self, data: bytes) -> None:
         self._out.append(self._filler.feed(data))
@@ -627,152 +628,6 @@ def _relabel(entity: _Entity, section: bytes, treatment: Treatment, *, seven_bit
         fields.append(b"MIME-Version: 1.0\r\n")
     fields.append(b"Content-Transfer-Encoding: %b\r\n" % encoding)
     return b"".join(fields)
-
-
-# --- the encodings ----------------------------------------------------------------------------------------------
-
-
-class _Coder(Protocol):
-    """Content in, encoded content out. Pieces never end between CR and LF."""
-
-    def feed(self, data: bytes) -> bytes: ...
-    def finish(self) -> bytes: ...
-
-
-def _coder(treatment: Treatment) -> _Coder:
-    match treatment:
-        case Treatment.KEEP:
-            return _Keep()
-        case Treatment.QUOTED_PRINTABLE:
-            return _QuotedPrintable()
-        case Treatment.SOFT_BREAKS:
-            return _SoftBreaks()
-        case Treatment.BASE64:
-            return _Base64(encoded=False)
-        case Treatment.WRAP:
-            return _Base64(encoded=True)
-        case _:
-            assert_never(treatment)
-
-
-class _Keep:
-    def feed(self, data: bytes) -> bytes:
-        return data
-
-    def finish(self) -> bytes:
-        return b""
-
-
-class _Base64:
-    """Lines of WIDTH, of content that is to be encoded or (`encoded`) is so already. The last has no line end."""
-
-    def __init__(self, *, encoded: bool) -> None:
-        self._encoded = encoded
-        self._block = WIDTH if encoded else WIDTH // 4 * 3
-        self._rest = b""
-        self._begun = False
-
-    def feed(self, data: bytes) -> bytes:
-        # What is outside the alphabet has no meaning in base64 (RFC 2045 §6.8), line ends among it.
-        data = self._rest + (data.translate(None, _NOT_BASE64) if self._encoded else data)
-        end = len(data) - len(data) % self._block
-        self._rest = data[end:]
-        return self._lines(data[:end])
-
-    def finish(self) -> bytes:
-        return self._lines(self._rest)
-
-    def _lines(self, data: bytes) -> bytes:
-        if not data:
-            return b""
-        text = data if self._encoded else binascii.b2a_base64(data, newline=False)
-        out = b"\r\n".join(text[at : at + WIDTH] for at in range(0, len(text), WIDTH))
-        if self._begun:
-            out = b"\r\n" + out
-        self._begun = True
-        return out
-
-
-def quoted_printable(text: bytes) -> bytes:
-    """Text with CRLF line ends in quoted-printable (RFC 2045 §6.7). No line begins with "--" or is over WIDTH."""
-    out = binascii.b2a_qp(text, istext=True)
-    if b"\n" not in text:  # then binascii breaks lines as Unix does
-        out = out.replace(b"\n", b"\r\n")
-    # It lets a line become one too long, for a space at its end; and no encoded line may look like a delimiter.
-    if out.startswith(b"--") or b"\n--" in out or longest_line(out) > WIDTH:
-        out = b"\r\n".join(map(_narrow, out.split(b"\r\n")))
-    return out
-
-
-def _narrow(line: bytes) -> bytes:
-    """A quoted-printable line as one or several of at most WIDTH, none of which begins with "--"."""
-    lines, at = [], 0
-    while len(line) - at > WIDTH - (2 if line.startswith(b"--", at) else 0):
-        cut = at + WIDTH - 6
-        cut -= 1 if line[cut - 1] == 0x3D else 2 if line[cut - 2] == 0x3D else 0  # not within =XX
-        lines.append(_undashed(line[at:cut]) + b"=")
-        at = cut
-    return b"\r\n".join([*lines, _undashed(line[at:])])
-
-
-def _undashed(line: bytes) -> bytes:
-    return b"=2D" + line[1:] if line.startswith(b"--") else line
-
-
-class _QuotedPrintable:
-    def __init__(self) -> None:
-        self._rest = b""  # a line without its end
-
-    def feed(self, data: bytes) -> bytes:
-        data = self._rest + data
-        end = data.rfind(b"\n") + 1
-        self._rest = data[end:]
-        out = quoted_printable(data[:end])
-        if len(self._rest) > MAX_PIECE:
-            *lines, last = quoted_printable(self._rest).split(b"\r\n")
-            out += b"\r\n".join([*lines, _narrow(last + b"="), b""])
-            self._rest = b""
-        return out
-
-    def finish(self) -> bytes:
-        return quoted_printable(self._rest)
-
-
-class _SoftBreaks:
-    """Quoted-printable whose lines are too long, or not 7-bit, made into such as are neither."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._begun = False  # what is in `rest` follows a soft break of ours
-
-    def feed(self, data: bytes) -> bytes:
-        *lines, self._rest = (self._rest + data).split(b"\r\n")
-        out = []
-        for line in lines:
-            out.append(self._line(line) + b"\r\n")
-            self._begun = False
-        if len(self._rest) > MAX_PIECE:
-            end = self._piece()
-            out.append(self._line(self._rest[:end]) + b"=\r\n")
-            self._rest = self._rest[end:]
-            self._begun = True
-        return b"".join(out)
-
-    def finish(self) -> bytes:
-        return self._line(self._rest)
-
-    def _piece(self) -> int:
-        """How much of `rest` can be taken without cutting an escape, or a run of "=" that may be one."""
-        end = len(self._rest) // 2 * 2
-        if (equals := self._rest.find(b"=", end - 2, end)) >= 0:
-            end = len(self._rest[:equals].rstrip(b"=")) or end
-        return end
-
-    def _line(self, line: bytes) -> bytes:
-        if len(line) <= MAX_LINE and line.isascii() and not self._begun:
-            return line
-        line = _STRAY_EQUALS.sub(b"=3D", line)
-        return _narrow(_EIGHT_BIT.sub(lambda octet: b"=%02X" % octet[0][0], line))
 
 
 # --- what is no content ------------------------------------------------------------------------------------------

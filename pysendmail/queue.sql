@@ -282,7 +282,7 @@ INSERT INTO smarthost (name, last_sent_at) VALUES (:name, :at) ON CONFLICT (name
 SELECT
     (SELECT count(*) FROM message WHERE state = 'queued' AND (:uid IS NULL OR uid = :uid)),
     (SELECT count(DISTINCT r.message) FROM recipient r JOIN message m ON m.id = r.message
-        WHERE r.state = 'queued' AND r.fresh = 0 AND (:uid IS NULL OR m.uid = :uid)),
+        WHERE r.state = 'queued' AND r.reply IS NOT NULL AND (:uid IS NULL OR m.uid = :uid)),
     (SELECT count(*) FROM message WHERE state = 'queued' AND held = 1 AND (:uid IS NULL OR uid = :uid)),
     (SELECT count(DISTINCT r.message) FROM recipient r JOIN message m ON m.id = r.message
         WHERE r.state = 'attempting' AND (:uid IS NULL OR m.uid = :uid)),
@@ -291,7 +291,9 @@ SELECT
     (SELECT count(*) FROM message WHERE state = 'damaged');
 
 -- name: waiting_routes
-SELECT DISTINCT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'queued';
+-- Also what is being tried at this moment: it waits, until the attempt has ended.
+SELECT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'queued'
+UNION SELECT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'attempting';
 
 -- name: lost_reports
 -- Bounces that nobody could be told of, since a time.

@@ -112,12 +112,13 @@ class Secrets:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
             raise SecretError(f"password_file {path}: {error.strerror}") from None
-        with open(descriptor, "rb") as file:
+        try:
             self._check_owner(path, os.fstat(descriptor))
-            try:
-                return file.read(MAX_OCTETS + 1)
-            except OSError as error:
-                raise SecretError(f"password_file {path}: {error.strerror}") from None
+            return os.read(descriptor, MAX_OCTETS + 1)  # of a regular file: all of it
+        except OSError as error:
+            raise SecretError(f"password_file {path}: {error.strerror}") from None
+        finally:
+            os.close(descriptor)
 
     def _check_owner(self, path: Path, facts: os.stat_result) -> None:
         if not stat.S_ISREG(facts.st_mode):

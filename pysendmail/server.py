@@ -42,7 +42,8 @@ from pysendmail.writer import StoreBroken, StoreFull, Writer
 BACKLOG = 1024
 HELLO_S = 30.0
 IDLE_S = 3600.0  # a person at a terminal thinks
-VERBOSE_S = 50.0  # -v stays so long for the first attempt; the client waits for 60
+VERBOSE_S = 300.0  # -v stays so long for the first attempt
+VERBOSE_FIRST_S = 2.0  # and looks so soon whether the smarthost rests
 READ_OCTETS = 256 * 1024
 MAX_PAUSE_OCTETS = 1024 * 1024  # unread output a client may pile up before it is waited for
 _CREDENTIALS = struct.Struct("3i")
@@ -74,7 +75,7 @@ class Server:
         self.desk = desk
         self._servers: list[asyncio.Server] = []
         self._by_uid: Counter[int] = Counter()
-        self._pending: dict[bytes, asyncio.Future[int]] = {}
+        self._pending: dict[bytes, asyncio.Future[int | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def listen(self, sock: socket.socket, *, control: bool) -> None:
@@ -138,7 +139,7 @@ class Conversation:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         right: Right,
-        pending: dict[bytes, asyncio.Future[int]],
+        pending: dict[bytes, asyncio.Future[int | None]],
     ) -> None:
         self._desk = desk
         self._reader = reader
@@ -224,16 +225,17 @@ class Conversation:
         await self._invoke(invocation, submission_id)
 
     async def _ask(self, submission_id: bytes) -> None:
-        """What became of a submission whose answer was lost."""
+        """What became of a submission whose answer was lost: its code, or that nothing was queued."""
         if (pending := self._pending.get(submission_id)) is not None:
-            await self.close(await asyncio.shield(pending))
-            return
-        known = await self._desk.writer.run(lambda queue: queue.known(submission_id))
-        if known is not None:
-            await self.close(EX_OK)
-            return
-        self._writer.write(frames.encode(frames.UNKNOWN))
-        await self._writer.drain()
+            code = await asyncio.shield(pending)
+        else:
+            known = await self._desk.writer.run(lambda queue: queue.known(submission_id))
+            code = None if known is None else EX_OK
+        if code is None:
+            self._writer.write(frames.encode(frames.UNKNOWN))
+            await self._writer.drain()
+        else:
+            await self.close(code)
 
     async def _request(self, arguments: tuple[bytes, ...]) -> None:
         """An administration command: one JSON object in, JSON Lines out."""
@@ -264,6 +266,35 @@ class Conversation:
                 await self.close(EX_OK)
 
     async def _submit(self, invocation: Invocation, submission_id: bytes) -> None:
+        # Known from its first frame on: who asks for it meanwhile waits, and is never told that nothing was queued
+        # while it may still be.
+        pending: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._pending[submission_id] = pending
+        submission = None
+        try:
+            submission = await self._receive(invocation, submission_id)
+            with self._desk.events.follow(submission.queue_id) as following:
+                accepted = await self._desk.writer.run(submission.finish(time.time()))
+                submission.stored = False
+                pending.set_result(EX_OK)
+                self._log(submission, accepted)
+                if invocation.verbose and not accepted.again:
+                    await self._show_attempts(submission, following)
+        except Refused as error:
+            if not pending.done():
+                pending.set_result(error.code)
+            raise
+        finally:
+            if not pending.done():
+                pending.set_result(None)
+            if self._pending.get(submission_id) is pending:
+                del self._pending[submission_id]
+            if submission is not None and submission.stored:
+                await self._forget(submission)
+        await self.close(EX_OK)
+
+    async def _receive(self, invocation: Invocation, submission_id: bytes) -> Submission:
+        """All of stdin, up to its end or a lone dot."""
         desk = self._desk
         frame = await self._frame(IDLE_S)
         name = ""
@@ -279,41 +310,22 @@ class Conversation:
             submission_id=submission_id,
         )
         try:
-            while frame.kind == frames.DATA:
+            while frame.kind == frames.DATA and not submission.ended:
                 submission.feed(frame.payload)
                 while (step := submission.spill()) is not None:
                     await desk.writer.run(step)
-                if submission.ended:
-                    break
-                frame = await self._frame(IDLE_S)
-            await self._accept(submission, submission_id, invocation.verbose)
+                if not submission.ended:
+                    frame = await self._frame(IDLE_S)
         except BaseException:
             if submission.stored:
-                with suppress(StoreFull, StoreBroken):
-                    await asyncio.shield(desk.writer.run(submission.forget))
+                await self._forget(submission)
             raise
+        return submission
 
-    async def _accept(self, submission: Submission, submission_id: bytes, verbose: bool) -> None:
-        """C1, and only then the 0. Whoever asks for this id meanwhile waits for the same answer."""
-        desk = self._desk
-        pending = self._pending.setdefault(submission_id, asyncio.get_running_loop().create_future())
-        code = EX_TEMPFAIL
-        try:
-            with desk.events.follow(submission.queue_id) as following:
-                accepted = await desk.writer.run(submission.finish(time.time()))
-                submission.stored = False
-                code = EX_OK
-                self._log(submission, accepted)
-                if verbose and not accepted.again:
-                    await self._show_attempts(submission, following)
-        except Refused as error:
-            code = error.code
-            raise
-        finally:
-            if not pending.done():
-                pending.set_result(code)
-            self._pending.pop(submission_id, None)
-        await self.close(EX_OK)
+    async def _forget(self, submission: Submission) -> None:
+        """Nothing of a broken off submission stays."""
+        with suppress(StoreFull, StoreBroken):
+            await self._desk.writer.run(submission.forget)
 
     def _log(self, submission: Submission, accepted: Accepted) -> None:
         new = submission.new
@@ -328,6 +340,7 @@ class Conversation:
             recipients=len(new.destinations),
             kind=new.kind,
             stray=submission.stray,
+            reencoded=submission.reencoded,
         )
 
     async def _show_attempts(
@@ -336,16 +349,25 @@ class Conversation:
         """-v: what happens to the message, until each recipient has had an attempt."""
         assert submission.new is not None
         waiting = {f"<{destination.recipient.address}>" for destination in submission.new.destinations}
-        try:
-            async with asyncio.timeout(VERBOSE_S):
-                while waiting:
+        deadline = time.monotonic() + VERBOSE_S
+        patience = VERBOSE_FIRST_S
+        while waiting:
+            try:
+                async with asyncio.timeout(patience):
                     event, fields = await following.get()
-                    await self._say(line(event, fields) + "\n")
-                    if event == "outcome":
-                        waiting.discard(str(fields.get("recipient")))
-        except TimeoutError:
-            queue_id = submission.queue_id
-            await self._say(f"{queue_id} is queued and waits: pysendmail queue explain {queue_id} says for what\n")
+            except TimeoutError:
+                obstacles = [self._desk.control.obstacle(d.route) for d in submission.new.destinations]
+                if None not in obstacles or time.monotonic() > deadline:
+                    reasons = sorted({obstacle.reason for obstacle in obstacles if obstacle is not None})
+                    why = "; ".join(reasons) or "no attempt has ended yet"
+                    await self._say(f"{submission.queue_id} is queued and waits: {why}\n")
+                    return
+                patience = frames.ALIVE_S
+                self._writer.write(frames.encode(frames.STDERR))  # a sign of life: the client goes on waiting
+                continue
+            await self._say(line(event, fields) + "\n")
+            if event == "outcome":
+                waiting.discard(str(fields.get("recipient")))
 
 
 async def perform(invocation: Invocation, desk: Control, right: Right) -> AsyncIterator[str]:

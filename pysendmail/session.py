@@ -21,8 +21,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from pysendmail.config import Smarthost, Timeout
-from pysendmail.connection import Connection, Opener, SessionError, Trace, leave, redact
+from pysendmail.connection import Connection, Opener, SessionError, leave, redact
 from pysendmail.envelope import Envelope
+from pysendmail.gate import Trace
 from pysendmail.outcome import Fault, Result, Stage, Trouble
 from pysendmail.secrets import Secrets
 from pysendmail.smtp.extensions import Extensions
@@ -329,7 +330,8 @@ class Session:
                     await self._line.wait()
             if self.trace and self._line.replies:
                 self.trace(f"< {redact(self._line.replies[0].text, connection.secrets)}")
-            connection.transport.close()
+            if not connection.transport.is_closing():  # closed twice, TLS of Python 3.11.2 cannot be aborted any more
+                connection.transport.close()
         self._usable = False
         await leave(connection)
 

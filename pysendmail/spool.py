@@ -10,8 +10,11 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
+import socket
 import stat
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 FREE_FLOOR = 4 * 1024 * 1024  # a submission leaves at least this much of the disk, beside twice its own size
@@ -36,7 +39,7 @@ def directory_owner(directory: Path) -> tuple[int, int]:
         if not directory.exists():
             directory.mkdir(mode=0o700, parents=True)
             if os.geteuid() == 0:
-                _give_to_service_user(directory)
+                os.chown(directory, *future_owner())
         status = directory.stat()
         if not stat.S_ISDIR(status.st_mode):
             raise QueueError(f"{directory}: is not a directory: [queue] directory must name one")
@@ -47,12 +50,13 @@ def directory_owner(directory: Path) -> tuple[int, int]:
     return status.st_uid, status.st_gid
 
 
-def _give_to_service_user(directory: Path) -> None:
-    try:
-        account = pwd.getpwnam(SERVICE_USER)
-    except KeyError:
-        return  # no such user (a container): root's own queue
-    os.chown(directory, account.pw_uid, account.pw_gid)
+def future_owner() -> tuple[int, int]:
+    """Uid and gid of a queue's directory that this process would make: root makes it for the service user."""
+    if os.geteuid() == 0:
+        with suppress(KeyError):  # no such user (a container): root's own queue
+            account = pwd.getpwnam(SERVICE_USER)
+            return account.pw_uid, account.pw_gid
+    return os.geteuid(), os.getegid()
 
 
 def become(uid: int, gid: int) -> None:
@@ -65,6 +69,19 @@ def become(uid: int, gid: int) -> None:
         os.setgroups([gid])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens on the socket. Not allowed to know counts as no."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(str(path))
+        except BlockingIOError:
+            return True  # its backlog is full
+        except OSError:
+            return False
+    return True
 
 
 def may_write(directory: Path) -> bool:
@@ -87,8 +104,11 @@ class QueueLock:
         self.path = directory / "queue.lock"
         self._fd = -1
 
-    def acquire(self, wait_s: float = LOCK_WAIT_S) -> None:
-        """Take the lock, waiting for another command; raises QueueBusy after `wait_s` seconds."""
+    def acquire(self, wait_s: float = LOCK_WAIT_S, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """Take the lock, waiting for another command; raises QueueBusy after `wait_s` seconds.
+
+        `unless` is asked while it is held: when it says yes, waiting is in vain, and QueueBusy comes at once.
+        """
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         deadline = time.monotonic() + wait_s
         while True:
@@ -96,7 +116,7 @@ class QueueLock:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or unless():
                     self.release()
                     raise QueueBusy(
                         f"{self.path} is held by another process (a daemon, or a command at work)"

@@ -75,15 +75,26 @@ def report(
     }
 
 
-def route_reason(route: tuple[str, ...], relays: dict[str, Relay]) -> str | None:
-    """Why mail on this route cannot leave, when the smarthosts are the reason."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """Why mail on a route cannot leave, when the smarthosts are the reason, and when that is tried again."""
+
+    reason: str
+    until: float | None = None
+
+
+def obstacle(route: tuple[str, ...], relays: dict[str, Relay]) -> Obstacle | None:
+    """What stands in the way of all mail on this route; None: nothing, or not the smarthosts."""
     if not route:
-        return "no smarthost is configured"
+        return Obstacle(reason="no smarthost is configured")
     known = [relays[name] for name in route if name in relays]
     if not known or any(relay.trouble is None for relay in known):
         return None
     trouble = known[0].trouble
-    return trouble.reason if trouble else None
+    assert trouble is not None
+    return Obstacle(
+        reason=trouble.reason, until=min((r.next_try_at for r in known if r.next_try_at is not None), default=None)
+    )
 
 
 def _findings(
@@ -98,9 +109,9 @@ def _findings(
         found.append((2, f"{config.queue.directory}/queue.db cannot be written: {circumstances.store_error}"))
     by_name = {relay.name: relay for relay in relays}
     for route in counts.waiting_routes:
-        if (reason := route_reason(route, by_name)) is not None:
-            names = ", ".join(route)
-            found.append((2, f"mail waits and no smarthost of its route ({names or 'none'}) can be had: {reason}"))
+        if (found_there := obstacle(route, by_name)) is not None:
+            names = ", ".join(route) or "none"
+            found.append((2, f"mail waits and no smarthost of its route ({names}) can be had: {found_there.reason}"))
     if not config.smarthost and not counts.queued:
         found.append((1, f"no smarthost is configured: mail is accepted and kept; add [[smarthost]] to {config.file}"))
     for relay in relays:

@@ -74,6 +74,7 @@ class Submission:
         submission_id: bytes,
     ) -> None:
         self.queue_id = queue_id
+        self.reencoded = ""  # lines were too long and are encoded now: "yes", or "signed" where that broke a signature
         self.stored = False  # something of it is in the database: to be forgotten if it ends here
         self._invocation = invocation
         self._caller = caller
@@ -195,6 +196,7 @@ class Submission:
     def _encode_stored(self, queue: Queue, new: NewMessage) -> NewMessage:
         """The same as in `_compose`, for a body that is in the database already."""
         encoded = mime.reencode(new.header, lambda: queue.parts(self._message, 0, -1), seven_bit=False)
+        self.reencoded = "signed" if encoded.signed else "yes"
         return replace(new, header=encoded.header, body_size=queue.replace_body(self._message, encoded.body))
 
     def _compose(self, destinations: tuple[Destination, ...], now: float) -> NewMessage:
@@ -216,6 +218,7 @@ class Submission:
             # RFC 5322 §2.1.1 allows 998 octets a line: encoded once, here, so that all copies are the same.
             encoded = mime.reencode(header, lambda: (body,), seven_bit=False)
             header, body = encoded.header, b"".join(encoded.body)
+            self.reencoded = "signed" if encoded.signed else "yes"
             body_size = len(body)
         trace = received(
             host=host, queue_id=self.queue_id, date=date, uid=self._caller.uid, style=config.headers.received

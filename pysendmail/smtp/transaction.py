@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import replace
 from enum import Enum, auto
 
-from pysendmail.envelope import Envelope
+from pysendmail.envelope import Envelope, Recipient
 from pysendmail.outcome import Fault, Outcome, Result, Scope, Stage, Trouble
 from pysendmail.smtp import wire
 from pysendmail.smtp.extensions import Extensions
@@ -60,52 +60,28 @@ class Transaction:
         self._rcpts: deque[tuple[int, bytes]] = deque()
         self._data_due = False  # DATA has not been sent yet
         self._body_due = False
-        self._prepare(envelope, extensions, size if declare_size else None, size, eight_bit)
-
-    def _prepare(
-        self, envelope: Envelope, extensions: Extensions, declared: int | None, size: int, eight_bit: bool
-    ) -> None:
-        """Settle what this server cannot take, and encode the commands for the rest."""
-        if 0 < extensions.size < size:
-            reason = f"the message has {size} octets, the server takes at most {extensions.size}"
-            self._settle(Trouble.from_fault(Stage.MAIL, Fault.SIZE, reason))
+        if (trouble := _refusal(envelope, extensions, size)) is not None:
+            self._settle(trouble)
             return
-        lacking = "the server does not offer SMTPUTF8, which {} needs"
-        whole = envelope.smtputf8 or wire.needs_smtputf8(envelope.sender)
-        if whole and not extensions.smtputf8:
-            who = "the sender's address" if wire.needs_smtputf8(envelope.sender) else "the message"
-            self._settle(Trouble.from_fault(Stage.MAIL, Fault.SMTPUTF8, lacking.format(who)))
-            return
-        smtputf8 = whole
+        smtputf8 = envelope.smtputf8 or wire.needs_smtputf8(envelope.sender)
         for number, recipient in enumerate(envelope.recipients):
-            needed = wire.needs_smtputf8(recipient.address)
-            smtputf8 = smtputf8 or needed
-            try:
-                if needed and not extensions.smtputf8:
-                    trouble = Trouble.from_fault(Stage.RCPT, Fault.SMTPUTF8, lacking.format("this address"))
-                    self._results[number] = Result.from_trouble(recipient.address, trouble)
-                    continue
-                line = wire.rcpt(recipient, smtputf8=extensions.smtputf8, dsn=extensions.dsn)
-            except wire.WireError as error:
-                trouble = Trouble.from_fault(Stage.RCPT, Fault.INTERNAL, f"not written: {error}")
-                self._results[number] = Result.from_trouble(recipient.address, trouble)
+            line = _rcpt(recipient, extensions)
+            if isinstance(line, Trouble):
+                self._results[number] = Result.from_trouble(recipient.address, line)
             else:
                 self._rcpts.append((number, line))
-        try:
-            self._mail = wire.mail(
-                envelope.sender,
-                size=declared if extensions.declares_size else None,
-                eight_bit=eight_bit and extensions.eight_bit,
-                smtputf8=smtputf8 and extensions.smtputf8,
-                ret=envelope.ret if extensions.dsn else "",
-                envid=envelope.envid if extensions.dsn else "",
-            )
-        except wire.WireError as error:
-            self._settle(Trouble.from_fault(Stage.MAIL, Fault.INTERNAL, f"not written: {error}"))
-        if self._rcpts:
-            self._data_due = True
-        else:
-            self._mail = b""
+                smtputf8 = smtputf8 or not line.isascii()
+        if not self._rcpts:
+            return
+        self._data_due = True
+        self._mail = wire.mail(
+            envelope.sender,
+            size=size if declare_size and extensions.declares_size else None,
+            eight_bit=eight_bit and extensions.eight_bit,
+            smtputf8=smtputf8,
+            ret=envelope.ret if extensions.dsn else "",
+            envid=envelope.envid if extensions.dsn else "",
+        )
 
     @property
     def awaiting(self) -> Stage | None:
@@ -273,6 +249,35 @@ class Transaction:
                 self._results[number] = replace(result, again=False)
         self._accepted.clear()
         self._rcpts.clear()
+
+
+def _refusal(envelope: Envelope, offered: Extensions, size: int) -> Trouble | None:
+    """Why this server cannot take the message at all, or None."""
+    if 0 < offered.size < size:
+        reason = f"the message has {size} octets, the server takes at most {offered.size}"
+        return Trouble.from_fault(Stage.MAIL, Fault.SIZE, reason)
+    try:
+        envid = envelope.envid if offered.dsn else ""
+        wire.mail(envelope.sender, smtputf8=True, ret=envelope.ret, envid=envid)
+        needing = "the sender's address" if wire.needs_smtputf8(envelope.sender) else "the message"
+    except wire.WireError as error:
+        return Trouble.from_fault(Stage.MAIL, Fault.INTERNAL, f"not written: {error}")
+    if offered.smtputf8 or not (envelope.smtputf8 or wire.needs_smtputf8(envelope.sender)):
+        return None
+    return Trouble.from_fault(Stage.MAIL, Fault.SMTPUTF8, _NO_SMTPUTF8.format(needing))
+
+
+def _rcpt(recipient: Recipient, offered: Extensions) -> bytes | Trouble:
+    """The command for one recipient, or why there is none."""
+    try:
+        if wire.needs_smtputf8(recipient.address) and not offered.smtputf8:
+            return Trouble.from_fault(Stage.RCPT, Fault.SMTPUTF8, _NO_SMTPUTF8.format("this address"))
+        return wire.rcpt(recipient, smtputf8=offered.smtputf8, dsn=offered.dsn)
+    except wire.WireError as error:
+        return Trouble.from_fault(Stage.RCPT, Fault.INTERNAL, f"not written: {error}")
+
+
+_NO_SMTPUTF8 = "the server does not offer SMTPUTF8, which {} needs"
 
 
 def _too_many(reply: Reply) -> bool:

@@ -44,6 +44,7 @@ MAX_ARGUMENTS = 10_000
 MAX_ENVIRONMENT_OCTETS = 4096
 MAX_CHUNK = 256 << 10
 
+DAEMON_IS_BACK = -1  # direct.run: nothing was done, since a daemon has started meanwhile
 USAGE, IOERR, TEMPFAIL, CONFIG = 64, 74, 75, 78  # sysexits
 
 SYSTEM_CONFIG = b"/etc/pysendmail/pysendmail.toml"
@@ -624,7 +625,12 @@ class Command:
         for last in (False, True):
             sock = self._reach()
             if sock is None:
-                return self._directly()
+                done = self._directly()
+                if done != DAEMON_IS_BACK:
+                    return done
+                sock = self._reach()
+                if sock is None:
+                    raise self._nothing("it comes and goes")
             conversation = Talk(sock, self._output.show)
             try:
                 return conversation.submit(start, source)
@@ -744,12 +750,13 @@ def load_package() -> None:
     thin = __file__.rpartition("/")[0]
     parent = thin.rpartition("/")[0].rpartition("/")[0]
     sys.path[:] = [path for path in sys.path if path != thin]
+    # Before what `site` adds: the package that this client came with, not another that the interpreter has installed.
+    if parent not in sys.path:
+        sys.path.append(parent)
     if sys.flags.no_site and "site" not in sys.modules:
         import site
 
         site.main()
-    if parent not in sys.path:
-        sys.path.append(parent)
     for fd, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:  # it was closed when the interpreter started, see steady_descriptors
             setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115 - it stays open

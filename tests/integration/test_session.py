@@ -12,6 +12,7 @@ import pytest
 from pysendmail.config import Timeout
 from pysendmail.outcome import Outcome, Result, Scope
 from pysendmail.session import SessionError
+from rig.ca import Authority
 from rig.client import BODY, HASTY, HEADER, PATIENT, open_session, outgoing, smarthost
 from rig.dialogue import Dialogue, load
 from rig.peer import Client, Ordinary, Peer
@@ -53,6 +54,22 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+async def test_quit_when_the_server_closes_first(authority: Authority) -> None:
+    """A TLS connection that the server has closed is not closed twice, after which Python 3.11.2 cannot end it."""
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+
+    async def quick(client: Client) -> None:
+        await Ordinary(tls=authority.server())(client)
+        client.writer.transport.abort()
+
+    async with Peer(quick) as peer:
+        session = await open_session(smarthost(peer, tls="verify", tls_ca_file=authority.file))
+        assert [result.outcome for result in await session.send(outgoing())] == [Outcome.SENT]
+        await session.close()
+    assert errors == []
 
 
 async def test_many_messages_over_one_session() -> None:

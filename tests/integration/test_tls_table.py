@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from pysendmail import tlscontext
 from pysendmail.config import Timeout
 from pysendmail.outcome import Outcome, Scope
 from pysendmail.session import SessionError
+from pysendmail.tlspolicy import Check
 from rig.ca import Authority
 from rig.client import BODY, HEADER, PATIENT, open_session, outgoing, smarthost
 from rig.peer import Behaviour, Client, Ordinary, Peer
@@ -421,6 +423,15 @@ async def test_a_renewed_file_is_taken_up(tmp_path: Path, authority: Authority) 
         file.write_bytes(Path(authority.file).read_bytes() + b"\n")
         session = await open_session(relay)
         await session.close()
+
+
+async def test_every_python_verifies_alike(authority: Authority) -> None:
+    """VERIFY_X509_STRICT, which Python 3.13 adds to its defaults, would refuse private authorities that 3.12 takes."""
+    async with Peer() as peer:
+        context = await tlscontext.get(smarthost(peer, tls_ca_file=authority.file), Check.NAME)
+    assert context.verify_flags == ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 async def test_what_was_learnt_before_tls_is_forgotten(authority: Authority) -> None:

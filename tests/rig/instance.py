@@ -14,11 +14,12 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,7 +67,7 @@ class Instance:
         self.log = ""
         self.process: subprocess.Popen[bytes] | None = None
         self._news = threading.Condition()
-        self._ended = False
+        self._ended: subprocess.Popen[bytes] | None = None  # the daemon whose log has come to its end
         self.configure(smarthosts=smarthosts, **tables)
 
     def configure(self, *, smarthosts: Sequence[Table] = (), **tables: Table | Sequence[Table]) -> None:
@@ -101,8 +102,12 @@ class Instance:
 
     def start(self, *, wrapper: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         """Start the daemon; returns when it takes submissions. `wrapper` goes before the command (strace, ...)."""
-        self._ended = False
         seen = len(self.events)
+        self.launch(wrapper=wrapper, environment=environment)
+        self.wait_for("start", after=seen)
+
+    def launch(self, *, wrapper: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
+        """As `start`, for a daemon that may not live to say so."""
         self.process = subprocess.Popen(
             [*wrapper, str(BIN / "pysendmail"), "-C", str(self.config), "daemon"],
             stdin=subprocess.DEVNULL,
@@ -110,7 +115,6 @@ class Instance:
             env={**os.environ, **(environment or {})},
         )
         threading.Thread(target=self._read_log, args=(self.process,), daemon=True).start()
-        self.wait_for("start", after=seen)
 
     def _read_log(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr is not None
@@ -123,7 +127,7 @@ class Instance:
                         self.events.append(parse_event(text))
                     self._news.notify_all()
         with self._news:
-            self._ended = True
+            self._ended = process
             self._news.notify_all()
 
     def stop(self) -> int:
@@ -149,10 +153,17 @@ class Instance:
     def wait_for(self, event: str, *, count: int = 1, after: int = 0, **fields: str) -> Event:
         """The `count`-th event of this name with these fields, of those after the first `after` events."""
         with self._news:
-            found = self._news.wait_for(lambda: self._find(event, count, after, fields) or self._ended, PATIENCE_S)
+            self._news.wait_for(
+                lambda: self._find(event, count, after, fields) or self._ended is self.process, PATIENCE_S
+            )
             match = self._find(event, count, after, fields)
-        assert found and match, f"no {event} {fields} (x{count}) in the log:\n{self.log}"
+        assert match, f"no {event} {fields} (x{count}) in the log:\n{self.log}"
         return match
+
+    def wait_quietly(self, true: Callable[[], Any]) -> None:
+        """Wait until this holds, or the daemon is dead; it is looked at after each line of the log."""
+        with self._news:
+            assert self._news.wait_for(lambda: true() or self._ended is self.process, PATIENCE_S), self.log
 
     def _find(self, event: str, count: int, after: int, fields: Mapping[str, str]) -> Event | None:
         matches = self.matching(event, after, fields)
@@ -170,11 +181,12 @@ class Instance:
         *arguments: str,
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
+        uid: int | None = None,
         **options: Any,
     ) -> subprocess.CompletedProcess[bytes]:
-        """One of the installed commands with this instance's configuration."""
+        """One of the installed commands with this instance's configuration; with `uid`, by that user."""
         return subprocess.run(
-            [str(BIN / name), "-C", str(self.config), *arguments],
+            [*as_user(uid), str(BIN / name), "-C", str(self.config), *arguments],
             input=stdin,
             capture_output=True,
             env={**os.environ, **(environment or {})},
@@ -188,21 +200,21 @@ class Instance:
     ) -> subprocess.CompletedProcess[bytes]:
         return self.run("sendmail", *arguments, stdin=text, **options)
 
-    def submit(self, *arguments: str, text: bytes = b"Subject: test\n\nhello\n") -> None:
+    def submit(self, *arguments: str, text: bytes = b"Subject: test\n\nhello\n", **options: Any) -> None:
         """A submission that must succeed."""
-        done = self.sendmail(*arguments, text=text)
+        done = self.sendmail(*arguments, text=text, **options)
         assert done.returncode == 0, f"sendmail {shlex.join(arguments)}: {done.returncode} {done.stderr!r}"
 
-    def pysendmail(self, *arguments: str, code: int | None = 0) -> str:
+    def pysendmail(self, *arguments: str, code: int | None = 0, **options: Any) -> str:
         """An administration command; its output."""
-        done = self.run("pysendmail", *arguments)
+        done = self.run("pysendmail", *arguments, **options)
         assert code is None or done.returncode == code, (
             f"{arguments}: {done.returncode} {done.stdout!r} {done.stderr!r}"
         )
         return done.stdout.decode()
 
-    def mailq(self) -> list[dict[str, Any]]:
-        return list(json_lines(self.run("mailq", "--json").stdout))
+    def mailq(self, **options: Any) -> list[dict[str, Any]]:
+        return list(json_lines(self.run("mailq", "--json", **options).stdout))
 
     def history(self, *arguments: str) -> list[dict[str, Any]]:
         return list(json_lines(self.pysendmail("history", "--json", *arguments).encode()))
@@ -210,6 +222,25 @@ class Instance:
     def status(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.pysendmail("status", "--json", code=None))
         return report
+
+
+OTHERS = (66, 67, 68)  # uids that own nothing here
+
+
+def can_be(uid: int) -> bool:
+    """Whether we may run the installed commands as that user, with the same Python, all of which he may read."""
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        return False
+    where = [str(BIN / "python"), "-c", "import os, pysendmail; print(os.__file__, pysendmail.__file__)"]
+    ours, his = (subprocess.run([*who, *where], capture_output=True, check=False) for who in ([], as_user(uid)))
+    return his.returncode == 0 and his.stdout == ours.stdout
+
+
+def as_user(uid: int | None) -> list[str]:
+    """What goes before a command that this uid is to run."""
+    if uid is None:
+        return []
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
 
 
 def json_lines(output: bytes) -> Iterator[dict[str, Any]]:

@@ -85,6 +85,7 @@ class Client:
         if not line.endswith("\r\n") or not line.upper().startswith(start.upper()):
             raise Unexpected(f"wanted {start!r}, got {line!r}")
         self.peer.commands.append(line[:-2])
+        self.peer.changed()
         return line[:-2]
 
     async def hear_message(self) -> bytes:
@@ -114,7 +115,13 @@ class Client:
     def reset(self) -> None:
         """RST."""
         self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        _abort(self.writer)
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    """At once. A TLS transport of Python 3.11.2 that was closed twice raises here, and is closed."""
+    with contextlib.suppress(AttributeError):
+        writer.transport.abort()
 
 
 Behaviour = Callable[[Client], Awaitable[None]]
@@ -184,6 +191,7 @@ class Ordinary:
                     content = await client.hear_message()
                     if self.dot.startswith("2"):
                         client.peer.messages.append(Message(sender, recipients, content, client.encrypted))
+                        client.peer.changed()
                     await client.say(self.dot)
                 case "RSET":
                     await client.say("250 2.0.0 ok")
@@ -209,11 +217,14 @@ class Peer:
 
     host = "127.0.0.1"
 
-    def __init__(self, *behaviours: Behaviour, dribble: bool = False, tls: ssl.SSLContext | None = None) -> None:
-        """`dribble`: octets leave one by one. `tls`: implicit TLS on every connection."""
+    def __init__(
+        self, *behaviours: Behaviour, dribble: bool = False, tls: ssl.SSLContext | None = None, port: int = 0
+    ) -> None:
+        """`dribble`: octets leave one by one. `tls`: implicit TLS on every connection. `port`: 0 is any free one."""
         self.behaviours = behaviours or (Ordinary(),)
         self.dribble = dribble
-        self.port = 0
+        self.port = port
+        self.changed: Callable[[], None] = lambda: None  # called after each command and message
         self.messages: list[Message] = []
         self.commands: list[str] = []
         self.exchanges: list[str] = []  # what AUTH carried
@@ -232,7 +243,7 @@ class Peer:
         self._server = await asyncio.start_server(
             self._connected,
             self.host,
-            0,
+            self.port,
             ssl=self._tls,
             limit=1 << 20,
             ssl_handshake_timeout=10 if self._tls else None,
@@ -247,7 +258,7 @@ class Peer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for client in self.clients:
-            client.writer.transport.abort()
+            _abort(client.writer)
         await asyncio.sleep(0)
 
     async def settled(self) -> None:
@@ -258,6 +269,7 @@ class Peer:
         client = Client(self, reader, writer)
         behaviour = self.behaviours[min(len(self.clients), len(self.behaviours) - 1)]
         self.clients.append(client)
+        self.changed()
         task = asyncio.get_running_loop().create_task(self._behave(behaviour, client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -267,19 +279,34 @@ class Peer:
             await behaviour(client)
         except (Unexpected, OSError) as error:  # the client went its way, or TLS failed: tests look at both
             self.errors.append(error)
-            client.writer.transport.abort()
+            _abort(client.writer)
 
 
 class PeerThread:
-    """A Peer with a loop of its own in a thread. The arguments are Peer's."""
+    """A Peer with a loop of its own in a thread. The arguments and attributes are Peer's."""
 
     def __init__(self, *behaviours: Behaviour, **options: Any) -> None:
         self._peer = Peer(*behaviours, **options)
         self._ready = threading.Event()
+        self._news = threading.Condition()
+        self._peer.changed = self._changed
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._peer, name)
+
+    def _changed(self) -> None:
+        with self._news:
+            self._news.notify_all()
+
+    def wait_until(self, true: Callable[[], Any], seconds: float = 30.0) -> None:
+        """Wait until this holds; it is looked at after each connection, command and message."""
+        with self._news:
+            assert self._news.wait_for(true, seconds), f"the peer heard {self._peer.commands[-20:]}"
+
+    def become(self, *behaviours: Behaviour) -> None:
+        """Behave so on every connection from now on."""
+        self._peer.behaviours = tuple(behaviours)
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
 
-from pysendmail import check, schema
+from pysendmail import check, schema, spool
 from pysendmail.check import Finding, Level, Owner
 from pysendmail.config import Config
 from pysendmail.config_file import Instance, parse, save_last_good
@@ -249,6 +250,25 @@ def test_secrets(tmp_path: Path) -> None:
     assert [f.key.split(":")[0].removeprefix("smarthost ") for f in found] == ["open", "none", "127.0.0.1"]
     assert {Level.ERROR} == {f.level for f in found}
     assert "hunter2" not in check.render(found)
+
+
+def test_queue_that_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first start root judges for the user to whom the daemon will give the queue, not for itself."""
+    monkeypatch.setattr(spool, "SERVICE_USER", "daemon")
+    expected = pwd.getpwnam("daemon").pw_uid if os.geteuid() == 0 else os.geteuid()
+    password = tmp_path / "p"
+    password.write_text("x")
+    password.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(password, expected, 0)
+    text = f"{HOST}username='u'\npassword_file='{password}'\ntls_minimum='1.2'\n"
+    assert important(check.run(instance(tmp_path, text))) == []
+    password.unlink()
+    (finding,) = [str(f) for f in check.run(instance(tmp_path, text)) if f.level is Level.ERROR]
+    assert finding.endswith(
+        f": password_file: {password}: No such file or directory; write the password into it, as its only line; "
+        f"then chown {expected} {password}, chmod 0400 {password}"
+    )
 
 
 def test_password_of_root_for_another(tmp_path: Path) -> None:

@@ -179,6 +179,21 @@ def test_an_address_that_cannot_be_written_fails_alone() -> None:
     assert [(r.outcome, r.scope) for r in transaction.results] == [(Outcome.DEFERRED, Scope.MESSAGE)] * 2
 
 
+@pytest.mark.parametrize("address", ["\u00fc\r\n@b.c", "\u00fc b@c.d", "a@b.c\0"])
+@pytest.mark.parametrize(
+    "extensions", [Extensions(), Extensions(smtputf8=True, pipelining=True)], ids=["plain", "utf8"]
+)
+def test_an_odd_address_raises_nothing(address: str, extensions: Extensions) -> None:
+    """As a recipient it fails alone, as a sender it fails all; nothing is written for it."""
+    one = Transaction(envelope(address, "b@b.c"), extensions, size=1, eight_bit=False)
+    assert isinstance(one.next(), bytes)
+    assert [result.outcome for result in one.results] == [Outcome.DEFERRED]
+    asked = Envelope(sender=address, recipients=(Recipient(address="b@b.c"),))
+    every = Transaction(asked, extensions, size=1, eight_bit=False)
+    assert every.next() is None
+    assert [result.outcome for result in every.results] == [Outcome.DEFERRED]
+
+
 def test_eight_bit_is_declared_where_offered() -> None:
     """BODY=8BITMIME and SIZE, each only to a server that knows it."""
     knows = Transaction(envelope("a@b.c"), Extensions(eight_bit=True, declares_size=True), size=7, eight_bit=True)
