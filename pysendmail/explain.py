@@ -36,7 +36,8 @@ def _where(waiting: Entry) -> str:
 def _recipient(recipient: Entry) -> list[str]:
     outcome = recipient["outcome"]
     attempts = recipient["attempts"]
-    state = f"{outcome} at {recipient['finished_at']}" if outcome else "waiting"
+    by = f" by uid {recipient['removed_by']}" if outcome == "removed" else ""
+    state = f"{outcome}{by} at {recipient['finished_at']}" if outcome else "waiting"
     lines = [f"{recipient['address']}: {state}, {len(attempts)} attempt{'s' if len(attempts) != 1 else ''}"]
     for attempt in attempts:
         where = f"{attempt['smarthost']}" + (f" [{attempt['address']}]" if attempt["address"] else "")
