@@ -157,7 +157,7 @@ def fill(disk: Path) -> Path:
 
 
 def test_promise_11_a_full_disk_refuses_remembers_and_recovers(tmp_path: Path, small_disk: Path) -> None:
-    """Full while a message is on the wire: its answer is recorded, others get 75, and with room all goes on by itself."""
+    """Full while a message is on the wire: its answer is recorded, others get 75; with room all goes on by itself."""
     accepted = []
 
     async def fills(client: Client) -> None:
@@ -193,7 +193,7 @@ def test_promise_11_a_full_disk_refuses_remembers_and_recovers(tmp_path: Path, s
 
 
 def test_promise_12_a_clock_jump_expires_and_stops_nothing(tmp_path: Path) -> None:
-    """30 days forward, then a day back from where it was: the mail is neither expired nor late, the daemon does not spin."""
+    """30 days forward, then a day back: the mail is neither expired nor late, and the daemon does not spin."""
     library = debian.file("/usr/lib/*/faketime/libfaketime.so.1", "libfaketime")
     clock = tmp_path / "clock"
     clock.write_text("+0\n")
