@@ -12,7 +12,7 @@ from pysendmail import explain, status
 from pysendmail.config import Retry, Smarthost
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.relay import Relay
-from pysendmail.status import Circumstances, Counts, report, route_reason
+from pysendmail.status import Circumstances, Counts, obstacle, report
 from rig.store import NOW, config
 
 MAIN = Smarthost(name="main", host="smtp.example.com")
@@ -122,9 +122,10 @@ def test_last_sent() -> None:
         (("main", "backup"), [relay(trouble=True), relay(BACKUP, trouble=True)], "main: connection refused"),
     ],
 )
-def test_route_reason(route: tuple[str, ...], relays: list[Relay], reason: str | None) -> None:
+def test_obstacle(route: tuple[str, ...], relays: list[Relay], reason: str | None) -> None:
     """Mail waits for its route only where none of its smarthosts can be had."""
-    assert route_reason(route, {one.name: one for one in relays}) == reason
+    found = obstacle(route, {one.name: one for one in relays})
+    assert (found.reason if found is not None else None) == reason
 
 
 # -- explain --
