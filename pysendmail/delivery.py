@@ -663,4 +663,3 @@ def _too_much(result: Result) -> bool:
     if result.again:
         return False
     return result.code in (421, 432) or (result.code in (451, 452) and "too many" in result.reply.lower())
-

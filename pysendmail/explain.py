@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pysendmail.config import Config
-from pysendmail.hints import hint
+from pysendmail.hints import PASSING, hint
 from pysendmail.relay import Relay
 from pysendmail.units import rfc3339, words_for_duration
 
@@ -45,8 +45,10 @@ def _recipient(recipient: Entry) -> list[str]:
         what = attempt["outcome"] or "under way"
         lines.append(f"  {attempt['at']} {where}{tls}: {what}" + (f": {attempt['reply']}" if attempt["reply"] else ""))
     last = attempts[-1] if attempts else None
-    if last is not None and outcome in ("bounced", "expired", "discarded"):
-        lines.append(f"  What would help: {hint(last['status'] or '', last['reply'])}")
+    if last is not None and last["reply"] and outcome not in ("sent", "removed"):
+        words = hint(last["status"] or "", last["reply"])
+        if outcome is not None or words != PASSING:  # what may pass by itself is tried again: no need to send it again
+            lines.append(f"  What would help: {words}")
     return lines
 
 

@@ -698,9 +698,7 @@ class Queue:
             )
             self._touch_recipient(row["id"])
             self._requeue(row["id"], uncertain, held=row["held"], attempts=row["attempts"] + 1, retry_at=now)
-            failed = self._waiting(
-                self._one("recipient_state", recipient=row["id"]), "deferred", "4.4.2", reply, ""
-            )
+            failed = self._waiting(self._one("recipient_state", recipient=row["id"]), "deferred", "4.4.2", reply, "")
             message = self._one("message_state", message=row["message"])
             ended.append(self._ended(message, failed, now, next_attempt_at=now, uncertain=True))
             ended += self._end_removed(row["message"], policy, now)

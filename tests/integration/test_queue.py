@@ -88,8 +88,8 @@ def test_schema_is_made_once(store: Store) -> None:
     """Opened again, everything is there; the count of migrations did not grow."""
     queue_id = store.accept()
     store.reopen()
-    assert {BOB: "queued"} == store.states(queue_id)
-    assert 1 == store.one("SELECT count(*) FROM _sqlite_migrations")
+    assert store.states(queue_id) == {BOB: "queued"}
+    assert store.one("SELECT count(*) FROM _sqlite_migrations") == 1
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_schema_is_made_once(store: Store) -> None:
         ),
         (
             "history",
-            "queue_id message_id kind uid sender recipient outcome accepted_at finished_at size attempts smarthost code "
-            "status reply removed_by",
+            "queue_id message_id kind uid sender recipient outcome accepted_at finished_at size attempts smarthost "
+            "code status reply removed_by",
         ),
         (
             "bounces",
@@ -132,7 +132,7 @@ def test_readers_see_what_is_committed(store: Store, tmp_path: Path) -> None:
     reader.close()
     store.queue.close()
     reader = Queue.open_readonly(tmp_path)
-    assert 1 == len(reader.rows("page", after=0, uid=None, limit=1))
+    assert len(reader.rows("page", after=0, uid=None, limit=1)) == 1
     reader.close()
     store.queue = Queue.open(tmp_path)
 
@@ -160,7 +160,7 @@ def test_accept_stores_what_was_given(store: Store) -> None:
     assert (queue_id, "alice@example.com", "hdrs") == (claim.queue_id, claim.envelope.sender, claim.envelope.ret)
     recipient = claim.recipients[0].recipient
     assert (BOB, {"failure", "delay"}, "rfc822;b@example.com") == (recipient.address, recipient.notify, recipient.orcpt)
-    assert (b"Subject: test\r\n", b"x" * 70000, 70017) == (claim.header, claim.first_part, claim.size)
+    assert (claim.header, claim.first_part, claim.size) == (b"Subject: test\r\n", b"x" * 70000, 70017)
     assert claim.eight_bit and claim.route == MAIN
 
 
@@ -177,16 +177,16 @@ def test_a_submission_id_makes_one_message(store: Store) -> None:
     store.accept(submission=b"s" * 16)
     with pytest.raises(sqlite3.IntegrityError):
         store.accept(submission=b"s" * 16)
-    assert 1 == store.one("SELECT count(*) FROM message")
+    assert store.one("SELECT count(*) FROM message") == 1
 
 
 def test_owned_counts_what_waits(store: Store) -> None:
     """A user's limit counts his waiting messages and their octets, and no longer what has left."""
     store.accept(uid=1000, body=b"x" * 83)
     store.accept(uid=1001)
-    assert (1, 100) == store.queue.owned(1000)
+    assert store.queue.owned(1000) == (1, 100)
     store.settle(store.claim(), SENT)
-    assert (0, 0) == store.queue.owned(1000)
+    assert store.queue.owned(1000) == (0, 0)
 
 
 def test_large_body_in_parts(store: Store) -> None:
@@ -195,13 +195,13 @@ def test_large_body_in_parts(store: Store) -> None:
     queue = store.queue
     message = store.do(queue.receive, queue_id="Q1", kind="mail", uid=1)
     part = store.do(queue.add_body, message, 0, body[: 3 * PART_OCTETS])
-    assert 3 == part
+    assert part == 3
     store.do(queue.add_body, message, part, body[3 * PART_OCTETS :])
     new = new_message(queue_id="Q1", body=b"", body_size=len(body))
     store.do(queue.make_ready, message, new, NOW)
     assert body == b"".join(queue.parts(message, 0, -1))
     assert [body[PART_OCTETS : 2 * PART_OCTETS]] == queue.parts(message, 1, 1)
-    assert [PART_OCTETS] * 4 == [row[0] for row in store.sql("SELECT length(octets) FROM body")]
+    assert [row[0] for row in store.sql("SELECT length(octets) FROM body")] == [PART_OCTETS] * 4
 
 
 def test_replace_body(store: Store) -> None:
@@ -221,7 +221,7 @@ def test_replace_body(store: Store) -> None:
         size = queue.replace_body(message, doubled())
     assert len(expected) == size
     assert expected == b"".join(queue.parts(message, 0, -1))
-    assert 0 == store.one("SELECT min(part) FROM body")
+    assert store.one("SELECT min(part) FROM body") == 0
     assert store.one("SELECT max(length(octets)) FROM body") <= PART_OCTETS
 
 
@@ -229,8 +229,8 @@ def test_replace_body_with_nothing(store: Store) -> None:
     """A body that becomes empty leaves no part behind."""
     message = store.do(store.queue.receive, queue_id="Q1", kind="mail", uid=1)
     store.do(store.queue.add_body, message, 0, b"x")
-    assert 0 == store.do(store.queue.replace_body, message, [])
-    assert [] == store.queue.parts(message, 0, -1)
+    assert store.do(store.queue.replace_body, message, []) == 0
+    assert store.queue.parts(message, 0, -1) == []
 
 
 def test_forget(store: Store) -> None:
@@ -241,7 +241,7 @@ def test_forget(store: Store) -> None:
     store.do(store.queue.forget, "Q1")
     store.do(store.queue.forget, queue_id)
     assert [queue_id] == [row[0] for row in store.sql("SELECT queue_id FROM message")]
-    assert 1 == store.one("SELECT count(*) FROM body")
+    assert store.one("SELECT count(*) FROM body") == 1
 
 
 # -- claims --
@@ -252,17 +252,17 @@ def test_claim_marks_attempting(store: Store) -> None:
     queue_id = store.accept(BOB, DAVE)
     lane = store.lane()
     claim = store.claim()
-    assert [BOB, DAVE] == [claimed.recipient.address for claimed in claim.recipients]
-    assert {BOB: "attempting", DAVE: "attempting"} == store.states(queue_id)
-    assert [None, None] == [row[0] for row in store.sql("SELECT outcome FROM attempt")]
+    assert [claimed.recipient.address for claimed in claim.recipients] == [BOB, DAVE]
+    assert store.states(queue_id) == {BOB: "attempting", DAVE: "attempting"}
+    assert [row[0] for row in store.sql("SELECT outcome FROM attempt")] == [None, None]
     assert store.do(store.queue.claim, lane, "main", store.now) is None
 
 
 def test_one_message_takes_all_that_go_its_way(store: Store) -> None:
     """Recipients in different domains on one route travel together; those on another route do not."""
     store.accept(BOB, CAROL, "eve@example.edu", routes={"eve@example.edu": ("other",)})
-    assert [BOB, CAROL] == [claimed.recipient.address for claimed in store.claim().recipients]
-    assert ["eve@example.edu"] == [c.recipient.address for c in store.claim(("other",), "other").recipients]
+    assert [claimed.recipient.address for claimed in store.claim().recipients] == [BOB, CAROL]
+    assert [c.recipient.address for c in store.claim(("other",), "other").recipients] == ["eve@example.edu"]
 
 
 def test_new_before_retries(store: Store) -> None:
@@ -279,7 +279,7 @@ def test_not_yet_due(store: Store) -> None:
     store.accept()
     store.settle(store.claim(), DEFERRED)
     lane = store.lane()
-    assert NOW + 100 == lane.due_at
+    assert lane.due_at == NOW + 100
     assert store.do(store.queue.claim, lane, "main", NOW + 99) is None
     assert store.do(store.queue.claim, lane, "main", NOW + 100) is not None
 
@@ -289,7 +289,7 @@ def test_touched_lanes(store: Store) -> None:
     store.accept(BOB, CAROL)
     touched = store.queue.take_touched()
     assert {("example.org", NOW), ("example.net", NOW)} == {(lane.destination, lane.due_at) for lane in touched}
-    assert [] == store.queue.take_touched()
+    assert store.queue.take_touched() == []
     claim = store.claim()
     assert {None} == {lane.due_at for lane in store.queue.take_touched()}
     store.settle(claim, DEFERRED, SENT)
@@ -304,8 +304,8 @@ def test_give_back(store: Store) -> None:
     store.do(store.queue.give_back, store.claim(), store.policy, store.now)
     after = dict(store.sql("SELECT * FROM queue")[0])
     assert {**dict(before), "smarthost": "main"} == after
-    assert 0 == store.one("SELECT count(*) FROM attempt")
-    assert {BOB: "queued"} == store.states(queue_id)
+    assert store.one("SELECT count(*) FROM attempt") == 0
+    assert store.states(queue_id) == {BOB: "queued"}
 
 
 def test_give_back_while_held(store: Store) -> None:
@@ -314,7 +314,7 @@ def test_give_back_while_held(store: Store) -> None:
     claim = store.claim()
     store.do(store.queue.hold, store.row(queue_id))
     store.do(store.queue.give_back, claim, store.policy, store.now)
-    assert {BOB: "held"} == store.states(queue_id)
+    assert store.states(queue_id) == {BOB: "held"}
 
 
 # -- outcomes --
@@ -324,57 +324,62 @@ def test_sent(store: Store) -> None:
     """Sent: final, the body goes, the record stays with the attempt that did it."""
     queue_id = store.accept()
     ended = store.settle(store.claim(), SENT)
-    assert [(BOB, "sent", "2.0.0", 1)] == [(e.recipient, e.outcome, e.status, e.attempts) for e in ended]
-    assert {BOB: "sent"} == store.states(queue_id)
-    assert 0 == store.one("SELECT count(*) FROM body")
+    assert [(e.recipient, e.outcome, e.status, e.attempts) for e in ended] == [(BOB, "sent", "2.0.0", 1)]
+    assert store.states(queue_id) == {BOB: "sent"}
+    assert store.one("SELECT count(*) FROM body") == 0
     attempt = dict(store.sql("SELECT * FROM attempt")[0])
-    assert ("sent", 250, "2.0.0", "192.0.2.1", "none", 1.0) == tuple(
-        attempt[key] for key in ("outcome", "code", "status", "address", "tls", "duration_s")
+    assert tuple(attempt[key] for key in ("outcome", "code", "status", "address", "tls", "duration_s")) == (
+        "sent",
+        250,
+        "2.0.0",
+        "192.0.2.1",
+        "none",
+        1.0,
     )
-    assert "done" == store.one("SELECT state FROM message")
-    assert [] == store.policy.asked
+    assert store.one("SELECT state FROM message") == "done"
+    assert store.policy.asked == []
 
 
 def test_deferred(store: Store) -> None:
     """Deferred: due again when the policy says, one attempt more, and the log's words say when."""
     queue_id = store.accept()
     ended = store.settle(store.claim(), DEFERRED)
-    assert [("deferred", 1, NOW + 100)] == [(e.outcome, e.attempts, e.next_attempt_at) for e in ended]
-    assert {BOB: "queued"} == store.states(queue_id)
-    assert (1, NOW + 100) == tuple(store.sql("SELECT attempts, next_attempt_at FROM recipient")[0])
+    assert [(e.outcome, e.attempts, e.next_attempt_s) for e in ended] == [("deferred", 1, 100)]
+    assert store.states(queue_id) == {BOB: "queued"}
+    assert tuple(store.sql("SELECT attempts, next_attempt_at FROM recipient")[0]) == (1, NOW + 100)
 
 
 def test_bounced(store: Store) -> None:
     """Bounced: final, and the bounce is queued in the same commit, with its record; the body is kept for a while."""
     queue_id = store.accept(BOB, DAVE)
     store.settle(store.claim(), BOUNCED, DEFERRED)
-    assert {BOB: "bounced", DAVE: "queued"} == store.states(queue_id)
-    assert [("bounce", [BOB])] == store.policy.asked
+    assert store.states(queue_id) == {BOB: "bounced", DAVE: "queued"}
+    assert store.policy.asked == [("bounce", [BOB])]
     bounce = dict(store.sql("SELECT * FROM bounces")[0])
     assert (queue_id, BOB, "alice@example.com", "5.1.1") == tuple(
         bounce[key] for key in ("queue_id", "recipient", "reported_to", "status")
     )
-    assert {"alice@example.com": "queued"} == store.states(bounce["report_queue_id"])
+    assert store.states(bounce["report_queue_id"]) == {"alice@example.com": "queued"}
     assert [bounce["report_queue_id"]] == [report.queue_id for report in store.queue.take_reports()]
-    assert [] == store.queue.take_reports()
+    assert store.queue.take_reports() == []
 
 
 def test_one_bounce_for_those_who_failed_together(store: Store) -> None:
     """Three recipients refused in one attempt make one bounce with three records."""
     store.accept(BOB, CAROL, DAVE)
     store.settle(store.claim(), BOUNCED)
-    assert [("bounce", [BOB, CAROL, DAVE])] == store.policy.asked
-    assert 3 == store.one("SELECT count(*) FROM bounces")
-    assert 1 == store.one("SELECT count(*) FROM message WHERE kind = 'bounce'")
+    assert store.policy.asked == [("bounce", [BOB, CAROL, DAVE])]
+    assert store.one("SELECT count(*) FROM bounces") == 3
+    assert store.one("SELECT count(*) FROM message WHERE kind = 'bounce'") == 1
 
 
 def test_null_sender_is_discarded(store: Store) -> None:
     """A user's message from the null sender that fails is `discarded`: recorded, told to nobody."""
     queue_id = store.accept(sender="")
     ended = store.settle(store.claim(), BOUNCED)
-    assert {BOB: "discarded"} == store.states(queue_id)
-    assert ["discarded"] == [e.outcome for e in ended]
-    assert (None, "nobody to tell") == tuple(store.sql("SELECT report_queue_id, silence FROM bounces")[0])
+    assert store.states(queue_id) == {BOB: "discarded"}
+    assert [e.outcome for e in ended] == ["discarded"]
+    assert tuple(store.sql("SELECT report_queue_id, silence FROM bounces")[0]) == (None, "nobody to tell")
 
 
 def test_bounce_that_cannot_be_queued(store: Store) -> None:
@@ -384,17 +389,17 @@ def test_bounce_that_cannot_be_queued(store: Store) -> None:
     store.policy.broken = True
     with pytest.raises(sqlite3.IntegrityError):
         store.settle(claim, BOUNCED)
-    assert {BOB: "attempting"} == store.states(queue_id)
-    assert 0 == store.one("SELECT count(*) FROM report")
-    assert [] == store.queue.take_reports()
+    assert store.states(queue_id) == {BOB: "attempting"}
+    assert store.one("SELECT count(*) FROM report") == 0
+    assert store.queue.take_reports() == []
     store.do(store.queue.defer, claim, "an error of ours", NOW + 60, store.policy, NOW)
-    assert {BOB: "queued"} == store.states(queue_id)
-    assert NOW + 60 == store.one("SELECT next_attempt_at FROM recipient")
-    assert "uncertain" == store.one("SELECT outcome FROM attempt")
+    assert store.states(queue_id) == {BOB: "queued"}
+    assert store.one("SELECT next_attempt_at FROM recipient") == NOW + 60
+    assert store.one("SELECT outcome FROM attempt") == "uncertain"
     store.policy.broken, store.now = False, NOW + 60
     store.settle(store.claim(), BOUNCED)
-    assert {BOB: "bounced"} == store.states(queue_id)
-    assert 1 == store.one("SELECT count(*) FROM bounces")
+    assert store.states(queue_id) == {BOB: "bounced"}
+    assert store.one("SELECT count(*) FROM bounces") == 1
 
 
 def test_deferred_by_a_bug_while_held(store: Store) -> None:
@@ -403,16 +408,16 @@ def test_deferred_by_a_bug_while_held(store: Store) -> None:
     claim = store.claim()
     store.do(store.queue.hold, store.row(queue_id))
     store.do(store.queue.defer, claim, "an error of ours", NOW + 60, store.policy, NOW)
-    assert {BOB: "held"} == store.states(queue_id)
+    assert store.states(queue_id) == {BOB: "held"}
 
 
 def test_uncertain_is_tried_again(store: Store) -> None:
     """A lost answer to the final dot: the history says `uncertain`, the recipient is deferred, the log marks it."""
     queue_id = store.accept()
     ended = store.settle(store.claim(), UNCERTAIN)
-    assert [("deferred", True)] == [(e.outcome, e.uncertain) for e in ended]
-    assert {BOB: "queued"} == store.states(queue_id)
-    assert "uncertain" == store.one("SELECT outcome FROM attempt")
+    assert [(e.outcome, e.uncertain) for e in ended] == [("deferred", True)]
+    assert store.states(queue_id) == {BOB: "queued"}
+    assert store.one("SELECT outcome FROM attempt") == "uncertain"
 
 
 def test_too_many_recipients_go_again_at_once(store: Store) -> None:
@@ -421,7 +426,7 @@ def test_too_many_recipients_go_again_at_once(store: Store) -> None:
     claim = store.claim()
     store.settle(claim, result(BOB, SENT), result(DAVE, DEFERRED, again=True))
     row = store.sql("SELECT attempts, fresh, next_attempt_at FROM recipient WHERE address = ?", DAVE)[0]
-    assert (0, 1, NOW) == tuple(row)
+    assert tuple(row) == (0, 1, NOW)
 
 
 def test_smarthost_trouble_counts_no_attempt(store: Store) -> None:
@@ -430,7 +435,7 @@ def test_smarthost_trouble_counts_no_attempt(store: Store) -> None:
     for _ in range(5):
         store.settle(store.claim(), result(BOB, DEFERRED, Scope.SMARTHOST))
     row = store.sql("SELECT attempts, fresh, next_attempt_at FROM recipient")[0]
-    assert (0, 1, NOW) == tuple(row)
+    assert tuple(row) == (0, 1, NOW)
 
 
 # -- expiry and delay notices --
@@ -458,8 +463,8 @@ def test_expiry(store: Store, later: float, outcome: object, exhausted: bool, st
     ended = store.settle(store.claim(), outcome, exhausted=exhausted)  # type: ignore[arg-type]
     assert {BOB: state} == store.states(queue_id)
     if state == "expired":
-        assert [("expired", "4.4.7")] == [(e.outcome, e.status) for e in ended]
-        assert [("bounce", [BOB])] == store.policy.asked
+        assert [(e.outcome, e.status) for e in ended] == [("expired", "4.4.7")]
+        assert store.policy.asked == [("bounce", [BOB])]
 
 
 def test_time_alone_expires_nothing(store: Store) -> None:
@@ -468,8 +473,8 @@ def test_time_alone_expires_nothing(store: Store) -> None:
     store.now += 10**6
     store.reopen()
     store.do(store.queue.recover, store.policy, store.now, 3960)
-    assert {BOB: "queued"} == store.states(queue_id)
-    assert [1] == store.queue.overdue(MAIN, store.now)
+    assert store.states(queue_id) == {BOB: "queued"}
+    assert store.queue.overdue(MAIN, store.now) == [1]
 
 
 def test_forced_expire_during_an_attempt(store: Store) -> None:
@@ -477,11 +482,12 @@ def test_forced_expire_during_an_attempt(store: Store) -> None:
     queue_id = store.accept(BOB, DAVE)
     claim = store.claim()
     store.do(store.queue.force_expire, claim.message)
-    assert [] == store.do(
-        store.queue.expire, [1, 2], store.policy, reason="by uid 0", status="4.4.7", smarthost="", now=NOW
+    assert (
+        store.do(store.queue.expire, [1, 2], store.policy, reason="by uid 0", status="4.4.7", smarthost="", now=NOW)
+        == []
     )
     store.settle(claim, SENT, DEFERRED)
-    assert {BOB: "sent", DAVE: "expired"} == store.states(queue_id)
+    assert store.states(queue_id) == {BOB: "sent", DAVE: "expired"}
 
 
 def test_expire_by_command(store: Store) -> None:
@@ -492,10 +498,10 @@ def test_expire_by_command(store: Store) -> None:
     ended = store.do(
         store.queue.expire, ids, store.policy, reason="by uid 0", status="4.4.7", smarthost="", now=store.now
     )
-    assert ["expired", "expired"] == [e.outcome for e in ended]
-    assert [("bounce", [BOB, DAVE])] == store.policy.asked
+    assert [e.outcome for e in ended] == ["expired", "expired"]
+    assert store.policy.asked == [("bounce", [BOB, DAVE])]
     assert {"451 4.3.0 later"} == {row[0] for row in store.sql("SELECT reply FROM bounces")}
-    assert [] == store.do(store.queue.expire, ids, store.policy, reason="", status="", smarthost="", now=store.now)
+    assert store.do(store.queue.expire, ids, store.policy, reason="", status="", smarthost="", now=store.now) == []
 
 
 def test_overdue_and_unwarned_by_route(store: Store) -> None:
@@ -508,8 +514,8 @@ def test_overdue_and_unwarned_by_route(store: Store) -> None:
     expected = store.queue.recipients_of(store.row(first))
     assert expected == store.queue.overdue(MAIN, NOW + 10)
     assert expected == store.queue.unwarned(MAIN, NOW + 10)
-    assert [] == store.queue.overdue(MAIN, NOW + 9)
-    assert [] == store.queue.unwarned(MAIN, NOW + 4)
+    assert store.queue.overdue(MAIN, NOW + 9) == []
+    assert store.queue.unwarned(MAIN, NOW + 4) == []
 
 
 def test_delay_notice_once(store: Store) -> None:
@@ -518,7 +524,7 @@ def test_delay_notice_once(store: Store) -> None:
     for _ in range(4):
         store.settle(store.claim(), DEFERRED)
         store.now += 500
-    assert [("delay", [BOB])] == store.policy.asked
+    assert store.policy.asked == [("delay", [BOB])]
 
 
 def test_no_delay_notice_for_a_smarthost(store: Store) -> None:
@@ -526,9 +532,9 @@ def test_no_delay_notice_for_a_smarthost(store: Store) -> None:
     store.accept(warn_after=150)
     store.now += 200
     store.settle(store.claim(), result(BOB, DEFERRED, Scope.SMARTHOST))
-    assert [] == store.policy.asked
+    assert store.policy.asked == []
     store.settle(store.claim(), DEFERRED)
-    assert [("delay", [BOB])] == store.policy.asked
+    assert store.policy.asked == [("delay", [BOB])]
 
 
 def test_delay_notice_behind_the_tls_memory(store: Store) -> None:
@@ -536,10 +542,10 @@ def test_delay_notice_behind_the_tls_memory(store: Store) -> None:
     store.accept(BOB, DAVE, warn_after=150)
     store.now += 200
     waiting = store.queue.unwarned(MAIN, store.now)
-    assert 2 == len(waiting)
+    assert len(waiting) == 2
     store.do(store.queue.warn, waiting, store.policy, reason="no TLS", status="4.7.4", smarthost="main", now=store.now)
-    assert [("delay", [BOB, DAVE])] == store.policy.asked
-    assert [] == store.queue.unwarned(MAIN, store.now)
+    assert store.policy.asked == [("delay", [BOB, DAVE])]
+    assert store.queue.unwarned(MAIN, store.now) == []
 
 
 # -- what people do --
@@ -550,12 +556,12 @@ def test_hold_and_release(store: Store) -> None:
     queue_id = store.accept()
     message = store.row(queue_id)
     store.do(store.queue.hold, message)
-    assert {BOB: "held"} == store.states(queue_id)
-    assert [None] == [lane.due_at for lane in store.queue.take_touched()]
-    assert [] == store.queue.lanes()
+    assert store.states(queue_id) == {BOB: "held"}
+    assert [lane.due_at for lane in store.queue.take_touched()] == [None]
+    assert store.queue.lanes() == []
     store.now += 50
     store.do(store.queue.release, message, store.now)
-    assert {BOB: "queued"} == store.states(queue_id)
+    assert store.states(queue_id) == {BOB: "queued"}
     assert store.now == store.lane().due_at
 
 
@@ -567,7 +573,7 @@ def test_held_while_attempting(store: Store, outcome: Outcome, state: str) -> No
     queue_id = store.accept(lifetime=10)
     claim = store.claim()
     store.do(store.queue.hold, claim.message)
-    assert {BOB: "attempting"} == store.states(queue_id)
+    assert store.states(queue_id) == {BOB: "attempting"}
     store.now += 1000
     store.settle(claim, outcome)
     assert {BOB: state} == store.states(queue_id)
@@ -578,12 +584,12 @@ def test_remove(store: Store) -> None:
     queue_id = store.accept(BOB, DAVE)
     store.settle(store.claim(), SENT, DEFERRED)
     ended = store.do(store.queue.remove, store.row(queue_id), 1000, store.policy, store.now)
-    assert [(DAVE, "removed")] == [(e.recipient, e.outcome) for e in ended]
-    assert {BOB: "sent", DAVE: "removed"} == store.states(queue_id)
+    assert [(e.recipient, e.outcome) for e in ended] == [(DAVE, "removed")]
+    assert store.states(queue_id) == {BOB: "sent", DAVE: "removed"}
     rows = store.sql("SELECT outcome, removed_by FROM history ORDER BY recipient")
-    assert [("sent", None), ("removed", 1000)] == [tuple(row) for row in rows]
-    assert 0 == store.one("SELECT count(*) FROM body")
-    assert [] == store.policy.asked
+    assert [tuple(row) for row in rows] == [("sent", None), ("removed", 1000)]
+    assert store.one("SELECT count(*) FROM body") == 0
+    assert store.policy.asked == []
 
 
 @pytest.mark.parametrize(
@@ -596,17 +602,17 @@ def test_removed_while_attempting(store: Store, outcome: Outcome, state: str) ->
     """
     queue_id = store.accept(lifetime=10)
     claim = store.claim()
-    assert [] == store.do(store.queue.remove, claim.message, 1000, store.policy, store.now)
-    assert {BOB: "attempting"} == store.states(queue_id)
+    assert store.do(store.queue.remove, claim.message, 1000, store.policy, store.now) == []
+    assert store.states(queue_id) == {BOB: "attempting"}
     store.now += 20
     ended = store.settle(claim, outcome)
     assert [state] == [e.outcome for e in ended]
     assert (state, 1000 if state == "removed" else None) == tuple(
         store.sql("SELECT outcome, removed_by FROM history")[0]
     )
-    assert "done" == store.one("SELECT state FROM message")
-    assert [] == store.policy.asked
-    assert [] == store.queue.lanes()
+    assert store.one("SELECT state FROM message") == "done"
+    assert store.policy.asked == []
+    assert store.queue.lanes() == []
     assert queue_id
 
 
@@ -622,9 +628,9 @@ def test_removed_while_claimed(store: Store) -> None:
             ended = store.do(store.queue.defer, claim, "bug", store.now, store.policy, store.now)
         else:
             ended = store.do(store.queue.recover, store.policy, store.now, 3960)[1:]
-        assert {BOB: "removed"} == store.states(queue_id), undo
-        assert [("removed", 1_800_000_000.0)] == [
-            (e.outcome, finished) for e, finished in zip(ended, [store.now], strict=True)
+        assert store.states(queue_id) == {BOB: "removed"}, undo
+        assert [(e.outcome, finished) for e, finished in zip(ended, [store.now], strict=True)] == [
+            ("removed", 1_800_000_000.0)
         ], undo
 
 
@@ -633,7 +639,7 @@ def test_retry_of_what_waits(store: Store) -> None:
     queue_id = store.accept()
     store.settle(store.claim(), DEFERRED)
     store.do(store.queue.make_due, store.row(queue_id), NOW + 1)
-    assert NOW + 1 == store.lane().due_at
+    assert store.lane().due_at == NOW + 1
 
 
 def test_revive(store: Store) -> None:
@@ -643,14 +649,14 @@ def test_revive(store: Store) -> None:
     store.now += 100
     message = store.row(queue_id)
     assert store.do(store.queue.revive, message, now=store.now, lifetime=500, warn_after=50)
-    assert {BOB: "sent", DAVE: "queued"} == store.states(queue_id)
+    assert store.states(queue_id) == {BOB: "sent", DAVE: "queued"}
     row = store.sql("SELECT attempts, next_attempt_at, finished_at FROM recipient WHERE address = ?", DAVE)[0]
     assert (0, store.now, None) == tuple(row)
     assert (store.now + 500, store.now + 50, None) == tuple(
         store.sql("SELECT expires_at, warn_at, body_until FROM message WHERE id = ?", message)[0]
     )
     claim = store.do(store.queue.claim, next(x for x in store.queue.lanes() if x.uid == 1000), "main", store.now)
-    assert (DAVE, b"hello\r\n") == (claim.recipients[0].recipient.address, claim.first_part)
+    assert (claim.recipients[0].recipient.address, claim.first_part) == (DAVE, b"hello\r\n")
 
 
 def test_revive_needs_the_body(store: Store) -> None:
@@ -661,7 +667,7 @@ def test_revive_needs_the_body(store: Store) -> None:
     store.do(store.queue.prune, 10**6, NOW + 500)
     for queue_id in (sent, failed):
         assert not store.do(store.queue.revive, store.row(queue_id), now=NOW, lifetime=1, warn_after=0)
-    assert {BOB: "discarded"} == store.states(failed)
+    assert store.states(failed) == {BOB: "discarded"}
 
 
 def test_flush(store: Store) -> None:
@@ -670,9 +676,9 @@ def test_flush(store: Store) -> None:
         store.accept(uid=uid)
         store.settle(store.claim(), DEFERRED)
     store.do(store.queue.flush, NOW + 1, 1001)
-    assert {1000: NOW + 100, 1001: NOW + 1} == {lane.uid: lane.due_at for lane in store.queue.take_touched()}
+    assert {lane.uid: lane.due_at for lane in store.queue.take_touched()} == {1000: NOW + 100, 1001: NOW + 1}
     store.do(store.queue.flush, NOW + 2)
-    assert {1000: NOW + 2, 1001: NOW + 1} == {lane.uid: lane.due_at for lane in store.queue.lanes()}
+    assert {lane.uid: lane.due_at for lane in store.queue.lanes()} == {1000: NOW + 2, 1001: NOW + 1}
     assert {1} == {row[0] for row in store.sql("SELECT attempts FROM recipient")}
 
 
@@ -680,7 +686,7 @@ def test_flush(store: Store) -> None:
 
 
 def test_recover(store: Store) -> None:
-    """After a crash: half received mail is forgotten, running attempts are `uncertain` and due, the rest is as it was."""
+    """After a crash: half received mail is forgotten, attempts under way are due again, the rest is as it was."""
     attempting, waiting = store.accept(BOB, DAVE), store.accept(CAROL)
     half = store.do(store.queue.receive, queue_id="HALF", kind="mail", uid=1)
     store.do(store.queue.add_body, half, 0, b"x" * 1000)
@@ -688,14 +694,14 @@ def test_recover(store: Store) -> None:
     store.reopen()
     store.now += 5
     ended = store.do(store.queue.recover, store.policy, store.now, 3960)
-    assert [(BOB, "deferred", True), (DAVE, "deferred", True)] == [(e.recipient, e.outcome, e.uncertain) for e in ended]
-    assert {BOB: "queued", DAVE: "queued"} == store.states(attempting)
+    assert [(e.recipient, e.outcome, e.uncertain) for e in ended] == [(BOB, "deferred", True), (DAVE, "deferred", True)]
+    assert store.states(attempting) == {BOB: "queued", DAVE: "queued"}
     assert {"uncertain"} == {row[0] for row in store.sql("SELECT outcome FROM attempt")}
     assert {store.now} == {
         row[0] for row in store.sql("SELECT next_attempt_at FROM recipient WHERE attempts = 1 AND fresh = 0")
     }
-    assert {CAROL: "queued"} == store.states(waiting)
-    assert 2 == store.one("SELECT count(*) FROM message")
+    assert store.states(waiting) == {CAROL: "queued"}
+    assert store.one("SELECT count(*) FROM message") == 2
     assert {b"hello\r\n"} == {row[0] for row in store.sql("SELECT octets FROM body")}
 
 
@@ -706,8 +712,8 @@ def test_a_crash_expires_nothing(store: Store) -> None:
     store.reopen()
     store.now += 10**6
     store.do(store.queue.recover, store.policy, store.now, 3960)
-    assert {BOB: "queued"} == store.states(queue_id)
-    assert [] == store.policy.asked
+    assert store.states(queue_id) == {BOB: "queued"}
+    assert store.policy.asked == []
 
 
 def test_held_before_the_crash(store: Store) -> None:
@@ -716,7 +722,7 @@ def test_held_before_the_crash(store: Store) -> None:
     store.do(store.queue.hold, store.claim().message)
     store.reopen()
     store.do(store.queue.recover, store.policy, store.now, 3960)
-    assert {BOB: "held"} == store.states(queue_id)
+    assert store.states(queue_id) == {BOB: "held"}
 
 
 def test_due_times_are_clamped(store: Store) -> None:
@@ -725,15 +731,15 @@ def test_due_times_are_clamped(store: Store) -> None:
     for queue_id, due in ((far, NOW + 4000), (near, NOW + 3000)):
         store.sql("UPDATE recipient SET next_attempt_at = ? WHERE message = ?", due, store.row(queue_id))
     store.do(store.queue.recover, store.policy, NOW, 3960)
-    assert {"example.org": NOW, "example.net": NOW + 3000} == {x.destination: x.due_at for x in store.queue.lanes()}
+    assert {x.destination: x.due_at for x in store.queue.lanes()} == {"example.org": NOW, "example.net": NOW + 3000}
 
 
 def test_clock_jumps_forward(store: Store) -> None:
     """A forward jump is added to the lifetime and the delay notice of what is queued; the due time comes by itself."""
     store.accept(lifetime=1000, warn_after=100)
     store.do(store.queue.clock_jumped, 86400.0)
-    assert (NOW + 87400, NOW + 86500) == tuple(store.sql("SELECT expires_at, warn_at FROM message")[0])
-    assert NOW == store.lane().due_at
+    assert tuple(store.sql("SELECT expires_at, warn_at FROM message")[0]) == (NOW + 87400, NOW + 86500)
+    assert store.lane().due_at == NOW
 
 
 def test_clock_jumps_back(store: Store) -> None:
@@ -742,24 +748,24 @@ def test_clock_jumps_back(store: Store) -> None:
     store.settle(store.claim(), DEFERRED)
     store.queue.take_touched()
     store.do(store.queue.clock_jumped, -3600.0)
-    assert [NOW + 100 - 3600] == [lane.due_at for lane in store.queue.take_touched()]
-    assert NOW + 1000 == store.one("SELECT expires_at FROM message")
+    assert [lane.due_at for lane in store.queue.take_touched()] == [NOW + 100 - 3600]
+    assert store.one("SELECT expires_at FROM message") == NOW + 1000
 
 
 def test_prune(store: Store) -> None:
     """Bodies of failed mail go after keep_failed, history and records after keep_history, what waits never."""
     failed, waiting = store.accept(sender=""), store.accept(CAROL)
     store.settle(store.claim(), BOUNCED)
-    assert NOW + 500 == store.do(store.queue.prune, 2000, NOW + 499)
-    assert 2 == store.one("SELECT count(*) FROM body")
-    assert NOW + 2000 == store.do(store.queue.prune, 2000, NOW + 500)
-    assert 1 == store.one("SELECT count(*) FROM body")
-    assert {BOB: "discarded"} == store.states(failed)
+    assert store.do(store.queue.prune, 2000, NOW + 499) == NOW + 500
+    assert store.one("SELECT count(*) FROM body") == 2
+    assert store.do(store.queue.prune, 2000, NOW + 500) == NOW + 2000
+    assert store.one("SELECT count(*) FROM body") == 1
+    assert store.states(failed) == {BOB: "discarded"}
     assert store.do(store.queue.prune, 2000, NOW + 2000) is None
-    assert {} == store.states(failed)
+    assert store.states(failed) == {}
     assert 0 == store.one("SELECT count(*) FROM report") == store.one("SELECT count(*) FROM attempt")
-    assert {CAROL: "queued"} == store.states(waiting)
-    assert ["example.net"] == [row[0] for row in store.sql("SELECT destination FROM lane")]
+    assert store.states(waiting) == {CAROL: "queued"}
+    assert [row[0] for row in store.sql("SELECT destination FROM lane")] == ["example.net"]
 
 
 def test_attempts_are_bounded(store: Store) -> None:
@@ -768,8 +774,8 @@ def test_attempts_are_bounded(store: Store) -> None:
     for _ in range(MAX_ATTEMPTS_KEPT + 5):
         store.settle(store.claim(), DEFERRED)
         store.now += 10**5
-    assert MAX_ATTEMPTS_KEPT == store.one("SELECT count(*) FROM attempt")
-    assert MAX_ATTEMPTS_KEPT + 5 == store.one("SELECT attempts FROM recipient")
+    assert store.one("SELECT count(*) FROM attempt") == MAX_ATTEMPTS_KEPT
+    assert store.one("SELECT attempts FROM recipient") == MAX_ATTEMPTS_KEPT + 5
 
 
 def test_freed_pages_go_back(store: Store, tmp_path: Path) -> None:
@@ -794,7 +800,7 @@ def test_reroute(store: Store) -> None:
     store.do(store.queue.reroute, lambda sender, recipient: ("new", recipient.partition("@")[0]))
     touched = {lane.route: lane.due_at for lane in store.queue.take_touched()}
     assert touched == {MAIN: None, ("new", "bob"): NOW + 1}
-    assert [("new", "bob")] == [lane.route for lane in store.queue.lanes()]
+    assert [lane.route for lane in store.queue.lanes()] == [("new", "bob")]
     store.settle(claim, DEFERRED)
     store.do(store.queue.release, store.row(held), NOW)
     assert {"new\nbob"} == {row[0] for row in store.sql("SELECT route FROM recipient r JOIN lane ON lane.id = r.lane")}
@@ -825,10 +831,10 @@ def test_a_damaged_row_hides_nothing_else(store: Store, damage: str) -> None:
     store.reopen()
     store.do(store.queue.recover, store.policy, store.now, 3960)
     assert good == store.claim().queue_id
-    assert [] == store.queue.lanes()
-    assert ["damaged", "queued"] == [row[0] for row in store.sql("SELECT state FROM message ORDER BY id")]
-    assert ["held"] == [row[0] for row in store.sql("SELECT state FROM recipient WHERE message = 1")]
-    assert 1 == store.queue.rows("counts", uid=None)[0][6]
+    assert store.queue.lanes() == []
+    assert [row[0] for row in store.sql("SELECT state FROM message ORDER BY id")] == ["damaged", "queued"]
+    assert [row[0] for row in store.sql("SELECT state FROM recipient WHERE message = 1")] == ["held"]
+    assert store.queue.rows("counts", uid=None)[0][6] == 1
 
 
 def test_a_recipient_without_its_message(store: Store) -> None:
@@ -944,5 +950,5 @@ def test_lanes_go_at_once(large: Store) -> None:
             large.queue.prune(10**9, NOW)
         finally:
             connection.set_progress_handler(None, 0)
-    assert 10_000 == large.one("SELECT count(*) FROM lane")
+    assert large.one("SELECT count(*) FROM lane") == 10_000
     assert steps < 1_000_000

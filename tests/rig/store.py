@@ -72,7 +72,7 @@ def new_message(
 
 
 class PlainPolicy:
-    """Due again 100 s after each attempt; every report becomes a message to its sender; failed bodies are kept 500 s."""
+    """Due again 100 s after each attempt; all reports are mailed to the sender; failed bodies are kept 500 s."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[str]]] = []

@@ -202,7 +202,7 @@ def test_promise_11_a_disk_too_small_for_the_reserve_still_carries_mail(tmp_path
 
 
 def test_promise_12_a_clock_jump_expires_and_stops_nothing(tmp_path: Path) -> None:
-    """A month forward, then back: the mail is neither expired nor late, and the daemon does not spin."""
+    """30 days forward, then a day back: the mail is neither expired nor late, and the daemon does not spin."""
     library = debian.file("/usr/lib/*/faketime/libfaketime.so.1", "libfaketime")
     clock = tmp_path / "clock"
     clock.write_text("+0\n")
