@@ -8,6 +8,7 @@ Each outcome of a recipient is one line with `status=`. `Events.follow` lets `se
 from __future__ import annotations
 
 import asyncio
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pysendmail.smtp.reply import printable
 Value = str | int | float | None
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@.,:;<>/+-_=%~!*()[]{}|$#&?^'")
 MAX_VALUE = 1000
+MAX_LINE = select.PIPE_BUF - 1  # a pipe that is ready takes so much without blocking (pipe(7))
 
 
 def line(event: str, fields: dict[str, Value]) -> str:
@@ -43,6 +45,7 @@ class Events:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
         self._followers: dict[str, list[asyncio.Queue[tuple[str, dict[str, Value]]]]] = {}
+        self._lost = 0  # lines that nobody took
 
     @contextmanager
     def follow(self, queue_id: str) -> Iterator[asyncio.Queue[tuple[str, dict[str, Value]]]]:
@@ -59,14 +62,32 @@ class Events:
 
     def emit(self, event: str, **fields: Value) -> None:
         """Write one event. Use the named functions below where there is one."""
-        try:
-            self._stream.write(line(event, fields) + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            pass  # nobody reads the log; the mail goes on
+        self._write(line(event, fields))
         if self._followers:
             for follower in self._followers.get(str(fields.get("queue_id")), ()):
                 follower.put_nowait((event, fields))
+
+    def _write(self, text: str) -> None:
+        try:
+            if not self._ready():
+                self._lost += 1
+                return
+            if self._lost:
+                text, self._lost = f"{line('lost', {'lines': self._lost})}\n{text}", 0
+            self._stream.write(text[:MAX_LINE] + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody reads the log; the mail goes on
+
+    def _ready(self) -> bool:
+        """Whether a line can be written without waiting: a pipe whose reader sleeps must not stop the mail."""
+        try:
+            fd = self._stream.fileno()
+        except OSError:
+            return True  # not a file: in memory
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def accepted(
         self,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from rig import debian
-from rig.instance import Instance, smarthost
+from rig.instance import BIN, Instance, smarthost
 from rig.peer import Client, Ordinary, PeerThread
 
 NASTY = b"first\n.\n..\n.dot\nbare \r cr\n\0nul\r\n.\r\nX\r\r\n" + bytes(range(128, 256)) + b"\nFrom here\n.\r\nno end"
@@ -125,6 +126,32 @@ def test_promise_10_nobody_holds_up_the_others(tmp_path: Path) -> None:
                 instance.wait_for("outcome", recipient="<bob@example.org>", status="sent")
             assert [m.recipients for m in peer.messages] == [["<bob@example.org>"]]
             assert len(instance.mailq()) == 11
+
+
+def test_promise_10_a_log_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> None:
+    """The pipe behind standard error is full: mail flows; once it is read, the log says what it lost."""
+    with PeerThread() as peer:
+        instance = Instance(tmp_path, smarthosts=[smarthost(peer)])
+        instance.submit("bob@example.org")
+        read_end, write_end = os.pipe()
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(write_end, b"\n" * 4000)
+        command = [str(BIN / "pysendmail"), "-C", str(instance.config), "daemon"]
+        daemon = subprocess.Popen(command, stderr=write_end, stdin=subprocess.DEVNULL)
+        try:
+            os.close(write_end)
+            peer.wait_until(lambda: peer.messages)
+            for number in range(5):
+                instance.submit(f"r{number}@example.org")
+            peer.wait_until(lambda: len(peer.messages) == 6)
+            os.read(read_end, 4096)
+            daemon.terminate()
+            assert daemon.wait(30) == 0
+            assert b"event=lost lines=" in os.read(read_end, 65536)
+        finally:
+            daemon.kill()
+            daemon.wait()
+            os.close(read_end)
 
 
 @pytest.fixture
