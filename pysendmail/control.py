@@ -8,6 +8,7 @@ not exist. Answers are dictionaries, one a line of JSON; `ControlError` carries 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from typing import Any, Protocol, TypeVar
 from pysendmail import explain, listing, status
 from pysendmail.config import Config
 from pysendmail.events import Events
+from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.records import Ended
 from pysendmail.relay import Relay
-from pysendmail.submission import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
 
 T = TypeVar("T")
 MAX_IDS = 10_000
@@ -107,7 +108,7 @@ class Control:
         return self._pages(partial(listing.waiting_page, uid=right.only, obstacle=self.obstacle))
 
     async def history(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        since, to, ids = float(request.get("since") or 0), _optional(request, "to"), _ids(request)
+        since, to, ids = _time(request, "since"), _optional(request, "to"), _ids(request)
         if request.get("bounces"):
             for about in ids or (None,):
                 page = partial(listing.bounces_page, uid=right.only, since=since, to=to, about=about)
@@ -235,6 +236,8 @@ class Control:
         async for queue_id in self._named(right, request):
             row = await self._find(right, queue_id)
             if row["state"] not in ("queued", "damaged"):
+                if request.get("all"):
+                    continue  # it left since we began: there is nothing to do to it
                 raise ControlError(
                     EX_NOINPUT, f"{queue_id}: is not in the queue any more: pysendmail history {queue_id}"
                 )
@@ -306,6 +309,13 @@ def _ids(request: Entry) -> list[str]:
     if not isinstance(ids, list) or len(ids) > MAX_IDS or not all(isinstance(one, str) for one in ids):
         raise ControlError(EX_USAGE, f"ids: a list of at most {MAX_IDS} names is expected")
     return ids
+
+
+def _time(request: Entry, key: str) -> float:
+    value = request.get(key) or 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ControlError(EX_USAGE, f"{key}: a number of seconds since the epoch is expected")
+    return float(value)
 
 
 def _optional(request: Entry, key: str) -> str | None:

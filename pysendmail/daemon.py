@@ -28,6 +28,7 @@ from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError
 from pysendmail.delivery import Delivery
 from pysendmail.events import Events
+from pysendmail.exits import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
@@ -37,7 +38,6 @@ from pysendmail.secrets import Secrets
 from pysendmail.server import BACKLOG, Desk, Server
 from pysendmail.spool import QueueError, QueueLock, Reserve, answers, become, directory_owner
 from pysendmail.status import Circumstances
-from pysendmail.submission import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 T = TypeVar("T")
@@ -66,6 +66,7 @@ class Daemon:
         self._store_error: str | None = None
         self._delivery: Delivery | None = None
         self._server: Server | None = None
+        self._rerouting: asyncio.Task[None] | None = None
 
     async def run(self, queue: Queue, sockets: list[tuple[socket.socket, bool]], *, once: bool) -> int:
         """Serve until a signal comes; with `once`, until what is due has been tried."""
@@ -195,6 +196,14 @@ class Daemon:
             )
         if lanes and self._delivery is not None:
             self._delivery.lanes_changed(lanes)
+            if any(self._lost(lane) for lane in lanes) and not self._rerouting:
+                self._rerouting = asyncio.get_running_loop().create_task(self._reroute())
+                self._rerouting.add_done_callback(lambda _task: setattr(self, "_rerouting", None))
+
+    def _lost(self, lane: LaneState) -> bool:
+        """Whether a submission that began before a reload put mail on a route that is no more."""
+        names = {smarthost.name for smarthost in self._config.smarthost}
+        return lane.due_at is not None and (not names.issuperset(lane.route) or bool(names and not lane.route))
 
     def _broken(self, error: str) -> None:
         """SQLite cannot be trusted until it is opened again: stop, and let the service manager start us anew."""
@@ -208,12 +217,15 @@ class Daemon:
         ended = await self._writer.run(lambda queue: queue.recover(self._postmaster, now, horizon), must=True)
         for one in ended:
             self._events.ended(one, smarthost=None, tls=None)
+        delivery.remember(await self._writer.run(lambda queue: queue.smarthosts()))
+        await self._reroute()
+
+    async def _reroute(self) -> None:
+        """Put what waits on the routes of the configuration in use."""
         config = self._config
         await self._writer.run(
             lambda queue: queue.reroute(lambda sender, recipient: route.route(sender, recipient, config)), must=True
         )
-        delivery.remember(await self._writer.run(lambda queue: queue.smarthosts()))
-        delivery.start_over(await self._writer.run(lambda queue: queue.lanes()))
 
     async def _reload(self) -> None:
         """SIGHUP. The configuration in use stays until the new one is known to be good."""
@@ -235,19 +247,21 @@ class Daemon:
         if self._server is not None:
             self._server.desk = self._desk()
         self._events.emit("reload", config=str(config.file))
-        with suppress(StoreFull, StoreBroken):
-            await self._writer.run(
-                lambda queue: queue.reroute(lambda sender, recipient: route.route(sender, recipient, config))
-            )
-            assert self._delivery is not None
-            self._delivery.start_over(await self._writer.run(lambda queue: queue.lanes()))
+        with suppress(StoreBroken):
+            await self._reroute()
 
     async def _prune(self) -> None:
         while True:
             now = time.time()
             keep = self._config.queue.keep_history
+
+            def step(queue: Queue, now: float = now, keep: float = keep) -> float | None:
+                when = queue.prune(keep, now)
+                queue.vacuum()
+                return when
+
             try:
-                when = await self._writer.run(lambda queue, now=now, keep=keep: queue.prune(keep, now))  # type: ignore[misc]
+                when = await self._writer.run(step)
             except (StoreFull, StoreBroken):
                 when = None
             await asyncio.sleep(86400.0 if when is None else max(when - now, PRUNE_AT_LEAST_S))

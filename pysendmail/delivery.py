@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -103,10 +103,6 @@ class Delivery:
         self._lanes.update(states, time.time())
         self._wake.set()
 
-    def start_over(self, states: list[LaneState]) -> None:
-        self._lanes.replace(states, time.time())
-        self._wake.set()
-
     def flush(self) -> None:
         """Everything that can be tried is tried now, a resting smarthost too."""
         for relay in self.relays.values():
@@ -175,14 +171,23 @@ class Delivery:
             waits.append(FULL_S)
         elif clock < self._full_until:
             waits.append(self._full_until - clock)
-        elif (due_at := self._lanes.next_due_at()) is not None:
-            waits.append(max(due_at - now, 0.0))
+        else:
+            if (due_at := self._lanes.next_due_at()) is not None:
+                waits.append(max(due_at - now, 0.0))
+            waits += self._rests(clock)
+        return min(waits) if waits else None
+
+    def _rests(self, clock: float) -> Iterator[float]:
+        """Seconds until a smarthost that due mail waits for can be tried."""
         for route in self._lanes.due_routes():
             for name in route:
                 relay = self.relays.get(name)
-                if relay is not None and (wait := relay.wait(clock)) is not None:
-                    waits.append(wait)
-        return min(waits) if waits else None
+                if relay is None:
+                    continue
+                if (wait := relay.wait(clock)) is not None:
+                    yield wait
+                if relay.trouble is None:
+                    break  # its mail waits for it: those behind it are not asked
 
     async def _refill(self) -> None:
         with suppress(StoreFull, StoreBroken):
@@ -196,8 +201,8 @@ class Delivery:
             return
         self._wall_offset = offset
         self._events.emit("clock", jump_s=round(jump, 1))
-        with suppress(StoreFull, StoreBroken):
-            await self._writer.run(lambda queue: queue.clock_jumped(jump))
+        with suppress(StoreBroken):
+            await self._writer.run(lambda queue: queue.clock_jumped(jump), must=True)
 
     # -- claims --
 
@@ -236,9 +241,13 @@ class Delivery:
                 self._stopping = True
                 return
             for (_, relay), claim in zip(picks, claims, strict=True):
-                if claim is not None:
-                    relay.claimed(claim)
-                    self._connect(relay)
+                if claim is None:
+                    continue
+                if self._stopping:  # `stop` has looked at the relays already
+                    await self._give_back(claim)
+                    continue
+                relay.claimed(claim)
+                self._connect(relay)
 
     def _picks(self) -> list[tuple[LaneState, Relay]]:
         picks: list[tuple[LaneState, Relay]] = []
@@ -261,8 +270,10 @@ class Delivery:
         self._full_until = self._loop.time() + FULL_S
 
     async def _give_back(self, claim: Claim) -> None:
+        policy, now = self._policy, time.time()
         with suppress(StoreBroken):
-            await self._writer.run(lambda queue: queue.give_back(claim), must=True)
+            ended = await self._writer.run(lambda queue: queue.give_back(claim, policy, now), must=True)
+            self._log(ended)
 
     # -- connections --
 
@@ -327,9 +338,9 @@ class Delivery:
             await session.close()
             return await self._attempt(relay, claim, None)
         self._judge(relay, results)
-        await self._settle(relay, claim, results, session, started_at)
+        await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
         if relay.trouble is not None:
-            await self._sweep(relay)
+            await self._rest(relay)
         if not session.usable or session.sent >= relay.smarthost.messages_per_connection:
             await session.close()
             return None
@@ -396,16 +407,24 @@ class Delivery:
         return await session.send(outgoing)
 
     async def _settle(
-        self, relay: Relay, claim: Claim, results: Sequence[Result], session: Session | None, started_at: float
+        self,
+        relay: Relay,
+        claim: Claim,
+        results: Sequence[Result],
+        started_at: float,
+        *,
+        address: str | None,
+        tls: str | None,
     ) -> None:
         """C2 of one attempt, then its lines in the log."""
+        await self._follow_clock()  # before a lifetime is held against a clock that was set meanwhile
         ended_at = time.time()
         settlement = Settlement(
             message=claim.message,
             results=tuple((claimed.id, result) for claimed, result in zip(claim.recipients, results, strict=True)),
             smarthost=relay.name,
-            address=session.address if session else None,
-            tls=session.tls if session else None,
+            address=address,
+            tls=tls,
             started_at=started_at,
             ended_at=ended_at,
             exhausted=self._exhausted(claim.route),
@@ -429,7 +448,7 @@ class Delivery:
         if sent:
             relay.last_sent_at = ended_at
         for one in ended:
-            self._events.ended(one, smarthost=relay.name, tls=settlement.tls, address=settlement.address)
+            self._events.ended(one, smarthost=relay.name, tls=tls, address=address)
 
     def _judge(self, relay: Relay, results: Sequence[Result]) -> None:
         """What the results say of the smarthost itself. In trouble, only an answer to the mail itself ends it."""
@@ -446,7 +465,7 @@ class Delivery:
         if relay.trouble is not None:
             self._events.recovered(smarthost=relay.name, after_s=time.time() - relay.since)
             relay.recover()
-        if any(result.code in (421, 432) or result.again for result in results):
+        if any(_too_much(result) for result in results):
             relay.slow_down()
         else:
             relay.answered()
@@ -468,8 +487,6 @@ class Delivery:
             await self._give_back(claim)
             return
         self._fail(relay, trouble, tls_held=error.tls_held)
-        while relay.claims:
-            await self._give_back(relay.claims.popleft())
         results = [
             Result(
                 address=claimed.recipient.address,
@@ -481,21 +498,20 @@ class Delivery:
             )
             for claimed in claim.recipients
         ]
-        ended_at = time.time()
-        settlement = Settlement(
-            message=claim.message,
-            results=tuple((claimed.id, result) for claimed, result in zip(claim.recipients, results, strict=True)),
-            smarthost=relay.name,
-            address=error.address or None,
-            tls=None if trouble.stage is Stage.CONNECT else error.tls,
-            started_at=started_at,
-            ended_at=ended_at,
-            exhausted=self._exhausted(claim.route),
-        )
-        ended = await self._writer.run(lambda queue: queue.settle(settlement, self._policy), must=True)
-        for one in ended:
-            self._events.ended(one, smarthost=relay.name, tls=settlement.tls, address=settlement.address)
+        tls = None if trouble.stage is Stage.CONNECT else error.tls
+        await self._settle(relay, claim, results, started_at, address=error.address or None, tls=tls)
+        await self._rest(relay)
+
+    async def _rest(self, relay: Relay) -> None:
+        """It is in trouble: what is claimed for it may go elsewhere, what has nowhere else to go may expire."""
+        while relay.claims:
+            await self._give_back(relay.claims.popleft())
         await self._sweep(relay)
+
+    def _log(self, ended: Sequence[Ended]) -> None:
+        """Outcomes that no attempt gave."""
+        for one in ended:
+            self._events.ended(one, smarthost=None, tls=None)
 
     def _exhausted(self, route: Route) -> bool:
         """Whether no smarthost of the route can be had: then a lifetime that is over has had its fresh attempt."""
@@ -544,10 +560,12 @@ class Delivery:
         self._events.emit(
             "bug", queue_id=claim.queue_id, error=repr(error), traceback="".join(traceback.format_exception(error))
         )
-        retry_at = time.time() + schedule.interval(self._config.retry, max(c.attempts for c in claim.recipients) + 1)
+        policy, now = self._policy, time.time()
+        retry_at = now + schedule.interval(self._config.retry, max(c.attempts for c in claim.recipients) + 1)
         reason = f"an error in pysendmail itself: {type(error).__name__} (see the log)"
         with suppress(StoreBroken):
-            await self._writer.run(lambda queue: queue.defer(claim, reason, retry_at), must=True)
+            ended = await self._writer.run(lambda queue: queue.defer(claim, reason, retry_at, policy, now), must=True)
+            self._log(ended)
 
     # -- idle connections --
 
@@ -631,3 +649,10 @@ class Body:
             yield recoder.finish()
 
         return plan.header, recoded if plan.changed else self.stream
+
+
+def _too_much(result: Result) -> bool:
+    """Whether the smarthost wants fewer connections. Too many recipients in one transaction are another matter."""
+    if result.again:
+        return False
+    return result.code in (421, 432) or (result.code in (451, 452) and "too many" in result.reply.lower())

@@ -24,7 +24,7 @@ import tempfile
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from pysendmail import install
 PATIENCE_S = 30.0
 # The daemon stops within 25 s, however its connections are.
 STOP_S = 30.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The longest name of a socket is 107 octets; ours lies below the directory for temporary files.
 MAX_TEMPORARY = 60
 # Our own sentences are no wider, however wide the terminal is.
@@ -75,7 +76,7 @@ tls_ca_file = "{directory}/ca.pem"
 
 def run() -> int:
     """The whole demonstration; returns the exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOPPING:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)  # as Ctrl-C: what follows cleans up
     show = Show()
@@ -127,7 +128,15 @@ def _demonstrate(show: Show, directory: Path) -> None:
         with stage.daemon():
             first = _delivered(show, stage)
             report = _bounced(show, stage)
-            _remembered(show, stage, first, report)
+            _remembered(show, stage, report)
+        odd = [line for line in news.log if not line.startswith("event=") or line.startswith("event=bug")]
+        _must(not odd, "the daemon had trouble that was not shown:\n" + "\n".join(odd))
+    show.heading("That was all")
+    show.say(
+        f"""One message was accepted with no daemon running and delivered over {first.tls}. One was refused, and its
+        sender was told why. The queue is empty, and the daemon has stopped."""
+    )
+    show.say("For mail of your own: README.md, sendmail(8), pysendmail(8) and pysendmail.toml(5).")
 
 
 def _accepted(show: Show, stage: Stage) -> None:
@@ -195,7 +204,7 @@ def _bounced(show: Show, stage: Stage) -> Arrival:
     return report
 
 
-def _remembered(show: Show, stage: Stage, first: Arrival, report: Arrival) -> None:
+def _remembered(show: Show, stage: Stage, report: Arrival) -> None:
     show.heading("5. What became of them is remembered")
     show.command("pysendmail history")
     show.block(stage.command("pysendmail", "history"))
@@ -204,12 +213,6 @@ def _remembered(show: Show, stage: Stage, first: Arrival, report: Arrival) -> No
     wanted = [(KNOWN, "sent"), (UNKNOWN, "bounced"), (report.recipients[0], "sent")]
     _must(outcomes == wanted, f"the history is {outcomes}, not {wanted}")
     stage.empty_queue()
-    show.heading("That was all")
-    show.say(
-        f"""One message was accepted with no daemon running and delivered over {first.tls}. One was refused, and its
-        sender was told why. The queue is empty."""
-    )
-    show.say("For mail of your own: README.md, sendmail(8), pysendmail(8) and pysendmail.toml(5).")
 
 
 def _must(condition: bool, words: str) -> None:
@@ -278,23 +281,18 @@ class Stage:
         """What a command printed. `sendmail` and its names are the stub's, `pysendmail` is the one that runs us."""
         program = _own_program() if name == "pysendmail" else str(self._directory / "bin" / name)
         try:
-            done = subprocess.run(
-                [program, *arguments],
-                input=text,
-                capture_output=True,
-                text=True,
-                env=self._environment,
-                timeout=PATIENCE_S,
-                check=False,
-            )
+            with _process(
+                [program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment
+            ) as process:
+                output, errors = process.communicate(text, timeout=PATIENCE_S)
         except PermissionError:
             raise NotSo(
                 f"{program} cannot be run: no program may be run there; another directory: TMPDIR=/dir pysendmail demo"
             ) from None
         except subprocess.TimeoutExpired:
             raise NotSo(f"{name} did not end within {PATIENCE_S:.0f} s") from None
-        _must(done.returncode == 0, f"{name} ended with exit code {done.returncode}: {done.stderr.strip()}")
-        return done.stdout
+        _must(process.returncode == 0, f"{name} ended with exit code {process.returncode}: {errors.strip()}")
+        return output
 
     def submit(self, text: str) -> None:
         self.command("sendmail", "-t", text=text)
@@ -307,27 +305,20 @@ class Stage:
     @contextmanager
     def daemon(self) -> Iterator[None]:
         """The daemon, from its `start` line on; stopped in the end."""
-        process = subprocess.Popen(
-            [_own_program(), "daemon"],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=self._environment,
-            text=True,
-            errors="replace",
-        )
-        reader = threading.Thread(target=self._read_log, args=(process,), daemon=True)
-        reader.start()
-        try:
-            self._news.wait("the daemon starts", lambda: bool(self._lines("event=start")))
-            yield
-        finally:
-            process.terminate()
+        with _process(
+            [_own_program(), "daemon"], stdin=subprocess.DEVNULL, stdout=None, env=self._environment
+        ) as process:
+            reader = threading.Thread(target=self._read_log, args=(process,), daemon=True)
+            reader.start()
             try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            reader.join()
+                self._news.wait("the daemon starts", lambda: bool(self._lines("event=start")))
+                yield
+            finally:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_S)
+        reader.join()
+        _must(process.returncode == 0, f"the daemon ended with exit code {process.returncode}")
 
     def _read_log(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
@@ -347,6 +338,41 @@ class Stage:
     def arrival(self, number: int) -> Arrival:
         self._news.wait(f"message {number} arrives", lambda: len(self._news.arrivals) >= number)
         return self._news.arrivals[number - 1]
+
+
+@contextmanager
+def _process(
+    command: Sequence[str], *, stdin: int, stdout: int | None, env: Mapping[str, str]
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that is not there any more in the end."""
+    process = None
+    try:
+        with _uninterrupted():
+            process = subprocess.Popen(
+                command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=env, text=True, errors="replace"
+            )
+        yield process
+    finally:
+        if process is not None:
+            process.kill()  # does nothing to one that has ended
+            process.wait()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A signal that comes meanwhile is obeyed at the end: a process half started would be nobody's."""
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    for number, handler in handlers.items():
+        if handler is signal.default_int_handler:
+            signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            raise KeyboardInterrupt
 
 
 def _own_program() -> str:

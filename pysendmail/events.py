@@ -113,7 +113,7 @@ class Events:
             tls=tls,
             delay_s=ended.delay_s,
             attempt=ended.attempts,
-            next_attempt_s=ended.next_attempt_at,
+            next_attempt_s=ended.next_attempt_s,
             uncertain="yes" if ended.uncertain else None,
             sender=f"<{ended.sender}>",
             message_id=ended.message_id,

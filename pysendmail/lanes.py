@@ -51,27 +51,26 @@ class Lanes:
         self._lanes: dict[int, LaneState] = {}
         self._turns: dict[Route, _Turns] = {}
         self._later: list[tuple[float, int]] = []  # heap of due times to come; entries may be out of date
+        self._awaited: set[tuple[float, int]] = set()  # what is in that heap: each entry once
 
     def update(self, states: list[LaneState], now: float) -> None:
-        """Take over what the queue says of these lanes."""
+        """Take over what the queue says of these lanes. One that stays due keeps its place in the rotation.
+
+        Otherwise who goes on submitting would go to the back each time, and never have a turn.
+        """
         for state in states:
+            due = state.due_at is not None and state.due_at <= now
             old = self._lanes.pop(state.id, None)
-            if old is not None:
+            if old is not None and not (due and old.route == state.route and old.uid == state.uid):
                 self._leave(old)
             if state.due_at is None:
                 continue
             self._lanes[state.id] = state
-            if state.due_at <= now:
+            if due:
                 self._turns.setdefault(state.route, _Turns()).add(state)
-            else:
+            elif (state.due_at, state.id) not in self._awaited:
+                self._awaited.add((state.due_at, state.id))
                 heapq.heappush(self._later, (state.due_at, state.id))
-
-    def replace(self, states: list[LaneState], now: float) -> None:
-        """Start over: these are all the lanes there are."""
-        self._lanes.clear()
-        self._turns.clear()
-        self._later.clear()
-        self.update(states, now)
 
     def _leave(self, state: LaneState) -> None:
         turns = self._turns.get(state.route)
@@ -83,7 +82,7 @@ class Lanes:
     def promote(self, now: float) -> None:
         """Give a turn to the lanes that have become due."""
         while self._later and self._later[0][0] <= now:
-            due_at, lane = heapq.heappop(self._later)
+            due_at, lane = self._pop()
             state = self._lanes.get(lane)
             if state is not None and state.due_at == due_at:
                 self._turns.setdefault(state.route, _Turns()).add(state)
@@ -105,8 +104,13 @@ class Lanes:
             state = self._lanes.get(lane)
             if state is not None and state.due_at == due_at:
                 return due_at
-            heapq.heappop(self._later)
+            self._pop()
         return None
+
+    def _pop(self) -> tuple[float, int]:
+        entry = heapq.heappop(self._later)
+        self._awaited.discard(entry)
+        return entry
 
     def waiting_routes(self, where: Callable[[Route], bool]) -> list[Route]:
         """Routes with anything waiting, due or not, of which `where` holds."""

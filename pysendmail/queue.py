@@ -10,7 +10,7 @@ States of a recipient and the call that makes each change:
     held        <- hold, settle while held                                     waits for release
     attempting  <- claim                                                       an attempt is under way
     sent, bounced, expired, discarded <- settle                                final
-    removed     <- remove                                                      final
+    removed     <- remove; settle, give_back, recover after a `remove`         final
 
 A crash leaves `receiving` messages (never ours: forgotten at start) and `attempting` recipients (their attempt
 becomes `uncertain` and they are due again); `recover` sees to both.
@@ -24,7 +24,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,20 @@ PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail
 COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
 MAX_ATTEMPTS_KEPT = 100  # per recipient, in the history
 MAX_RECIPIENTS_PER_CLAIM = 1000
+VACUUM_PAGES = 2000  # given back at once: 8 MiB
 _PAGE = 500
+
+
+class Damaged(str):
+    """Text from queue.db that is not UTF-8, fit to be shown. Nothing is sent to it or for it."""
+
+
+def _decoded(octets: bytes) -> str:
+    # SQLite hands out whatever stands in the file; Python's own factory would fail the whole listing for one row.
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return Damaged(octets.decode("utf-8", "backslashreplace"))
 
 
 def _read_statements() -> dict[str, str]:
@@ -78,6 +91,7 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     connection = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
+    connection.text_factory = _decoded
     connection.execute("PRAGMA busy_timeout = 10000")
     connection.execute("PRAGMA trusted_schema = OFF")
     if readonly:
@@ -113,7 +127,8 @@ class Queue:
         schema.ensure(connection)
         queue = cls(connection, directory)
         if newest := queue._one("last_queue_id")[0]:
-            queue.ids.seen(newest)
+            with suppress(ValueError, TypeError):  # a damaged row must not keep the queue shut
+                queue.ids.seen(newest)
         return queue
 
     @classmethod
@@ -264,9 +279,9 @@ class Queue:
         self.make_ready(message, new, now, submission=submission)
         return Accepted(queue_id=new.queue_id)
 
-    def forget(self, message: int) -> None:
-        """Drop a message that was never completed."""
-        self._run("forget_message", message=message)
+    def forget(self, queue_id: str) -> None:
+        """Drop a message that was never completed. By its id: a row that was rolled back may be another's by now."""
+        self._run("forget_message", queue_id=queue_id)
 
     def _lane(self, route: tuple[str, ...], uid: int, address: str) -> int:
         names = {"route": "\n".join(route), "uid": uid, "destination": destination_of(address)}
@@ -320,6 +335,8 @@ class Queue:
             )
             for r in rows
         )
+        if not recipients:
+            raise ValueError("a damaged row: a recipient that is on no lane")
         self._touched.update(r["lane"] for r in rows)
         first = self._first("parts", message=message, part=0, limit=1)
         return Claim(
@@ -349,42 +366,55 @@ class Queue:
         """The parts of a body from `part` on."""
         return [_octets(row["octets"]) for row in self._all("parts", message=message, part=part, limit=limit)]
 
-    def give_back(self, claim: Claim) -> None:
+    def give_back(self, claim: Claim, policy: Policy, now: float) -> list[Ended]:
         """Undo a claim that was not used: no attempt was made."""
         for claimed in claim.recipients:
             self._touch_recipient(claimed.id)
             self._run("give_back", recipient=claimed.id)
             self._run("drop_attempt", recipient=claimed.id)
+        return self._end_removed(claim.message, policy, now)
 
-    def defer(self, claim: Claim, reason: str, retry_at: float) -> None:
+    def defer(self, claim: Claim, reason: str, retry_at: float, policy: Policy, now: float) -> list[Ended]:
         """After an error of ours: back to the queue, with as little as possible that could fail again."""
+        held = self._one("message_state", message=claim.message)["held"]
         for claimed in claim.recipients:
             if self._touch_recipient(claimed.id)["state"] != "attempting":
                 continue
-            self._run(
-                "end_attempt",
-                recipient=claimed.id,
-                address=None,
-                tls=None,
-                code=None,
-                status="4.3.0",
+            result = Result(
+                address=claimed.recipient.address,
+                outcome=Outcome.UNCERTAIN,
+                scope=Scope.MESSAGE,
                 reply=reason,
-                outcome=Outcome.UNCERTAIN.value,
-                duration_s=None,
-            )
-            self._run(
-                "settle_recipient",
-                recipient=claimed.id,
-                state="queued",
-                fresh=0,
-                attempts=claimed.attempts + 1,
-                next_attempt_at=retry_at,
-                code=None,
                 status="4.3.0",
-                reply=reason,
-                finished_at=None,
-                removed_by=None,
             )
+            self._requeue(claimed.id, result, held=held, attempts=claimed.attempts + 1, retry_at=retry_at)
+        return self._end_removed(claim.message, policy, now)
+
+    def _requeue(self, recipient: int, result: Result, *, held: int, attempts: int, retry_at: float) -> None:
+        """End an attempt whose result nobody knows."""
+        self._run(
+            "end_attempt",
+            recipient=recipient,
+            address=None,
+            tls=None,
+            code=None,
+            status=result.status,
+            reply=result.reply,
+            outcome=result.outcome.value,
+            duration_s=None,
+        )
+        self._run(
+            "settle_recipient",
+            recipient=recipient,
+            state="held" if held else "queued",
+            fresh=0,
+            attempts=attempts,
+            next_attempt_at=retry_at,
+            code=None,
+            status=result.status,
+            reply=result.reply,
+            finished_at=None,
+        )
 
     def _touch_recipient(self, recipient: int) -> sqlite3.Row:
         row = self._one("recipient_state", recipient=recipient)
@@ -407,17 +437,26 @@ class Queue:
         now = settlement.ended_at
         original = self._original(message)
         for kind, outcomes in (("bounce", ("bounced", "expired", "discarded")), ("relayed", ("relayed",))):
-            self._report(kind, original, [failed for _, failed in steps if failed.outcome in outcomes], policy, now)
+            self._report(kind, original, [failed for _, failed, _ in steps if failed.outcome in outcomes], policy, now)
         if message["warn_at"] is not None and message["warn_at"] <= now:
             # A smarthost in trouble is the administrator's to mend, not the sender's to know.
-            blamed = {recipient for recipient, result in settlement.results if result.scope is not Scope.SMARTHOST}
-            self._warn(original, [failed for rid, failed in steps if rid in blamed], policy, now)
+            blamed = [failed for result, failed, _ in steps if result.scope is not Scope.SMARTHOST]
+            self._warn(original, blamed, policy, now)
         self._finish(settlement.message, policy, now)
-        return [self._ended(message, failed, now) for _, failed in steps]
+        return [
+            self._ended(
+                message,
+                failed,
+                now,
+                next_attempt_at=next_attempt_at,
+                uncertain=result.outcome is Outcome.UNCERTAIN,
+            )
+            for result, failed, next_attempt_at in steps
+        ]
 
     def _settle_recipient(
         self, message: sqlite3.Row, recipient: int, result: Result, settlement: Settlement, policy: Policy
-    ) -> tuple[int, Failed] | None:
+    ) -> tuple[Result, Failed, float | None] | None:
         row = self._touch_recipient(recipient)
         now = settlement.ended_at
         self._run(
@@ -438,6 +477,8 @@ class Queue:
         own = not (result.scope is Scope.SMARTHOST or result.again)
         attempts = row["attempts"] + own
         state, status = _next_state(message, result, now, exhausted=own or settlement.exhausted)
+        if row["removed_by"] is not None and state != "sent":  # meanwhile; what the smarthost took is sent all the same
+            state = "removed"
         final = state not in ("queued", "held")
         next_attempt_at = None
         if not final:
@@ -453,7 +494,6 @@ class Queue:
             status=status,
             reply=result.reply,
             finished_at=now if final else None,
-            removed_by=None,
         )
         outcome = "deferred" if not final else "relayed" if result.relayed and state == "sent" else state
         failed = Failed(
@@ -469,9 +509,17 @@ class Queue:
             smarthost=settlement.smarthost,
             last_attempt_at=now,
         )
-        return recipient, failed
+        return result, failed, next_attempt_at
 
-    def _ended(self, message: sqlite3.Row, failed: Failed, now: float) -> Ended:
+    def _ended(
+        self,
+        message: sqlite3.Row,
+        failed: Failed,
+        now: float,
+        *,
+        next_attempt_at: float | None = None,
+        uncertain: bool = False,
+    ) -> Ended:
         return Ended(
             queue_id=message["queue_id"],
             message_id=message["message_id"],
@@ -484,6 +532,8 @@ class Queue:
             code=failed.code,
             attempts=failed.attempts,
             delay_s=now - message["accepted_at"],
+            next_attempt_s=None if next_attempt_at is None else next_attempt_at - now,
+            uncertain=uncertain,
         )
 
     def expire(
@@ -518,7 +568,6 @@ class Queue:
                 status=status,
                 reply=reason,
                 finished_at=now,
-                removed_by=None,
             )
             failed = self._waiting(row, state, status, reason, smarthost)
             by_message.setdefault(row["message"], []).append((recipient, failed))
@@ -639,28 +688,20 @@ class Queue:
         ended = []
         reply = "the daemon stopped during this attempt; the message may have been sent"
         for row in self._all("running"):
-            result = Result(
+            # No Settlement: a crash of ours is no failure that could end the life of what was out for days.
+            uncertain = Result(
                 address=row["address"],
                 outcome=Outcome.UNCERTAIN,
                 scope=Scope.SESSION,
                 reply=reply,
                 status="4.4.2",
             )
-            message = self._touch_recipient(row["id"])["message"]
-            settlement = Settlement(
-                message=message,
-                results=((row["id"], result),),
-                smarthost=row["smarthost"] or "",
-                address=None,
-                tls=None,
-                started_at=now,
-                ended_at=now,
-            )
-            # Its own due time, not a back-off: the crash was ours.
-            ended += self.settle(settlement, policy)
-            self.connection.execute(
-                "UPDATE recipient SET next_attempt_at = ? WHERE id = ? AND state = 'queued'", (now, row["id"])
-            )
+            self._touch_recipient(row["id"])
+            self._requeue(row["id"], uncertain, held=row["held"], attempts=row["attempts"] + 1, retry_at=now)
+            failed = self._waiting(self._one("recipient_state", recipient=row["id"]), "deferred", "4.4.2", reply, "")
+            message = self._one("message_state", message=row["message"])
+            ended.append(self._ended(message, failed, now, next_attempt_at=now, uncertain=True))
+            ended += self._end_removed(row["message"], policy, now)
         self._all_touched = True
         return ended
 
@@ -685,12 +726,11 @@ class Queue:
         after = 0
         while rows := self._all("reroute_lanes", after=after, limit=_PAGE):
             for row in rows:
-                message = self._one("message_state", message=row["message"])
-                lane = self._lane(route_of(message["sender"], row["address"]), message["uid"], row["address"])
-                if lane != row["lane"]:
-                    self._run("reroute", recipient=row["id"], lane=lane)
                 after = row["id"]
-        self._all_touched = True
+                route = route_of(row["sender"], row["address"])
+                if route != _route(row["route"]):
+                    self._touched.add(row["lane"])
+                    self._run("reroute", recipient=after, lane=self._lane(route, row["uid"], row["address"]))
 
     def prune(self, keep_history: float, now: float) -> float | None:
         """Forget what retention says; returns when there is something to do next, None for nothing."""
@@ -705,8 +745,11 @@ class Queue:
         return float(when) if when is not None else None
 
     def vacuum(self) -> None:
-        """Give freed pages back to the file system, a little at a time; outside a transaction."""
-        self.connection.execute("PRAGMA incremental_vacuum(500)").fetchall()
+        """Give freed pages back to the file system, a little at a time."""
+        free = self.connection.execute("PRAGMA freelist_count").fetchone()[0]
+        for _ in range(min(free, VACUUM_PAGES)):
+            # One page each: Python's sqlite3 runs this pragma for one step only, whatever number is given.
+            self.connection.execute("PRAGMA incremental_vacuum(1)")
 
     # -- what people do with the queue --
 
@@ -748,29 +791,32 @@ class Queue:
         self._touch_message(message)
 
     def remove(self, message: int, uid: int, policy: Policy, now: float) -> list[Ended]:
-        """End all that still waits as removed, by whom. What is on its way to the smarthost cannot be called back."""
+        """End all that still waits as removed, by whom; what is being attempted follows, unless it is sent by that."""
+        self._run("mark_removed", message=message, uid=uid)
+        return self._end_removed(message, policy, now)
+
+    def _end_removed(self, message: int, policy: Policy, now: float) -> list[Ended]:
         ended = []
         state = self._one("message_state", message=message)
-        for recipient in self.recipients_of(message):
-            row = self._touch_recipient(recipient)
-            if row["state"] not in ("queued", "held"):
-                continue
+        for row in self._all("removed_recipients", message=message):
+            self._touch_recipient(row["id"])
+            reason = f"removed by uid {row['removed_by']}"
             self._run(
                 "settle_recipient",
-                recipient=recipient,
+                recipient=row["id"],
                 state="removed",
                 fresh=0,
                 attempts=row["attempts"],
                 next_attempt_at=None,
                 code=None,
                 status="2.0.0",
-                reply=f"removed by uid {uid}",
+                reply=reason,
                 finished_at=now,
-                removed_by=uid,
             )
-            failed = self._waiting(row, "removed", "2.0.0", f"removed by uid {uid}", "")
+            failed = self._waiting(row, "removed", "2.0.0", reason, "")
             ended.append(self._ended(state, failed, now))
-        self._finish(message, policy, now)
+        if ended:
+            self._finish(message, policy, now)
         return ended
 
     def force_expire(self, message: int) -> None:
@@ -856,7 +902,7 @@ def _notify(text: str) -> frozenset[str]:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or isinstance(value, Damaged):
         raise TypeError("a damaged row: text expected")
     return value
 

@@ -50,7 +50,7 @@ VALUES (:message, :lane, :address, :original, :orcpt, :notify, 'queued', :now);
 
 -- name: forget_message
 -- A submission that was broken off leaves nothing.
-DELETE FROM message WHERE id = :message AND state = 'receiving';
+DELETE FROM message WHERE queue_id = :queue_id AND state = 'receiving';
 
 -- name: forget_unfinished
 -- What a crash left half received was never ours.
@@ -111,7 +111,7 @@ DELETE FROM attempt WHERE recipient = :recipient AND outcome IS NULL;
 
 -- name: running
 -- What start-up finds marked was under way when the daemon died.
-SELECT r.id, r.address, r.attempts, r.smarthost, m.queue_id, m.message_id, m.sender, m.uid
+SELECT r.id, r.message, r.address, r.attempts, m.held
 FROM recipient r JOIN message m ON m.id = r.message WHERE r.state = 'attempting';
 
 -- name: end_attempt
@@ -126,7 +126,8 @@ DELETE FROM attempt WHERE recipient = :recipient AND id <= (
 
 -- name: settle_recipient
 UPDATE recipient SET state = :state, fresh = :fresh, attempts = :attempts, next_attempt_at = :next_attempt_at,
-    code = :code, status = :status, reply = :reply, finished_at = :finished_at, removed_by = :removed_by
+    code = :code, status = :status, reply = :reply, finished_at = :finished_at,
+    removed_by = CASE WHEN :state = 'sent' THEN NULL ELSE removed_by END
 WHERE id = :recipient;
 
 -- name: message_state
@@ -135,8 +136,17 @@ SELECT id, queue_id, kind, uid, sender, message_id, envid, ret, smtputf8, eight_
 FROM message WHERE id = :message;
 
 -- name: recipient_state
-SELECT id, message, lane, address, original, orcpt, notify, state, fresh, attempts, status, reply, smarthost, warned
+SELECT id, message, lane, address, original, orcpt, notify, state, fresh, attempts, status, reply, smarthost, warned,
+    removed_by
 FROM recipient WHERE id = :recipient;
+
+-- name: mark_removed
+UPDATE recipient SET removed_by = :uid WHERE message = :message AND state IN ('queued', 'held', 'attempting');
+
+-- name: removed_recipients
+-- What somebody removed and is not being attempted (any more).
+SELECT id, lane, address, original, orcpt, notify, attempts, reply, smarthost, removed_by
+FROM recipient WHERE message = :message AND removed_by IS NOT NULL AND state IN ('queued', 'held') ORDER BY id;
 
 -- name: open_recipients
 SELECT count(*) FROM recipient WHERE message = :message AND state IN ('queued', 'held', 'attempting');
@@ -161,14 +171,14 @@ INSERT INTO report (at, kind, about, sender, uid, recipient, outcome, status, re
 VALUES (:now, :kind, :about, :sender, :uid, :recipient, :outcome, :status, :reply, :queue_id, :reported_to, :silence);
 
 -- name: overdue
--- Messages past their lifetime whose recipients wait on one of the given routes.
-SELECT r.id FROM message m JOIN recipient r ON r.message = m.id JOIN lane ON lane.id = r.lane
+-- Messages past their lifetime whose recipients wait on a route. CROSS JOIN: from the few that are, never from the lanes.
+SELECT r.id FROM message m CROSS JOIN recipient r ON r.message = m.id CROSS JOIN lane ON lane.id = r.lane
 WHERE m.state = 'queued' AND m.expires_at <= :now AND m.held = 0 AND r.state = 'queued' AND lane.route = :route
 ORDER BY m.expires_at LIMIT :limit;
 
 -- name: unwarned
 -- Messages that wait longer than warn_after on a route, and nobody was told.
-SELECT r.id FROM message m JOIN recipient r ON r.message = m.id JOIN lane ON lane.id = r.lane
+SELECT r.id FROM message m CROSS JOIN recipient r ON r.message = m.id CROSS JOIN lane ON lane.id = r.lane
 WHERE m.state = 'queued' AND m.warn_at IS NOT NULL AND m.warn_at <= :now AND m.held = 0 AND r.state = 'queued'
     AND r.warned = 0 AND lane.route = :route
 ORDER BY m.warn_at LIMIT :limit;
@@ -229,7 +239,10 @@ WHERE message = :message AND state IN ('bounced', 'expired', 'discarded');
 SELECT body_until IS NOT NULL FROM message WHERE id = :message;
 
 -- name: reroute_lanes
-SELECT id, message, lane, address FROM recipient WHERE state IN ('queued', 'held') AND id > :after ORDER BY id LIMIT :limit;
+-- What is being attempted, too: deferred, it would come back to a route that is no more.
+SELECT r.id, r.lane, r.address, m.sender, m.uid, lane.route
+FROM recipient r JOIN message m ON m.id = r.message JOIN lane ON lane.id = r.lane
+WHERE r.state IN ('queued', 'held', 'attempting') AND r.id > :after ORDER BY r.id LIMIT :limit;
 
 -- name: reroute
 UPDATE recipient SET lane = :lane WHERE id = :recipient;
@@ -248,7 +261,7 @@ SELECT id FROM message WHERE body_until IS NOT NULL AND body_until <= :now LIMIT
 UPDATE message SET body_until = NULL WHERE id = :message;
 
 -- name: prune_lanes
-DELETE FROM lane WHERE id NOT IN (SELECT DISTINCT lane FROM recipient);
+DELETE FROM lane WHERE NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.lane = lane.id);
 
 -- name: next_prune
 SELECT min(at) FROM (

@@ -105,7 +105,7 @@ class Ended:
     code: int | None
     attempts: int
     delay_s: float
-    next_attempt_at: float | None = None
+    next_attempt_s: float | None = None  # from now
     uncertain: bool = False
 
 

@@ -114,6 +114,7 @@ CREATE TABLE smarthost (
 );
 
 CREATE INDEX recipient_due ON recipient(lane, fresh, next_attempt_at) WHERE state = 'queued';
+CREATE INDEX recipient_lane ON recipient(lane);
 CREATE INDEX recipient_attempting ON recipient(message) WHERE state = 'attempting';
 CREATE INDEX recipient_message ON recipient(message);
 CREATE INDEX recipient_address ON recipient(address);
@@ -122,7 +123,9 @@ CREATE INDEX attempt_running ON attempt(recipient) WHERE outcome IS NULL;
 CREATE INDEX message_owner ON message(uid, size) WHERE state = 'queued';
 CREATE INDEX message_expiry ON message(expires_at) WHERE state = 'queued';
 CREATE INDEX message_warning ON message(warn_at) WHERE state = 'queued' AND warn_at IS NOT NULL;
-CREATE INDEX message_receiving ON message(id) WHERE state IN ('receiving', 'damaged');
+CREATE INDEX message_receiving ON message(id) WHERE state = 'receiving';
+CREATE INDEX message_damaged ON message(id) WHERE state = 'damaged';
+CREATE INDEX message_waiting ON message(id) WHERE state IN ('queued', 'damaged');
 CREATE INDEX message_finished ON message(finished_at) WHERE state = 'done';
 CREATE INDEX message_kept ON message(body_until) WHERE body_until IS NOT NULL;
 CREATE INDEX report_about ON report(about);

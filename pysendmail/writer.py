@@ -65,17 +65,21 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._steps: queues.SimpleQueue[_Step | None] = queues.SimpleQueue()
         self._broken: str | None = None
+        self._stopped = False
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
 
     async def run(self, step: Callable[[Queue], T], *, must: bool = False) -> T:
         """Run a step and wait for its commit. Once begun it is not cancelled with its caller."""
+        if self._stopped:
+            raise StoreBroken("the queue is closed already")
         future: asyncio.Future[T] = self._loop.create_future()
         self._steps.put(_Step(step, future, must))
         return await asyncio.shield(future)
 
     async def stop(self) -> None:
         """Run what was handed in before, then end the thread; the database stays open for its owner to close."""
+        self._stopped = True
         self._steps.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -125,6 +129,7 @@ class Writer:
         self._queue.begin()
         for step in steps:
             step.error = None
+            reports = len(self._queue.reports)
             connection.execute("SAVEPOINT step")
             try:
                 step.result = step.run(self._queue)
@@ -136,6 +141,7 @@ class Writer:
                 step.error = error
             if step.error is not None:
                 connection.execute("ROLLBACK TO step")
+                del self._queue.reports[reports:]
             connection.execute("RELEASE step")
         self._queue.commit()
 

@@ -25,5 +25,5 @@ def open_path() -> Iterator[Path]:
 def other() -> int:
     """The uid of another user; the test is skipped where we cannot run commands as his."""
     if not can_be(OTHERS[0]):
-        pytest.skip(f"commands of another user: needs root, setpriv, and {BIN} readable by everybody")
+        pytest.skip(f"commands of another user: needs root, setpriv, and a Python and {BIN} that everybody may read")
     return OTHERS[0]

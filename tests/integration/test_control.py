@@ -1,0 +1,344 @@
+"""What people do with the queue, on a real one: rights, requests, answers, exit codes; and the listings' keys."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pysendmail import listing
+from pysendmail.config import Smarthost
+from pysendmail.control import MAX_IDS, Control, ControlError, Right
+from pysendmail.events import Events
+from pysendmail.outcome import Outcome
+from pysendmail.queue import Queue
+from pysendmail.relay import Relay
+from pysendmail.status import Circumstances
+from rig.store import NOW, Store, config
+
+SENT, DEFERRED, BOUNCED, UNCERTAIN = Outcome.SENT, Outcome.DEFERRED, Outcome.BOUNCED, Outcome.UNCERTAIN
+BOB, DAVE = "bob@example.org", "dave@example.org"
+ALL, ALICE, EVE, ROOT_OF_A_CONTAINER = (
+    Right(uid=0, all=True),
+    Right(uid=1000, all=False),
+    Right(uid=1001, all=False),
+    Right(uid=0, all=False),
+)
+
+
+class Desk:
+    """A Control with the doors of a command that owns the queue."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.flushed = 0
+        self.forgotten: list[str] = []
+        self.before_change: Callable[[], None] = lambda: None
+        smarthost = Smarthost(name="main", host="smtp.example.com")
+        self.control = Control(
+            config=config(store.directory, smarthost),
+            store=self,
+            events=Events(io.StringIO()),
+            postmaster=store.policy,  # type: ignore[arg-type]
+            circumstances=lambda: Circumstances(daemon=True),
+            relays=lambda: {"main": Relay(smarthost)},
+            flush=self._flush,
+            probe=self._probe,
+            forget_tls=self._forget,
+        )
+
+    async def look(self, step: Callable[[Queue], Any]) -> Any:
+        return step(self.store.queue)
+
+    async def change(self, step: Callable[[Queue], Any]) -> Any:
+        self.before_change()
+        return self.store.do(step, self.store.queue)
+
+    def _flush(self) -> None:
+        self.flushed += 1
+
+    async def _probe(self, name: str) -> dict[str, Any]:
+        return {"name": name}
+
+    async def _forget(self, name: str) -> None:
+        self.forgotten.append(name)
+
+    async def ask(self, right: Right, verb: str, *ids: str, **request: Any) -> list[dict[str, Any]]:
+        given = {"verb": verb, **({"ids": list(ids)} if ids else {}), **request}
+        return [entry async for entry in self.control.answer(right, given)]
+
+    async def refused(self, right: Right, verb: str, *ids: str, **request: Any) -> tuple[int, str]:
+        with pytest.raises(ControlError) as caught:
+            await self.ask(right, verb, *ids, **request)
+        return caught.value.code, str(caught.value)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    store = Store(tmp_path)
+    yield Desk(store)
+    store.queue.close()
+
+
+# -- requests --
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({}, "no such verb"),
+        ({"verb": "__init__"}, "no such verb"),
+        ({"verb": ["list"]}, "no such verb"),
+        ({"verb": "hold"}, "name a queue id, or --all"),
+        ({"verb": "hold", "ids": "Q1"}, "a list of at most"),
+        ({"verb": "hold", "ids": [1]}, "a list of at most"),
+        ({"verb": "hold", "ids": ["Q"] * (MAX_IDS + 1)}, "a list of at most"),
+        ({"verb": "history", "since": "yesterday"}, "since: a number"),
+        ({"verb": "history", "since": [1]}, "since: a number"),
+        ({"verb": "history", "since": float("nan")}, "since: a number"),
+        ({"verb": "history", "since": float("-inf")}, "since: a number"),
+    ],
+)
+async def test_a_bad_request(desk: Desk, request_: dict[str, Any], words: str) -> None:
+    """What no command of ours sends is refused with 64 and words, not with an error in the daemon."""
+    with pytest.raises(ControlError, match=words) as caught:
+        _ = [entry async for entry in desk.control.answer(ALL, request_)]
+    assert caught.value.code == 64
+
+
+@pytest.mark.parametrize("verb", ["explain", "show", "hold", "release", "remove", "retry", "expire", "history"])
+async def test_anothers_message_does_not_exist(desk: Desk, verb: str) -> None:
+    """Promise 14: another user's queue id is answered as one that never was, to a container's root too."""
+    queue_id = desk.store.accept(uid=1000)
+    unknown = (await desk.refused(EVE, verb, "0000000000000"))[1].replace("0000000000000", queue_id)
+    assert await desk.refused(EVE, verb, queue_id) == (66, unknown)
+    assert await desk.refused(ROOT_OF_A_CONTAINER, verb, queue_id) == (66, unknown)
+    assert desk.store.states(queue_id) == {BOB: "queued"}
+    await desk.ask(ALICE, verb, queue_id)
+
+
+async def test_each_sees_his_own(desk: Desk) -> None:
+    """List, history, bounces and status counts are of one's own messages; the control socket's are of all."""
+    first, second = desk.store.accept(uid=1000), desk.store.accept(uid=1001)
+    desk.store.settle(desk.store.claim(), BOUNCED)
+    desk.store.settle(desk.store.claim(), DEFERRED)
+    waiting = {entry["queue_id"] for entry in await desk.ask(ALL, "list")}
+    assert second in waiting and first not in waiting and len(waiting) == 2  # the bounce too
+    assert [entry["queue_id"] for entry in await desk.ask(EVE, "list")] == [second]
+    assert [entry["queue_id"] for entry in await desk.ask(EVE, "history")] == [second]
+    assert await desk.ask(EVE, "history", bounces=True) == []
+    assert [entry["queue_id"] for entry in await desk.ask(ALICE, "history", bounces=True)] == [first]
+    counts = [(await desk.ask(right, "status"))[0]["queued"] for right in (ALL, ALICE, EVE, ROOT_OF_A_CONTAINER)]
+    assert counts == [2, 1, 1, 0]  # the bounce is Alice's
+
+
+async def test_probe_is_for_the_owner(desk: Desk) -> None:
+    """Only the control socket logs in at a smarthost or clears its memory; an unknown name is 66."""
+    assert (await desk.refused(ALICE, "probe"))[0] == 77
+    assert (await desk.refused(ROOT_OF_A_CONTAINER, "probe", "main", forget=True))[0] == 77
+    assert (await desk.refused(ALL, "probe", "main", "other"))[0] == 66
+    assert await desk.ask(ALL, "probe") == [{"name": "main"}]
+    assert await desk.ask(ALL, "probe", "main", forget=True) == [{"name": "main", "forgotten": True}]
+    assert desk.forgotten == ["main"]
+
+
+# -- changes --
+
+
+async def test_hold_release_retry_remove(desk: Desk) -> None:
+    """Each verb does its thing and says so; what is over is 66, and the history is named."""
+    queue_id = desk.store.accept()
+    assert await desk.ask(ALICE, "hold", queue_id) == [{"queue_id": queue_id, "done": "held"}]
+    assert (await desk.ask(ALICE, "list"))[0]["queue_name"] == "hold"
+    assert await desk.ask(ALICE, "release", queue_id) == [{"queue_id": queue_id, "done": "released"}]
+    assert await desk.ask(ALICE, "retry", queue_id) == [{"queue_id": queue_id, "done": "due now"}]
+    assert await desk.ask(ALICE, "remove", queue_id) == [{"queue_id": queue_id, "done": "removed"}]
+    assert desk.store.states(queue_id) == {BOB: "removed"}
+    code, words = await desk.refused(ALICE, "remove", queue_id)
+    assert (code, f"pysendmail history {queue_id}" in words) == (66, True)
+    code, words = await desk.refused(ALICE, "retry", queue_id)
+    assert (code, "no longer kept" in words) == (65, True)
+
+
+async def test_expire(desk: Desk) -> None:
+    """`queue expire` bounces what waits, at once."""
+    queue_id = desk.store.accept(BOB, DAVE)
+    await desk.ask(ALICE, "expire", queue_id)
+    assert desk.store.states(queue_id) == {BOB: "expired", DAVE: "expired"}
+    assert desk.store.policy.asked == [("bounce", [BOB, DAVE])]
+
+
+async def test_retry_revives(desk: Desk) -> None:
+    """`queue retry` of a failed message whose body is kept makes it due again."""
+    queue_id = desk.store.accept()
+    desk.store.settle(desk.store.claim(), BOUNCED)
+    await desk.ask(ALICE, "retry", queue_id)
+    assert desk.store.states(queue_id) == {BOB: "queued"}
+
+
+async def test_all_is_all_of_ones_own(desk: Desk) -> None:
+    """--all of a user holds his messages, and leaves others' alone; so does his flush."""
+    mine, theirs = [desk.store.accept(uid=1000) for _ in range(3)], desk.store.accept(uid=1001)
+    assert [entry["queue_id"] for entry in await desk.ask(ALICE, "hold", all=True)] == mine
+    assert desk.store.states(theirs) == {BOB: "queued"}
+    desk.store.settle(desk.store.claim(), DEFERRED)
+    await desk.ask(ALICE, "flush")
+    assert (desk.store.lane().due_at or 0) == NOW + 100
+    assert desk.flushed == 0
+    await desk.ask(ALL, "flush")
+    assert (desk.store.lane().due_at or 0) != NOW + 100
+    assert desk.flushed == 1
+
+
+async def test_all_goes_on_when_one_has_left(desk: Desk) -> None:
+    """What is delivered between the listing and its turn is passed over; the rest is done."""
+    first, second = desk.store.accept(), desk.store.accept()
+
+    def first_leaves() -> None:
+        desk.before_change = lambda: None
+        desk.store.do(desk.store.queue.remove, desk.store.row(second), 0, desk.store.policy, NOW)
+
+    desk.before_change = first_leaves
+    assert [entry["queue_id"] for entry in await desk.ask(ALICE, "hold", all=True)] == [first]
+
+
+async def test_a_damaged_message_can_be_shown_and_removed(desk: Desk) -> None:
+    """What was set aside is listed as held, can be looked at, and can be taken away."""
+    queue_id = desk.store.accept()
+    good = desk.store.accept()
+    desk.store.sql("UPDATE message SET sender = CAST(x'ff' AS TEXT) WHERE queue_id = ?", queue_id)
+    assert desk.store.claim().queue_id == good
+    assert [entry["queue_name"] for entry in await desk.ask(ALL, "list")] == ["hold", "active"]
+    assert (await desk.ask(ALL, "status"))[0]["health"] == "warning"
+    assert (await desk.ask(ALL, "show", queue_id))[0]["sender"] == "\\xff"
+    await desk.ask(ALL, "explain", queue_id)
+    await desk.ask(ALL, "remove", queue_id)
+    assert (await desk.ask(ALL, "status"))[0]["health"] == "ok"
+
+
+# -- answers --
+
+
+def no_reason(route: tuple[str, ...]) -> str | None:
+    return None
+
+
+async def test_list_keys(desk: Desk) -> None:
+    """`mailq --json`: Postfix's keys and ours, in order, with the state's name in Postfix's words."""
+    queue_id = desk.store.accept(BOB, DAVE)
+    (entry,) = await desk.ask(ALL, "list")
+    assert entry == {
+        "queue_name": "incoming",
+        "queue_id": queue_id,
+        "arrival_time": int(NOW),
+        "message_size": 24,
+        "forced_expire": False,
+        "sender": "alice@example.com",
+        "recipients": [{"address": BOB, "delay_reason": None}, {"address": DAVE, "delay_reason": None}],
+        "uid": 1000,
+        "attempts": 0,
+        "next_attempt_at": "2027-01-15T08:00:00Z",
+        "smarthost": "main",
+    }
+    claim = desk.store.claim()
+    assert (await desk.ask(ALL, "list"))[0]["queue_name"] == "active"
+    desk.store.settle(claim, SENT, DEFERRED)
+    (entry,) = await desk.ask(ALL, "list")
+    assert (entry["queue_name"], entry["attempts"]) == ("deferred", 1)
+    assert entry["recipients"] == [{"address": DAVE, "delay_reason": "451 4.3.0 later"}]
+
+
+async def test_the_null_sender_is_shown_as_mailer_daemon(desk: Desk) -> None:
+    """As Postfix does; the history has the reverse-path as it is."""
+    desk.store.accept(sender="")
+    assert (await desk.ask(ALL, "list"))[0]["sender"] == "MAILER-DAEMON"
+    assert (await desk.ask(ALL, "history"))[0]["sender"] == ""
+
+
+async def test_history_keys(desk: Desk) -> None:
+    """`history --json`: every key, null where there is nothing; attempts in their order."""
+    queue_id = desk.store.accept(BOB, DAVE)
+    desk.store.settle(desk.store.claim(), UNCERTAIN, SENT)
+    desk.store.now += 200
+    desk.store.settle(desk.store.claim(), SENT)
+    (entry,) = await desk.ask(ALL, "history", queue_id)
+    assert list(entry) == ["queue_id", "message_id", "sender", "uid", "accepted_at", "size", "recipients"]
+    bob, dave = entry["recipients"]
+    assert list(bob) == ["address", "outcome", "finished_at", "attempts"]
+    assert (bob["outcome"], bob["finished_at"]) == ("sent", "2027-01-15T08:03:20Z")
+    assert [attempt["outcome"] for attempt in bob["attempts"]] == ["uncertain", "sent"]
+    assert list(dave["attempts"][0].items()) == [
+        ("at", "2027-01-15T08:00:00Z"),
+        ("smarthost", "main"),
+        ("address", "192.0.2.1"),
+        ("tls", "none"),
+        ("code", 250),
+        ("status", "2.0.0"),
+        ("reply", "250 2.0.0 ok"),
+        ("outcome", "sent"),
+        ("duration_s", 1.0),
+    ]
+
+
+async def test_history_of_what_waits(desk: Desk) -> None:
+    """A message that waits is in the history, with null for what has not happened."""
+    desk.store.accept()
+    (entry,) = await desk.ask(ALL, "history")
+    assert entry["recipients"] == [{"address": BOB, "outcome": None, "finished_at": None, "attempts": []}]
+
+
+async def test_history_filters(desk: Desk) -> None:
+    """--since and --to choose; --to knows the address as it was given and as it became."""
+    old = desk.store.accept(BOB)
+    desk.store.now += 100
+    new = desk.store.accept(DAVE)
+    desk.store.sql("UPDATE recipient SET original = 'dave' WHERE address = ?", DAVE)
+    ask = desk.ask
+    assert [entry["queue_id"] for entry in await ask(ALL, "history", since=NOW + 100)] == [new]
+    assert [entry["queue_id"] for entry in await ask(ALL, "history", to=BOB)] == [old]
+    assert [entry["queue_id"] for entry in await ask(ALL, "history", to="dave")] == [new]
+    assert await ask(ALL, "history", to="nobody@example.org") == []
+
+
+async def test_bounces_keys(desk: Desk) -> None:
+    """`history --bounces`: what failed, and who was told or why nobody; by queue id, address and time."""
+    queue_id = desk.store.accept(BOB)
+    desk.store.settle(desk.store.claim(), BOUNCED)
+    desk.store.now += 100
+    quiet = desk.store.accept(DAVE, sender="")
+    desk.store.settle(desk.store.claim(), SENT)  # the bounce itself
+    desk.store.settle(desk.store.claim(), BOUNCED)
+    told, silent = await desk.ask(ALL, "history", bounces=True)
+    keys = "queue_id at kind sender uid recipient outcome status reply report_queue_id reported_to silence"
+    assert list(told) == list(silent) == keys.split()
+    assert (told["queue_id"], told["reported_to"], told["silence"]) == (queue_id, "alice@example.com", None)
+    assert (silent["queue_id"], silent["reported_to"], silent["silence"]) == (quiet, None, "nobody to tell")
+    assert await desk.ask(ALL, "history", quiet, bounces=True) == [silent]
+    assert await desk.ask(ALL, "history", bounces=True, to=BOB) == [told]
+    assert await desk.ask(ALL, "history", bounces=True, since=NOW + 1) == [silent]
+
+
+async def test_pages(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listings come page by page, each message once, in the order of acceptance."""
+    monkeypatch.setattr(listing, "PAGE", 3)
+    ids = [desk.store.accept() for _ in range(8)]
+    assert [entry["queue_id"] for entry in await desk.ask(ALL, "list")] == ids
+    assert [entry["queue_id"] for entry in await desk.ask(ALL, "history")] == ids
+
+
+async def test_show_has_the_header(desk: Desk) -> None:
+    """`queue show` gives the header section as it is sent."""
+    queue_id = desk.store.accept(header=b"Subject: gr\xc3\xbcn\r\nX: \xff\r\n")
+    assert (await desk.ask(ALICE, "show", queue_id))[0]["header"] == "Subject: grün\r\nX: �\r\n"
+
+
+async def test_explain_says_words(desk: Desk) -> None:
+    """`queue explain` of one's own: the history and the words."""
+    queue_id = desk.store.accept()
+    desk.store.settle(desk.store.claim(), DEFERRED)
+    (entry,) = await desk.ask(ALICE, "explain", queue_id)
+    assert entry["queue_id"] == queue_id
+    assert any("451 4.3.0 later" in words for words in entry["words"])

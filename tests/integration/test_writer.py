@@ -1,0 +1,331 @@
+"""The writer thread: group commit, a full disk, a broken store; and the ballast."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pysendmail.queue import Queue
+from pysendmail.records import LaneState, NewMessage
+from pysendmail.spool import FREE_FLOOR, Reserve, free_octets
+from pysendmail.writer import StoreBroken, StoreFull, Writer
+from rig.store import NOW, PlainPolicy, Store, new_message, result  # noqa: F401
+
+KIB, MIB = 1024, 1024 * 1024
+
+
+class Desk:
+    """A writer and what it told its owner."""
+
+    def __init__(self, directory: Path, reserve: int = 0) -> None:
+        self.queue = Queue.open(directory)
+        self.reserve = Reserve(directory, reserve)
+        self.reserve.fill()
+        self.lanes: list[list[LaneState]] = []
+        self.reports: list[NewMessage] = []
+        self.broken: list[str] = []
+        self.writer = Writer(self.queue, self.reserve, on_commit=self._committed, on_broken=self.broken.append)
+        self.run = self.writer.run
+
+    def _committed(self, lanes: list[LaneState], reports: list[NewMessage]) -> None:
+        self.lanes.append(lanes)
+        self.reports += reports
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Everything handed in meanwhile goes into one commit."""
+        go = threading.Event()
+        holding = asyncio.get_running_loop().create_task(self.run(lambda queue: go.wait() and None))
+        try:
+            yield
+        finally:
+            go.set()
+            self.holding = holding
+
+
+@contextlib.asynccontextmanager
+async def desk(directory: Path, reserve: int = 0) -> AsyncIterator[Desk]:
+    desk = Desk(directory, reserve)
+    try:
+        yield desk
+    finally:
+        await desk.writer.stop()
+        desk.queue.close()
+
+
+def accept(**options: Any):
+    new = new_message(**options)
+    return lambda queue: queue.accept(new, submission=None, now=NOW)
+
+
+async def soon(*steps: Any) -> list[asyncio.Task[Any]]:
+    """Tasks that have handed their steps in."""
+    tasks = [asyncio.get_running_loop().create_task(step) for step in steps]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return tasks
+
+
+# -- group commit --
+
+
+async def test_steps_that_wait_share_a_commit(tmp_path: Path) -> None:
+    """What waits together is one commit: the owner is told once, of all lanes that changed."""
+    async with desk(tmp_path) as one:
+        with one.busy():
+            tasks = await soon(*(one.run(accept(uid=uid)) for uid in range(50)))
+        await asyncio.gather(*tasks)
+        assert [len(lanes) for lanes in one.lanes] == [50]
+
+
+async def test_an_exception_undoes_its_own_step_only(tmp_path: Path) -> None:
+    """A step that raises leaves nothing; those around it in the same commit are not touched."""
+
+    def fails(queue: Queue) -> None:
+        queue.accept(new_message(queue_id="BAD"), submission=None, now=NOW)
+        raise LookupError("no")
+
+    def violates(queue: Queue) -> None:
+        queue.accept(new_message(queue_id="GOOD"), submission=None, now=NOW)
+
+    async with desk(tmp_path) as one:
+        with one.busy():
+            tasks = await soon(
+                one.run(accept(queue_id="GOOD")), one.run(fails), one.run(violates), one.run(accept(queue_id="LAST"))
+            )
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(r) for r in results[1:3]] == [LookupError, sqlite3.IntegrityError]
+        rows = await one.run(lambda queue: queue.connection.execute("SELECT queue_id FROM message").fetchall())
+        assert [row[0] for row in rows] == ["GOOD", "LAST"]
+        assert not one.broken
+
+
+async def test_reports_of_an_undone_step_are_not_told(tmp_path: Path) -> None:
+    """The log names only bounces that are in the queue: one whose step failed afterwards never was."""
+    settled: list[str] = []
+
+    def bounce_then_fail(queue: Queue) -> None:
+        queue.reports.append(new_message(kind="bounce"))
+        raise LookupError("after the bounce")
+
+    def bounce(queue: Queue) -> None:
+        queue.reports.append(new_message(kind="bounce", queue_id="KEPT"))
+        settled.append("KEPT")
+
+    async with desk(tmp_path) as one:
+        with one.busy():
+            tasks = await soon(one.run(bounce), one.run(bounce_then_fail))
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await one.run(lambda queue: None)
+        assert [report.queue_id for report in one.reports] == settled
+
+
+async def test_the_caller_is_told_after_the_commit(tmp_path: Path) -> None:
+    """When the step's result arrives another connection sees what it wrote, and the owner has heard of it."""
+    async with desk(tmp_path) as one:
+        await one.run(accept())
+        reader = Queue.open_readonly(tmp_path)
+        assert len(reader.rows("page", after=0, uid=None, limit=10)) == 1
+        reader.close()
+        assert len(one.lanes) == 1
+
+
+async def test_a_cancelled_caller_cancels_nothing(tmp_path: Path) -> None:
+    """A step goes through though its caller was cancelled, and so do those that share its commit."""
+    async with desk(tmp_path) as one:
+        with one.busy():
+            gone, stays = await soon(one.run(accept(queue_id="GONE")), one.run(accept(queue_id="STAYS")))
+            gone.cancel()
+        await stays
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        rows = await one.run(lambda queue: queue.connection.execute("SELECT queue_id FROM message").fetchall())
+        assert {row[0] for row in rows} == {"GONE", "STAYS"}
+
+
+async def test_stop_runs_what_was_handed_in(tmp_path: Path) -> None:
+    """A stop ends the thread after everything that came before it."""
+    one = Desk(tmp_path)
+    with one.busy():
+        tasks = await soon(*(one.run(accept()) for _ in range(600)))
+    await one.writer.stop()
+    assert len(await asyncio.gather(*tasks)) == 600
+    assert one.queue.connection.execute("SELECT count(*) FROM message").fetchone()[0] == 600
+    one.queue.close()
+
+
+async def test_a_step_after_the_stop_fails(tmp_path: Path) -> None:
+    """Whoever comes too late is told so, and does not wait for ever."""
+    one = Desk(tmp_path)
+    await one.writer.stop()
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreBroken):
+            await one.run(accept())
+    one.queue.close()
+
+
+async def test_a_broken_store(tmp_path: Path) -> None:
+    """After an error of SQLite nothing is written any more: the owner hears of it once, every step fails."""
+
+    def corrupt(queue: Queue) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    async with desk(tmp_path) as one:
+        with one.busy():
+            tasks = await soon(one.run(accept()), one.run(corrupt), one.run(accept(), must=True))
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(error) for error in errors] == [StoreBroken] * 3
+        with pytest.raises(StoreBroken, match="malformed"):
+            await one.run(accept())
+        assert one.broken == ["database disk image is malformed"]
+    store = Store(tmp_path)
+    assert store.one("SELECT count(*) FROM message") == 0
+    store.queue.close()
+
+
+# -- a full disk --
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "pysendmail-test", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode()}")
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def fill(directory: Path) -> Path:
+    """Another program eats all that is free."""
+    path = directory / "another.log"
+    with open(path, "ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    return path
+
+
+async def test_promise_11_a_full_disk(small_disk: Path) -> None:
+    """On a full disk a submission fails and changes nothing; an outcome is recorded all the same, in its reserve.
+
+    When there is room again the ballast comes back, and submissions go through.
+    """
+    policy = PlainPolicy()
+    async with desk(small_disk, reserve=MIB) as one:
+        await one.run(accept(queue_id="OLD"))
+        lane = one.lanes[-1][0]
+        claim = await one.run(lambda queue: queue.claim(lane, "main", NOW))
+        assert claim is not None
+        other = fill(small_disk)
+        with pytest.raises(StoreFull):
+            await one.run(accept(body=b"x" * 500 * KIB))
+        assert not one.reserve.given_up
+
+        def settle(queue: Queue) -> Any:
+            # Sent, with a reply that needs pages: nothing of this fits without the ballast.
+            queue.connection.execute("UPDATE recipient SET reply = ?", ("y" * 300 * KIB,))
+            return queue.give_back(claim, policy, NOW)
+
+        await one.run(settle, must=True)
+        assert one.reserve.given_up
+        assert not (small_disk / "reserve").exists()
+        rows = await one.run(lambda queue: queue.connection.execute("SELECT state FROM recipient").fetchall())
+        assert [row[0] for row in rows] == ["queued"]
+        one.reserve.fill()
+        assert one.reserve.given_up  # still no room
+        other.unlink()
+        one.reserve.fill()
+        assert not one.reserve.given_up
+        await one.run(accept(body=b"x" * 500 * KIB))
+        assert not one.broken
+
+
+async def test_a_must_step_waits_for_room(small_disk: Path) -> None:
+    """Without a ballast an outcome waits until somebody makes room; others in its commit are refused at once."""
+    async with desk(small_disk) as one:
+        await one.run(accept())
+        other = fill(small_disk)
+        with one.busy():
+            refused, must = await soon(
+                one.run(accept(body=b"x" * 500 * KIB)), one.run(accept(body=b"y" * 500 * KIB), must=True)
+            )
+        with pytest.raises(StoreFull):
+            await refused
+        assert not must.done()
+        other.unlink()
+        async with asyncio.timeout(10):
+            await must
+        assert not one.broken
+
+
+async def test_many_full_commits(small_disk: Path) -> None:
+    """However often the disk is full, the store is not broken by it and nothing half done stays."""
+    async with desk(small_disk) as one:
+        count = 0
+        for size in (1, 10, 100, 1000, 3000) * 6:
+            with contextlib.suppress(StoreFull):
+                await one.run(accept(body=b"x" * size * KIB))
+                count += 1
+        fill(small_disk)
+        for _ in range(3):
+            with pytest.raises(StoreFull):
+                await one.run(accept(body=b"x" * 64 * KIB))
+        rows = await one.run(lambda queue: queue.connection.execute("SELECT count(*) FROM message").fetchall())
+        assert rows[0][0] == count
+        assert not one.broken
+        assert (await one.run(lambda queue: queue.connection.execute("PRAGMA integrity_check").fetchone()))[0] == "ok"
+
+
+# -- the ballast --
+
+
+def test_reserve(tmp_path: Path) -> None:
+    """The ballast is real blocks, is made once, is given up and comes back, and follows its size."""
+    reserve = Reserve(tmp_path, 256 * KIB)
+    reserve.fill()
+    status = reserve.path.stat()
+    assert (status.st_size, status.st_blocks * 512 >= 256 * KIB, reserve.given_up) == (256 * KIB, True, False)
+    inode = status.st_ino
+    reserve.fill()
+    assert reserve.path.stat().st_ino == inode
+    reserve.give_up()
+    reserve.give_up()
+    assert reserve.given_up and not reserve.path.exists()
+    reserve.fill()
+    assert not reserve.given_up and reserve.path.stat().st_size == 256 * KIB
+    smaller = Reserve(tmp_path, 64 * KIB)
+    smaller.fill()
+    assert smaller.path.stat().st_size == 64 * KIB
+
+
+def test_no_reserve(tmp_path: Path) -> None:
+    """A reserve of 0 is none, and is never "given up" for longer than it takes to look."""
+    reserve = Reserve(tmp_path, 0)
+    reserve.fill()
+    assert not reserve.path.exists()
+    reserve.give_up()
+    reserve.fill()
+    assert not reserve.given_up
+
+
+def test_reserve_needs_room(small_disk: Path) -> None:
+    """The ballast is not filled where that would leave submissions no room."""
+    reserve = Reserve(small_disk, 3 * MIB)
+    assert free_octets(small_disk) < 2 * 3 * MIB + FREE_FLOOR
+    reserve.fill()
+    assert reserve.given_up and not reserve.path.exists()

@@ -1,0 +1,106 @@
+"""Without a daemon: who may write the queue commits by himself, root as its owner; who may not is told so."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rig.instance import Instance, smarthost
+from rig.peer import PeerThread
+
+
+def test_a_command_queues_by_itself_and_the_next_daemon_delivers(tmp_path: Path) -> None:
+    """No socket: sendmail commits, exit 0; mailq, status, history and explain work; a daemon started later delivers."""
+    with PeerThread() as peer:
+        instance = Instance(tmp_path, smarthosts=[smarthost(peer)])
+        assert instance.mailq() == []
+        instance.submit("bob@example.org")
+        instance.submit("big@example.org", text=b"Subject: big\n\n" + b"x" * 72 * 40_000)
+        entries = instance.mailq()
+        assert [e["recipients"][0]["address"] for e in entries] == ["bob@example.org", "big@example.org"]
+        assert [e["uid"] for e in entries] == [os.getuid()] * 2
+        done = instance.run("pysendmail", "status")
+        assert done.returncode == 2 and b"no daemon" in done.stdout
+        assert len(instance.history()) == 2
+        assert entries[0]["queue_id"] in instance.pysendmail("queue", "explain", "--all")
+        instance.pysendmail("queue", "remove", entries[0]["queue_id"])
+        with instance:
+            instance.wait_for("outcome", status="sent")
+            assert instance.stop() == 0
+        assert [m.recipients[0] for m in peer.messages] == ["<big@example.org>"]
+        assert peer.messages[0].content.count(b"x") >= 72 * 40_000
+
+
+def test_root_leaves_the_queues_files_to_their_owner(open_path: Path, other: int) -> None:
+    """Root's submission, listing, flush and daemon --once in another's directory: every file is his, the uid root's."""
+    with PeerThread() as peer:
+        instance = Instance(open_path, smarthosts=[smarthost(peer)])
+        instance.queue_directory.mkdir(mode=0o700)
+        os.chown(instance.queue_directory, other, other)
+        instance.submit("bob@example.org")
+        [entry] = instance.mailq()
+        assert entry["uid"] == 0
+        instance.pysendmail("flush")
+        assert {file.stat().st_uid for file in instance.queue_directory.iterdir()} == {other}
+        assert instance.run("pysendmail", "daemon", "--once").returncode == 0
+        assert {file.stat().st_uid for file in instance.queue_directory.iterdir()} == {other}
+        assert b"from uid 0)" in peer.messages[0].content
+        # and the owner himself finds all that he needs
+        instance.submit("carol@example.org", uid=other)
+        assert [e["uid"] for e in instance.mailq(uid=other)] == [other]
+
+
+def test_the_daemon_of_root_becomes_the_queues_owner(open_path: Path, other: int) -> None:
+    """Process, sockets and files are the owner's; he may use `control`, others may not."""
+    with PeerThread() as peer:
+        instance = Instance(open_path, smarthosts=[smarthost(peer)])
+        instance.queue_directory.mkdir(mode=0o700)
+        os.chown(instance.queue_directory, other, other)
+        with instance:
+            assert instance.process is not None
+            status = Path(f"/proc/{instance.process.pid}/status").read_text()
+            assert f"Uid:\t{other}\t{other}\t{other}" in status
+            assert f"Groups:\t{other}" in status or "Groups:\t \n" in status
+            assert instance.socket.stat().st_uid == instance.socket.with_name("control").stat().st_uid == other
+            instance.submit("bob@example.org", uid=other + 1)
+            instance.wait_for("outcome", status="sent")
+            assert len(instance.history()) == 1
+            assert instance.pysendmail("history", uid=other).count("bob@example.org") == 1
+            assert instance.stop() == 0
+        assert {file.stat().st_uid for file in instance.queue_directory.iterdir()} == {other}
+
+
+def test_who_may_not_write_the_queue_is_told_which_socket_was_tried(open_path: Path, other: int) -> None:
+    """No daemon, no right: sendmail 75 "nothing was queued", mailq and friends 69, each with one line."""
+    instance = Instance(open_path)
+    instance.submit("bob@example.org")
+    done = instance.sendmail("bob@example.org", uid=other)
+    assert done.returncode == 75
+    assert str(instance.socket).encode() in done.stderr and b"nothing was queued" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    for command in (("mailq",), ("pysendmail", "history"), ("pysendmail", "queue", "list"), ("pysendmail", "flush")):
+        done = instance.run(*command, uid=other)
+        assert (command, done.returncode) == (command, 69)
+        assert len(done.stderr.splitlines()) == 1
+    assert instance.run("pysendmail", "status", uid=other).returncode == 2
+    assert len(instance.mailq()) == 1
+
+
+def test_a_dead_daemons_socket_is_no_obstacle(tmp_path: Path) -> None:
+    """After kill -9 the socket is still there: who may write the queue does so at once."""
+    with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance:
+        instance.kill()
+        assert instance.socket.exists()
+        instance.submit("bob@example.org")
+        instance.start()
+        instance.wait_for("outcome", status="sent")
+
+
+@pytest.mark.parametrize("name", ["missing/deep/queue"])
+def test_the_queues_directory_is_made_when_it_is_missing(tmp_path: Path, name: str) -> None:
+    """First use of a fresh machine: the directory appears, closed to others."""
+    instance = Instance(tmp_path, queue={"directory": str(tmp_path / name)})
+    instance.submit("bob@example.org")
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,102 @@
+"""A smarthost as the daemon knows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pysendmail.config import Retry, Smarthost
+from pysendmail.outcome import Fault, Stage, Trouble
+from pysendmail.relay import FIRST_CONNECTIONS, GOOD_ANSWERS_TO_GROW, Relay
+
+RETRY = Retry(jitter=0.0)
+REFUSED = Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, "refused")
+CLAIM: Any = object()
+
+
+def relay(**settings: Any) -> Relay:
+    return Relay(Smarthost(name="main", host="smtp.example.com", **settings))
+
+
+def test_it_starts_small() -> None:
+    """Two connections at first, never more than the ceiling; two claims for each."""
+    assert (relay().limit, relay().room(0)) == (FIRST_CONNECTIONS, 2 * FIRST_CONNECTIONS)
+    assert (relay(connections=1).limit, relay(connections=1).room(0)) == (1, 2)
+
+
+def test_room_counts_what_is_claimed_and_in_flight() -> None:
+    """What is claimed and what is on a connection is room taken."""
+    one = relay()
+    one.claimed(CLAIM)
+    one.in_flight = 1
+    assert one.room(0) == 2
+    one.in_flight = 9
+    assert one.room(0) == 0
+
+
+def test_it_grows_while_answers_are_good() -> None:
+    """One connection more for every eight good answers, up to the ceiling; "too much" halves them, to one at least."""
+    one = relay(connections=5)
+    for _ in range(GOOD_ANSWERS_TO_GROW - 1):
+        one.answered()
+    assert one.limit == 2
+    one.answered()
+    assert one.limit == 3
+    for _ in range(100):
+        one.answered()
+    assert one.limit == 5
+    limits = []
+    for _ in range(4):
+        one.slow_down()
+        limits.append(one.limit)
+    assert limits == [2, 1, 1, 1]
+
+
+def test_trouble_rest_probe() -> None:
+    """In trouble nothing is claimed until the rest is over; then one probe, and only one."""
+    one = relay()
+    one.fail(REFUSED, RETRY, clock=100, now=5000)
+    assert (one.since, one.next_try_at, one.wait(110)) == (5000, 5030, 20)
+    assert [one.room(clock) for clock in (100, 129, 130)] == [0, 0, 1]
+    one.claimed(CLAIM)
+    assert one.room(130) == 0
+    one.claims.clear()
+    one.connections = 1
+    assert (one.room(130), one.wait(130)) == (0, None)
+    one.connections = 0
+    one.fail(REFUSED, RETRY, clock=130, now=5030)
+    assert (one.since, one.failed_at, one.wait(130)) == (5000, 5030, 60)
+
+
+def test_rests_end_at_five_minutes() -> None:
+    """However long it is down, it is probed every five minutes; up again, it starts from the beginning."""
+    one = relay()
+    waits = []
+    for _ in range(6):
+        one.fail(REFUSED, RETRY, clock=0, now=0)
+        waits.append(one.wait(0))
+    assert waits == [30, 60, 120, 240, 300, 300]
+    one.recover()
+    assert (one.trouble, one.next_try_at, one.wait(0), one.room(0)) == (None, None, None, 4)
+    one.fail(REFUSED, RETRY, clock=0, now=7)
+    assert (one.since, one.wait(0)) == (7, 30)
+
+
+def test_flush_ends_the_rest() -> None:
+    """A flush makes the probe due now."""
+    one = relay()
+    one.fail(REFUSED, RETRY, clock=100, now=5000)
+    one.probe_now(101, 5001)
+    assert (one.room(101), one.wait(101), one.next_try_at) == (1, 0, 5001)
+
+
+def test_rate() -> None:
+    """No more than so many messages in a time; then one at a time as the allowance comes back."""
+    one = relay(connections=20, rate=(3, 60.0))
+    one.limit = 20
+    assert one.room(1000) == 3
+    for _ in range(3):
+        one.claimed(CLAIM)
+        one.claims.clear()
+    assert (one.room(1000), one.wait(1000)) == (0, 20)
+    assert (one.room(1019), one.room(1020), one.wait(1020)) == (0, 1, None)
+    assert one.room(9999) == 3

@@ -1,0 +1,198 @@
+"""Status and explain: each finding, its level, its words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pysendmail import explain, status
+from pysendmail.config import Retry, Smarthost
+from pysendmail.outcome import Fault, Stage, Trouble
+from pysendmail.relay import Relay
+from pysendmail.status import Circumstances, Counts, obstacle, report
+from rig.store import NOW, config
+
+MAIN = Smarthost(name="main", host="smtp.example.com")
+BACKUP = Smarthost(name="backup", host="backup.example.com")
+CONFIG = config(Path("/q"), MAIN, BACKUP)
+COUNTS = Counts(
+    queued=0,
+    deferred=0,
+    held=0,
+    in_flight=0,
+    failed=0,
+    oldest_at=None,
+    damaged=0,
+    lost_reports=0,
+    waiting_routes=(),
+)
+RUNNING = Circumstances(daemon=True)
+
+
+def relay(smarthost: Smarthost = MAIN, *, trouble: bool = False, tls_held: bool = False) -> Relay:
+    one = Relay(smarthost)
+    if trouble or tls_held:
+        why = Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, f"{smarthost.name}: connection refused")
+        one.fail(why, Retry(), clock=0, now=NOW, tls_held=tls_held)
+    return one
+
+
+WAITING = replace(COUNTS, queued=3, waiting_routes=(("main", "backup"),), oldest_at=NOW - 60)
+
+
+@pytest.mark.parametrize(
+    ("counts", "relays", "circumstances", "health", "words"),
+    [
+        (COUNTS, [relay()], RUNNING, "ok", ""),
+        (WAITING, [relay(), relay(BACKUP)], RUNNING, "ok", ""),
+        (COUNTS, [relay()], Circumstances(daemon=False), "critical", "no daemon is running"),
+        (
+            COUNTS,
+            [relay()],
+            replace(RUNNING, store_error="disk I/O error"),
+            "critical",
+            "/q/queue.db cannot be written",
+        ),
+        (WAITING, [relay(trouble=True), relay(BACKUP, trouble=True)], RUNNING, "critical", "main, backup"),
+        (WAITING, [relay(trouble=True), relay(BACKUP)], RUNNING, "ok", ""),
+        (COUNTS, [relay(trouble=True)], RUNNING, "ok", ""),
+        (replace(WAITING, waiting_routes=((),)), [], RUNNING, "critical", "no smarthost is configured"),
+        (WAITING, [relay(tls_held=True), relay(BACKUP)], RUNNING, "warning", "probe --forget main"),
+        (WAITING, [relay(tls_held=True), relay(BACKUP, tls_held=True)], RUNNING, "critical", "probe --forget backup"),
+        (replace(WAITING, oldest_at=NOW - 4 * 3600), [relay()], RUNNING, "ok", ""),
+        (replace(WAITING, oldest_at=NOW - 4 * 3600 - 1), [relay()], RUNNING, "warning", "oldest message"),
+        (COUNTS, [relay()], replace(RUNNING, config_error="line 3: x"), "warning", "line 3: x"),
+        (COUNTS, [relay()], replace(RUNNING, reserve_given_up=True), "warning", "reserve was given up"),
+        (replace(COUNTS, damaged=2), [relay()], RUNNING, "warning", "2 damaged"),
+        (replace(COUNTS, lost_reports=1), [relay()], RUNNING, "warning", "history --bounces"),
+        (COUNTS, [relay()], replace(RUNNING, secret_problems=["p: is 0644"]), "warning", "p: is 0644"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_findings(counts: Counts, relays: list[Relay], circumstances: Circumstances, health: str, words: str) -> None:
+    """DESIGN 2.6: what is critical, what is a warning, and that the warning names it."""
+    found = report(CONFIG, counts, relays, circumstances, NOW)
+    assert found["health"] == health
+    assert bool(found["warnings"]) is (health != "ok")
+    assert any(words in text for text in found["warnings"]) or not words
+
+
+def test_exit_codes() -> None:
+    """The position of the word is the exit code."""
+    assert [status.HEALTH.index(word) for word in ("ok", "warning", "critical")] == [0, 1, 2]
+
+
+def test_no_smarthost_at_all() -> None:
+    """Without mail it is a warning that nothing could leave."""
+    found = report(config(Path("/q")), COUNTS, [], RUNNING, NOW)
+    assert (found["health"], len(found["warnings"])) == ("warning", 1)
+
+
+def test_keys_are_always_there() -> None:
+    """The keys of DESIGN 2.6, null where there is nothing; times in RFC 3339."""
+    found = report(CONFIG, COUNTS, [relay(trouble=True), relay(BACKUP)], RUNNING, NOW)
+    keys = "health queued deferred held in_flight failed oldest_age_s last_sent_at smarthosts warnings"
+    assert list(found) == keys.split()
+    names = ["name", "state", "since", "reason", "next_try_at", "tls_seen", "connections"]
+    assert [list(smarthost) for smarthost in found["smarthosts"]] == [names, names]
+    assert [tuple(smarthost.values()) for smarthost in found["smarthosts"]] == [
+        ("main", "trouble", "2027-01-15T08:00:00Z", "main: connection refused", "2027-01-15T08:00:30Z", None, 0),
+        ("backup", "up", None, None, None, None, 0),
+    ]
+    assert (found["oldest_age_s"], found["last_sent_at"]) == (None, None)
+
+
+def test_last_sent() -> None:
+    """When mail last left, by whichever smarthost."""
+    one, other = relay(), relay(BACKUP)
+    one.last_sent_at, other.last_sent_at = NOW, NOW + 3600
+    assert report(CONFIG, COUNTS, [one, other], RUNNING, NOW)["last_sent_at"] == "2027-01-15T09:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("route", "relays", "reason"),
+    [
+        ((), [], "no smarthost is configured"),
+        (("main",), [relay()], None),
+        (("main",), [relay(trouble=True)], "main: connection refused"),
+        (("main", "backup"), [relay(trouble=True), relay(BACKUP)], None),
+        (("main", "backup"), [relay(trouble=True), relay(BACKUP, trouble=True)], "main: connection refused"),
+    ],
+)
+def test_obstacle(route: tuple[str, ...], relays: list[Relay], reason: str | None) -> None:
+    """Mail waits for its route only where none of its smarthosts can be had."""
+    found = obstacle(route, {one.name: one for one in relays})
+    assert (found.reason if found is not None else None) == reason
+
+
+# -- explain --
+
+ATTEMPT = {
+    "at": "2027-01-15T08:00:00Z",
+    "smarthost": "main",
+    "address": "192.0.2.1",
+    "tls": "none",
+    "code": 452,
+    "status": "4.2.2",
+    "reply": "452 4.2.2 mailbox full",
+    "outcome": "deferred",
+    "duration_s": 1.0,
+}
+
+
+def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, **changes: Any) -> str:
+    history = {
+        "queue_id": "Q1",
+        "recipients": [{"address": "bob@example.org", "outcome": None, "finished_at": None, "attempts": [ATTEMPT]}],
+        **changes.pop("history", {}),
+    }
+    waiting = {
+        "queue_id": "Q1",
+        "queue_name": queue_name,
+        "recipients": [{"address": "bob@example.org", "delay_reason": None}],
+        "next_attempt_at": "2027-01-15T08:00:30Z",
+        **changes,
+    }
+    relays = [relay()] if relays is None else relays
+    answer = explain.message(history, waiting, relays={r.name: r for r in relays}, config=CONFIG, now=NOW)
+    return "\n".join(answer["words"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (explained("incoming"), ["It waits for its first attempt."]),
+        (explained("active"), ["An attempt is under way right now."]),
+        (
+            explained(),
+            [
+                "could not be delivered yet",
+                "bob@example.org: waiting, 1 attempt",
+                "2027-01-15T08:00:00Z main [192.0.2.1], in clear: deferred: 452 4.2.2 mailbox full",
+                "What would help: The recipient's mailbox is full",
+                "The next attempt is at 2027-01-15T08:00:30Z; pysendmail queue retry Q1 does it now.",
+            ],
+        ),
+        (explained("hold", next_attempt_at=None), ["Nothing is tried.", "pysendmail queue release Q1"]),
+        (
+            explained(relays=[relay(trouble=True)]),
+            ["main is in trouble since 2027-01-15T08:00:00Z: main: connection refused", "pysendmail flush"],
+        ),
+        (explained(relays=[relay(tls_held=True)]), ["TLS memory holds", "pysendmail probe --forget main"]),
+        (explained(recipients=[]), ["It is not in the queue any more."]),
+    ],
+)
+def test_explain(text: str, words: list[str]) -> None:
+    """Where it is, what was tried, what comes next and what would help."""
+    assert [word for word in words if word not in text] == []
+
+
+def test_explain_without_a_smarthost() -> None:
+    """Where nothing is configured, that is the reason, and the file to mend is named."""
+    history = {"queue_id": "Q1", "recipients": []}
+    waiting = {"queue_id": "Q1", "queue_name": "incoming", "recipients": [{}], "next_attempt_at": None}
+    answer = explain.message(history, waiting, relays={}, config=config(Path("/q")), now=NOW)
+    assert "add [[smarthost]] to /q/pysendmail.toml" in answer["words"][-1]
