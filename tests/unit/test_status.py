@@ -12,7 +12,7 @@ from pysendmail import explain, status
 from pysendmail.config import Retry, Smarthost
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.relay import Relay
-from pysendmail.status import Circumstances, Counts, report, route_reason
+from pysendmail.status import Circumstances, Counts, Obstacle, obstacle, report
 from rig.store import NOW, config
 
 MAIN = Smarthost(name="main", host="smtp.example.com")
@@ -122,9 +122,11 @@ def test_last_sent() -> None:
         (("main", "backup"), [relay(trouble=True), relay(BACKUP, trouble=True)], "main: connection refused"),
     ],
 )
-def test_route_reason(route: tuple[str, ...], relays: list[Relay], reason: str | None) -> None:
-    """Mail waits for its route only where none of its smarthosts can be had."""
-    assert route_reason(route, {one.name: one for one in relays}) == reason
+def test_obstacle(route: tuple[str, ...], relays: list[Relay], reason: str | None) -> None:
+    """Mail waits for its route only where none of its smarthosts can be had, and until the first of them is probed."""
+    until = NOW + 30 if relays else None
+    expected = None if reason is None else Obstacle(reason=reason, until=until)
+    assert obstacle(route, {one.name: one for one in relays}) == expected
 
 
 # -- explain --
@@ -139,6 +141,15 @@ ATTEMPT = {
     "reply": "452 4.2.2 mailbox full",
     "outcome": "deferred",
     "duration_s": 1.0,
+}
+
+
+LATE = "2027-01-15T08:00:01Z"
+FULL = {"address": "bob@example.org", "outcome": "expired", "finished_at": LATE, "attempts": [ATTEMPT]}
+    "address": "bob@example.org",
+    "outcome": "expired",
+    "finished_at": "2027-01-15T08:00:01Z",
+    "attempts": [ATTEMPT],
 }
 
 
@@ -171,7 +182,6 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
                 "could not be delivered yet",
                 "bob@example.org: waiting, 1 attempt",
                 "2027-01-15T08:00:00Z main [192.0.2.1], in clear: deferred: 452 4.2.2 mailbox full",
-                "What would help: The recipient's mailbox is full",
                 "The next attempt is at 2027-01-15T08:00:30Z; pysendmail queue retry Q1 does it now.",
             ],
         ),
@@ -181,7 +191,10 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
             ["main is in trouble since 2027-01-15T08:00:00Z: main: connection refused", "pysendmail flush"],
         ),
         (explained(relays=[relay(tls_held=True)]), ["TLS memory holds", "pysendmail probe --forget main"]),
-        (explained(recipients=[]), ["It is not in the queue any more."]),
+        (
+            explained(recipients=[], history={"recipients": [FULL]}),
+            ["It is not in the queue any more.", "What would help: The recipient's mailbox is full"],
+        ),
     ],
 )
 def test_explain(text: str, words: list[str]) -> None:
