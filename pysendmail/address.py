@@ -24,10 +24,11 @@ MAX_MAILBOX_OCTETS = 254
 MAX_LABEL_OCTETS = 63
 
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\x80-\U0010ffff]"
-_DOT_ATOM = re.compile(rf"{_ATEXT}++(?:\.{_ATEXT}++)*+")
+# Groups that repeat may give back (it stays linear): a possessive one lets a trailing dot pass in Python 3.11.2.
+_DOT_ATOM = re.compile(rf"{_ATEXT}++(?:\.{_ATEXT}++)*")
 _MAILBOX = re.compile(
-    rf"""(?: (?P<atom> {_ATEXT}++ (?:\.{_ATEXT}++)*+ )
-           | " (?P<quoted> (?: [^"\\] | \\[\x20-\x7e] )*+ ) " )
+    rf"""(?: (?P<atom> {_ATEXT}++ (?:\.{_ATEXT}++)* )
+           | " (?P<quoted> (?: [^"\\] | \\[\x20-\x7e] )* ) " )
          (?: @ (?P<domain> .*+ ) )?+""",
     re.VERBOSE | re.DOTALL,
 )

@@ -31,10 +31,9 @@ from pysendmail import config_file, hostname, schema, spool
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config, Smarthost
 from pysendmail.config_file import ConfigError, Instance, Problem
+from pysendmail.exits import EX_CONFIG
 from pysendmail.secrets import Secrets, credential_name
 from pysendmail.smtp.reply import printable
-
-EX_CONFIG = 78
 
 MAX_RESOLVE_S = 5.0
 # Beside the reserve: with less than this no submission is accepted.

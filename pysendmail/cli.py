@@ -2,29 +2,29 @@
 
 It asks the daemon over `control`, or over `submit` where that is not ours to use, and works on the queue itself
 where no daemon runs and the caller may. Answers are JSON Lines; `--json` passes them on. Tables are drawn on a
-terminal only; rich is imported for nothing else.
+terminal only; rich is imported for nothing else, and the daemon's parts only where there is no daemon to ask.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pysendmail import __version__
-from pysendmail.config_file import ConfigError, Instance
-from pysendmail.submission import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.thin import client
 from pysendmail.units import parse_time
 
+if TYPE_CHECKING:
+    from pysendmail.config_file import Instance
+
 Entry = dict[str, Any]
-EX_CANTCREAT = 73
 
 
 class Failure(Exception):
@@ -103,10 +103,6 @@ def main(arguments: Sequence[str]) -> int:
     except Failure as error:
         print(error, file=sys.stderr)
         return error.code
-    except ConfigError as error:
-        for line in str(error).splitlines():
-            print(f"pysendmail: {line}", file=sys.stderr)
-        return EX_CONFIG
     except client.Failure as error:
         print(f"pysendmail: {error.words}", file=sys.stderr)
         return error.code
@@ -115,6 +111,14 @@ def main(arguments: Sequence[str]) -> int:
         return EX_OK
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        from pysendmail.config_file import ConfigError  # costs more than asking a daemon does
+
+        if not isinstance(error, ConfigError):
+            raise
+        for line in str(error).splitlines():
+            print(f"pysendmail: {line}", file=sys.stderr)
+        return EX_CONFIG
 
 
 def _instance(options: argparse.Namespace) -> Instance:
@@ -148,6 +152,8 @@ def ask(options: argparse.Namespace, request: Entry, *, everything: bool = True)
 
 def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) -> Iterator[Entry]:
     """Without a daemon."""
+    import asyncio
+
     from pysendmail import config_file, direct
     from pysendmail.control import ControlError
     from pysendmail.schema import SchemaError
@@ -348,6 +354,8 @@ def _print_history(entry: Entry) -> None:
     for recipient in entry["recipients"]:
         last = recipient["attempts"][-1] if recipient["attempts"] else None
         outcome = recipient["outcome"] or "waiting"
+        if outcome == "removed":
+            outcome += f" by uid {recipient['removed_by']}"
         when = f" {recipient['finished_at']}" if recipient["finished_at"] else ""
         count = len(recipient["attempts"])
         tries = f"{count} attempt{'s' if count != 1 else ''}"

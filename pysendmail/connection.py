@@ -28,7 +28,7 @@ import aiosmtplib
 
 from pysendmail import tlscontext
 from pysendmail.config import Smarthost, Timeout
-from pysendmail.gate import Gate, Trace, words
+from pysendmail.gate import Gate, Trace, cut, words
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.secrets import Secret, SecretError, Secrets
 from pysendmail.smtp import sasl
@@ -458,4 +458,4 @@ async def leave(connection: Connection) -> None:
         async with asyncio.timeout(LEAVE_S):
             await gate.closed.wait()
     except TimeoutError:
-        transport.abort()
+        cut(transport)

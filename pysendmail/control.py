@@ -18,11 +18,11 @@ from typing import Any, Protocol, TypeVar
 from pysendmail import explain, listing, status
 from pysendmail.config import Config
 from pysendmail.events import Events
+from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.records import Ended
 from pysendmail.relay import Relay
-from pysendmail.submission import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
 
 T = TypeVar("T")
 MAX_IDS = 10_000

@@ -28,6 +28,7 @@ from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError
 from pysendmail.delivery import Delivery
 from pysendmail.events import Events
+from pysendmail.exits import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
@@ -37,7 +38,6 @@ from pysendmail.secrets import Secrets
 from pysendmail.server import BACKLOG, Desk, Server
 from pysendmail.spool import QueueError, QueueLock, Reserve, answers, become, directory_owner
 from pysendmail.status import Circumstances
-from pysendmail.submission import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 T = TypeVar("T")

@@ -26,6 +26,7 @@ from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events
+from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.relay import Relay
@@ -34,16 +35,7 @@ from pysendmail.secrets import Secrets
 from pysendmail.smtp.reply import printable
 from pysendmail.spool import QueueBusy, QueueError, QueueLock, Reserve, answers, become, directory_owner, may_write
 from pysendmail.status import Circumstances
-from pysendmail.submission import (
-    EX_CONFIG,
-    EX_OK,
-    EX_TEMPFAIL,
-    EX_UNAVAILABLE,
-    EX_USAGE,
-    Caller,
-    Refused,
-    Submission,
-)
+from pysendmail.submission import Caller, Refused, Submission
 from pysendmail.thin import client
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pysendmail.config import Config
-from pysendmail.hints import hint
+from pysendmail.hints import PASSING, hint
 from pysendmail.relay import Relay
 from pysendmail.units import rfc3339, words_for_duration
 
@@ -36,7 +36,8 @@ def _where(waiting: Entry) -> str:
 def _recipient(recipient: Entry) -> list[str]:
     outcome = recipient["outcome"]
     attempts = recipient["attempts"]
-    state = f"{outcome} at {recipient['finished_at']}" if outcome else "waiting"
+    by = f" by uid {recipient['removed_by']}" if outcome == "removed" else ""
+    state = f"{outcome}{by} at {recipient['finished_at']}" if outcome else "waiting"
     lines = [f"{recipient['address']}: {state}, {len(attempts)} attempt{'s' if len(attempts) != 1 else ''}"]
     for attempt in attempts:
         where = f"{attempt['smarthost']}" + (f" [{attempt['address']}]" if attempt["address"] else "")
@@ -44,8 +45,10 @@ def _recipient(recipient: Entry) -> list[str]:
         what = attempt["outcome"] or "under way"
         lines.append(f"  {attempt['at']} {where}{tls}: {what}" + (f": {attempt['reply']}" if attempt["reply"] else ""))
     last = attempts[-1] if attempts else None
-    if last is not None and outcome in ("bounced", "expired", "discarded"):
-        lines.append(f"  What would help: {hint(last['status'] or '', last['reply'])}")
+    if last is not None and last["reply"] and outcome not in ("sent", "removed"):
+        words = hint(last["status"] or "", last["reply"])
+        if outcome is not None or words != PASSING:  # what may pass by itself is tried again: no need to send it again
+            lines.append(f"  What would help: {words}")
     return lines
 
 

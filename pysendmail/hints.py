@@ -51,7 +51,7 @@ _NO_TLS = (
     "No trustworthy encrypted connection to the smarthost came about. The administrator of this machine "
     "should look at `pysendmail probe`; send the message again when that is mended."
 )
-_PASSING = (
+PASSING = (
     "The trouble may have been a passing one. If the message still matters, send it again, or reach the "
     "recipient another way."
 )
@@ -111,7 +111,7 @@ HINTS: tuple[tuple[str, str, str], ...] = (
     ("4.2.2", "", _FULL),
     ("4.7.4", "", _NO_TLS),
     ("4.7.5", "", _NO_TLS),
-    ("", "", _PASSING),
+    ("", "", PASSING),
 )
 _COMPILED = tuple((status, re.compile(pattern, re.IGNORECASE), words) for status, pattern, words in HINTS)
 

@@ -108,6 +108,7 @@ def _history_recipient(queue: Queue, row: sqlite3.Row) -> Entry:
         "address": _text(row["address"]),
         "outcome": row["state"] if row["state"] not in WAITING else None,
         "finished_at": time_or_null(row["finished_at"]),
+        "removed_by": row["removed_by"],
         "attempts": [
             {
                 "at": rfc3339(attempt["at"]),

@@ -23,19 +23,11 @@ from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events, Value, line
+from pysendmail.exits import EX_DATAERR, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.queue_id import QueueIds
 from pysendmail.records import Accepted
 from pysendmail.smtp.reply import printable
-from pysendmail.submission import (
-    EX_DATAERR,
-    EX_OK,
-    EX_TEMPFAIL,
-    EX_UNAVAILABLE,
-    EX_USAGE,
-    Caller,
-    Refused,
-    Submission,
-)
+from pysendmail.submission import Caller, Refused, Submission
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 BACKLOG = 1024

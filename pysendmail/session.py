@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pysendmail.config import Smarthost, Timeout
 from pysendmail.connection import Connection, Opener, SessionError, leave, redact
 from pysendmail.envelope import Envelope
-from pysendmail.gate import Trace
+from pysendmail.gate import Trace, cut
 from pysendmail.outcome import Fault, Result, Stage, Trouble
 from pysendmail.secrets import Secrets
 from pysendmail.smtp.extensions import Extensions
@@ -106,7 +106,7 @@ class _Line(asyncio.Protocol):
             self.trouble = (fault, reason)
         self._news.set()
         self._writable.set()
-        self._connection.transport.abort()
+        cut(self._connection.transport)
 
     async def wait(self) -> None:
         """Until there is a reply, or trouble instead."""
@@ -315,7 +315,7 @@ class Session:
     def abort(self) -> None:
         """End the connection at once."""
         self._usable = False
-        self._connection.transport.abort()
+        cut(self._connection.transport)
 
     async def close(self) -> None:
         """QUIT, politely and briefly. Never raises but CancelledError."""

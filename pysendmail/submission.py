@@ -19,13 +19,12 @@ from pysendmail.aliases import AliasError, Aliases, expand_recipients
 from pysendmail.argv import Invocation
 from pysendmail.config import Config
 from pysendmail.envelope import Envelope, Recipient
+from pysendmail.exits import EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.message import Intake, MessageError, complete, hops, received, recipients, rfc5322_date
 from pysendmail.queue import COMMIT_OCTETS, PART_OCTETS, Queue
 from pysendmail.records import Accepted, Destination, NewMessage
 from pysendmail.spool import FREE_FLOOR, free_octets
 
-EX_OK, EX_USAGE, EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE = 0, 64, 65, 66, 69
-EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 74, 75, 77, 78
 MAX_HOPS = 50  # Received fields: more of them is a loop
 
 

@@ -91,7 +91,11 @@ class Instance:
     # -- the daemon --
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -195,6 +199,19 @@ class Instance:
             **options,
         )
 
+    def named(self, command: Sequence[str], *, stdin: bytes = b"", uid: int | None = None) -> bytes:
+        """A command that must succeed, with the configuration named by the environment; its output."""
+        done = subprocess.run(
+            [*as_user(uid), str(BIN / command[0]), *command[1:]],
+            input=stdin,
+            capture_output=True,
+            env={**os.environ, "PYSENDMAIL_CONFIG": str(self.config)},
+            timeout=PATIENCE_S * 2,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.returncode} {done.stderr!r}"
+        return done.stdout
+
     def sendmail(
         self, *arguments: str, text: bytes = b"Subject: test\n\nhello\n", **options: Any
     ) -> subprocess.CompletedProcess[bytes]:
@@ -228,12 +245,12 @@ OTHERS = (66, 67, 68)  # uids that own nothing here
 
 
 def can_be(uid: int) -> bool:
-    """Whether we may run the installed commands as that user, with the same Python, all of which he may read."""
+    """Whether we may run the installed commands as that user, and he can read the same Python as we."""
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         return False
-    where = [str(BIN / "python"), "-c", "import os, pysendmail; print(os.__file__, pysendmail.__file__)"]
-    ours, his = (subprocess.run([*who, *where], capture_output=True, check=False) for who in ([], as_user(uid)))
-    return his.returncode == 0 and his.stdout == ours.stdout
+    look = [BIN / "python", "-c", "import os, pysendmail; print(os.__file__, pysendmail.__file__)"]
+    ours, his = (subprocess.run([*as_user(who), *look], capture_output=True, check=False) for who in (None, uid))
+    return (his.returncode, his.stdout) == (0, ours.stdout)
 
 
 def as_user(uid: int | None) -> list[str]:

@@ -80,7 +80,7 @@ def test_who_may_not_write_the_queue_is_told_which_socket_was_tried(open_path: P
     assert done.returncode == 75
     assert str(instance.socket).encode() in done.stderr and b"nothing was queued" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    for command in (("mailq",), ("pysendmail", "history"), ("pysendmail", "queue", "list"), ("sendmail", "-q")):
+    for command in (("mailq",), ("pysendmail", "history"), ("pysendmail", "queue", "list"), ("pysendmail", "flush")):
         done = instance.run(*command, uid=other)
         assert (command, done.returncode) == (command, 69)
         assert len(done.stderr.splitlines()) == 1

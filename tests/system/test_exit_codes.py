@@ -144,15 +144,8 @@ def test_v_and_odi_exit_0_once_the_mail_is_accepted(tmp_path: Path, option: str)
         PeerThread(Ordinary(rcpt={"no@example.org": "550 5.1.1 no such user"})) as peer,
         Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance,
     ):
-        done = subprocess.run(
-            [str(BIN / "sendmail"), option, "no@example.org"],
-            input=MAIL,
-            capture_output=True,
-            env={**os.environ, "PYSENDMAIL_CONFIG": str(instance.config)},
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
-        assert (b"no such user" in done.stdout) == (option == "-v")
+        said = instance.named(["sendmail", option, "no@example.org"], stdin=MAIL)
+        assert (b"no such user" in said) == (option == "-v")
         instance.wait_for("outcome", status="bounced")
 
 

@@ -146,11 +146,6 @@ ATTEMPT = {
 
 LATE = "2027-01-15T08:00:01Z"
 FULL = {"address": "bob@example.org", "outcome": "expired", "finished_at": LATE, "attempts": [ATTEMPT]}
-    "address": "bob@example.org",
-    "outcome": "expired",
-    "finished_at": "2027-01-15T08:00:01Z",
-    "attempts": [ATTEMPT],
-}
 
 
 def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, **changes: Any) -> str:
