@@ -245,7 +245,7 @@ class Delivery:
                 if self._stopping:  # `stop` has looked at the relays already
                     await self._give_back(claim)
                     continue
-                relay.claimed(claim)
+                relay.claimed(claim, self._loop.time())
                 self._connect(relay)
 
     def _picks(self) -> list[tuple[LaneState, Relay]]:
