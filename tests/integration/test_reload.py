@@ -28,10 +28,11 @@ def test_a_submission_across_a_reload(tmp_path: Path, before: bool) -> None:
     with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer, "old")] if before else []) as instance:
         client = subprocess.Popen([BIN / "sendmail", "-C", instance.config, "b@example.org"], stdin=subprocess.PIPE)
         assert client.stdin is not None
-        client.stdin.write(b"Subject: large\n\n" + b"x" * 70 + b"\n" + b"y\n" * 1_500_000)
+        client.stdin.write(b"Subject: large\n\n" + (b"x" * 700 + b"\n") * 4000)
         client.stdin.flush()
         deadline = time.monotonic() + PATIENCE_S
         while not receiving(instance):
+            time.sleep(0.02)
             assert time.monotonic() < deadline
         instance.configure(smarthosts=[smarthost(peer, "new")])
         instance.reload()

@@ -177,6 +177,7 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
                 "could not be delivered yet",
                 "bob@example.org: waiting, 1 attempt",
                 "2027-01-15T08:00:00Z main [192.0.2.1], in clear: deferred: 452 4.2.2 mailbox full",
+                "What would help: The recipient's mailbox is full",
                 "The next attempt is at 2027-01-15T08:00:30Z; pysendmail queue retry Q1 does it now.",
             ],
         ),
