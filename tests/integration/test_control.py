@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,29 @@ async def test_all_goes_on_when_one_has_left(desk: Desk) -> None:
     assert [entry["queue_id"] for entry in await desk.ask(ALICE, "hold", all=True)] == [first]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "sender = x'ff00'",
+        "accepted_at = 'never'",
+        "size = 'large'",
+        "message_id = CAST(x'e4' AS TEXT)",
+        "queue_id = x'01'",
+        "header = 'text'",
+    ],
+)
+async def test_damage_hides_nothing_in_a_listing(desk: Desk, damage: str) -> None:
+    """Promise 15: whatever stands in a row, the listings show all others, and it as well as can be."""
+    desk.store.accept()
+    good = desk.store.accept()
+    desk.store.sql(f"UPDATE message SET {damage} WHERE id = 1")
+    for verb in ("list", "history"):
+        entries = await desk.ask(ALL, verb)
+        assert len(entries) == 2 and good == entries[1]["queue_id"]
+        assert json.dumps(entries).isascii()
+    await desk.ask(ALL, "status")
+
+
 async def test_a_damaged_message_can_be_shown_and_removed(desk: Desk) -> None:
     """What was set aside is listed as held, can be looked at, and can be taken away."""
     queue_id = desk.store.accept()
@@ -267,7 +291,7 @@ async def test_history_keys(desk: Desk) -> None:
     (entry,) = await desk.ask(ALL, "history", queue_id)
     assert list(entry) == ["queue_id", "message_id", "sender", "uid", "accepted_at", "size", "recipients"]
     bob, dave = entry["recipients"]
-    assert list(bob) == ["address", "outcome", "finished_at", "attempts"]
+    assert list(bob) == ["address", "outcome", "finished_at", "removed_by", "attempts"]
     assert (bob["outcome"], bob["finished_at"]) == ("sent", "2027-01-15T08:03:20Z")
     assert [attempt["outcome"] for attempt in bob["attempts"]] == ["uncertain", "sent"]
     assert list(dave["attempts"][0].items()) == [
@@ -287,7 +311,9 @@ async def test_history_of_what_waits(desk: Desk) -> None:
     """A message that waits is in the history, with null for what has not happened."""
     desk.store.accept()
     (entry,) = await desk.ask(ALL, "history")
-    assert entry["recipients"] == [{"address": BOB, "outcome": None, "finished_at": None, "attempts": []}]
+    assert entry["recipients"] == [
+        {"address": BOB, "outcome": None, "finished_at": None, "removed_by": None, "attempts": []}
+    ]
 
 
 async def test_history_filters(desk: Desk) -> None:
