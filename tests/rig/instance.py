@@ -245,21 +245,12 @@ OTHERS = (66, 67, 68)  # uids that own nothing here
 
 
 def can_be(uid: int) -> bool:
-<<<<<<< HEAD
-    """Whether we may run the installed commands as that user, with the same Python, all of which he may read."""
-    if os.geteuid() != 0 or not shutil.which("setpriv"):
-        return False
-    where = [str(BIN / "python"), "-c", "import os, pysendmail; print(os.__file__, pysendmail.__file__)"]
-    ours, his = (subprocess.run([*who, *where], capture_output=True, check=False) for who in ([], as_user(uid)))
-    return his.returncode == 0 and his.stdout == ours.stdout
-=======
     """Whether we may run the installed commands as that user, and he can read the same Python as we."""
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         return False
     look = [BIN / "python", "-c", "import os, pysendmail; print(os.__file__, pysendmail.__file__)"]
     ours, his = (subprocess.run([*as_user(who), *look], capture_output=True, check=False) for who in (None, uid))
     return (his.returncode, his.stdout) == (0, ours.stdout)
->>>>>>> main
 
 
 def as_user(uid: int | None) -> list[str]:
