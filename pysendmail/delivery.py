@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -248,7 +247,7 @@ class Delivery:
                 if self._stopping:  # `stop` has looked at the relays already
                     await self._give_back(claim)
                     continue
-                relay.claimed(claim)
+                relay.claimed(claim, self._loop.time())
                 self._connect(relay)
 
     def _picks(self) -> list[tuple[LaneState, Relay]]:
@@ -564,9 +563,7 @@ class Delivery:
 
     async def _bug(self, claim: Claim, error: Exception) -> None:
         """An error of ours: logged once with its traceback; this message is tried again later, the daemon lives."""
-        self._events.emit(
-            "bug", queue_id=claim.queue_id, error=repr(error), traceback="".join(traceback.format_exception(error))
-        )
+        self._events.bug(error, queue_id=claim.queue_id)
         policy, now = self._policy, time.time()
         retry_at = now + schedule.interval(self._config.retry, max(c.attempts for c in claim.recipients) + 1)
         reason = f"an error in pysendmail itself: {type(error).__name__} (see the log)"
@@ -615,7 +612,7 @@ class Delivery:
         self._tasks.discard(task)
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._events.emit("bug", error=repr(error), traceback="".join(traceback.format_exception(error)))
+            self._events.bug(error)
 
 
 class Body:

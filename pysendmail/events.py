@@ -8,8 +8,10 @@ Each outcome of a recipient is one line with `status=`. `Events.follow` lets `se
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -154,6 +156,12 @@ class Events:
 
     def recovered(self, *, smarthost: str, after_s: float) -> None:
         self.emit("recovered", smarthost=smarthost, after_s=after_s)
+
+    def bug(self, error: BaseException, *, queue_id: str | None = None, uid: int | None = None) -> None:
+        """An error of ours, with the way to it: the innermost call first, so that a cap takes the outermost."""
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        way = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in frames)
+        self.emit("bug", queue_id=queue_id, uid=uid, error=repr(error), traceback=way)
 
     def flush(self, *, uid: int, scope: str) -> None:
         self.emit("flush", uid=uid, scope=scope)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pysendmail.queue import Queue
+from pysendmail.smtp.reply import printable
 from pysendmail.status import Obstacle
 from pysendmail.units import rfc3339, time_or_null
 
@@ -38,17 +39,17 @@ def waiting_entry(queue: Queue, row: sqlite3.Row, obstacle: ObstacleOn) -> Entry
     due = [_due_at(r, in_the_way[r["route"]]) for r in recipients if r["next_attempt_at"] is not None]
     return {
         "queue_name": _queue_name(row, recipients),
-        "queue_id": row["queue_id"],
-        "arrival_time": int(row["accepted_at"]),
-        "message_size": row["size"],
+        "queue_id": _text(row["queue_id"]),
+        "arrival_time": int(_number(row["accepted_at"])),
+        "message_size": int(_number(row["size"])),
         "forced_expire": bool(row["forced_expire"]),
-        "sender": row["sender"] or "MAILER-DAEMON",
+        "sender": _text(row["sender"]) or "MAILER-DAEMON",
         "recipients": [
-            {"address": r["address"], "delay_reason": r["reply"] or reasons.get(r["route"])} for r in recipients
+            {"address": _text(r["address"]), "delay_reason": r["reply"] or reasons.get(r["route"])} for r in recipients
         ],
         "uid": row["uid"],
         "attempts": max((r["attempts"] for r in recipients), default=0),
-        "next_attempt_at": None if row["held"] else time_or_null(min(due, default=None)),
+        "next_attempt_at": None if _held(row) else time_or_null(min(due, default=None)),
         "smarthost": (first["smarthost"] or next(iter(_route(first["route"])), None)) if first else None,
     }
 
@@ -56,15 +57,28 @@ def waiting_entry(queue: Queue, row: sqlite3.Row, obstacle: ObstacleOn) -> Entry
 def _due_at(recipient: sqlite3.Row, in_the_way: Obstacle | None) -> float:
     """When it is tried next: its own due time, or the smarthost's next probe if that is later."""
     until = in_the_way.until if in_the_way is not None else None
-    return max(float(recipient["next_attempt_at"]), until or 0.0)
+    return max(_number(recipient["next_attempt_at"]), until or 0.0)
 
 
 def _queue_name(row: sqlite3.Row, recipients: list[sqlite3.Row]) -> str:
-    if row["held"] or row["state"] == "damaged":
+    if _held(row):
         return "hold"
     if any(r["state"] == "attempting" for r in recipients):
         return "active"
     return "deferred" if any(r["reply"] for r in recipients) else "incoming"
+
+
+def _held(row: sqlite3.Row) -> bool:
+    return bool(row["held"]) or row["state"] == "damaged"
+
+
+def _text(value: object) -> str:
+    """What stands in a column, fit for JSON: a damaged row is shown as well as it can be, and hides no other."""
+    return value if isinstance(value, str) else printable(value if isinstance(value, bytes) else str(value))
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _route(text: str) -> tuple[str, ...]:
@@ -79,22 +93,27 @@ def history_page(queue: Queue, *, after: int, uid: int | None, since: float, to:
 
 def history_entry(queue: Queue, row: sqlite3.Row) -> Entry:
     return {
-        "queue_id": row["queue_id"],
-        "message_id": row["message_id"],
-        "sender": row["sender"],
+        "queue_id": _text(row["queue_id"]),
+        "message_id": _text(row["message_id"]),
+        "sender": _text(row["sender"]),
         "uid": row["uid"],
-        "accepted_at": rfc3339(row["accepted_at"]),
-        "size": row["size"],
+        "accepted_at": rfc3339(_number(row["accepted_at"])),
+        "size": int(_number(row["size"])),
         "recipients": [_history_recipient(queue, r) for r in queue.rows("page_recipients", message=row["id"])],
     }
 
 
+def removers(queue: Queue, row: sqlite3.Row) -> dict[str, int]:
+    """Who removed which recipients of a message: address -> uid."""
+    recipients = queue.rows("page_recipients", message=row["id"])
+    return {r["address"]: r["removed_by"] for r in recipients if r["state"] == "removed"}
+
+
 def _history_recipient(queue: Queue, row: sqlite3.Row) -> Entry:
     return {
-        "address": row["address"],
+        "address": _text(row["address"]),
         "outcome": row["state"] if row["state"] not in WAITING else None,
         "finished_at": time_or_null(row["finished_at"]),
-        "removed_by": row["removed_by"],
         "attempts": [
             {
                 "at": rfc3339(attempt["at"]),

@@ -310,13 +310,28 @@ class Queue:
         try:
             claim = self._load_claim(message, lane, now)
         except (ValueError, TypeError, KeyError):
-            self._run("set_damaged", message=message)
-            self._run("hold_damaged", message=message)
+            self._hold_damaged(message)
             return None
         for claimed in claim.recipients:
             self._run("mark_attempting", recipient=claimed.id, smarthost=smarthost)
             self._run("add_attempt", recipient=claimed.id, now=now, smarthost=smarthost)
         return claim
+
+    def _set_aside(self, row: sqlite3.Row) -> bool:
+        """Whether a message is damaged; then it is held, so that it keeps nobody else from expiring or starting."""
+        try:
+            for name in ("queue_id", "kind", "sender", "message_id", "envid", "ret"):
+                _text(row[name])
+            _octets(row["header"])
+            float(row["accepted_at"]), float(row["expires_at"]), int(row["size"])
+        except (ValueError, TypeError):
+            self._hold_damaged(row["id"])
+            return True
+        return False
+
+    def _hold_damaged(self, message: int) -> None:
+        self._run("set_damaged", message=message)
+        self._run("hold_damaged", message=message)
 
     def _load_claim(self, message: int, lane: LaneState, now: float) -> Claim:
         row = self._one("claim_message", message=message)
@@ -556,6 +571,8 @@ class Queue:
             if row["state"] not in ("queued", "held"):
                 continue
             message = self._one("message_state", message=row["message"])
+            if self._set_aside(message):
+                continue
             state = "discarded" if _null_user_mail(message) else "expired"
             self._run(
                 "settle_recipient",
@@ -593,6 +610,8 @@ class Queue:
         by_message: dict[int, list[Failed]] = {}
         for recipient in recipients:
             row = self._one("recipient_state", recipient=recipient)
+            if self._set_aside(self._one("message_state", message=row["message"])):
+                continue
             failed = self._waiting(row, "deferred", status, reason, smarthost)
             self._run("set_warned", recipient=recipient)
             by_message.setdefault(row["message"], []).append(failed)
@@ -697,6 +716,8 @@ class Queue:
                 status="4.4.2",
             )
             self._touch_recipient(row["id"])
+            if self._set_aside(self._one("message_state", message=row["message"])):
+                continue
             self._requeue(row["id"], uncertain, held=row["held"], attempts=row["attempts"] + 1, retry_at=now)
             failed = self._waiting(self._one("recipient_state", recipient=row["id"]), "deferred", "4.4.2", reply, "")
             message = self._one("message_state", message=row["message"])

@@ -452,6 +452,21 @@ async def test_a_busy_greeting_to_the_second_connection(tmp_path: Path) -> None:
         await task
 
 
+async def test_rate(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    """[[smarthost]] rate: so many messages in its time and no more; the loop sleeps until the next one may go."""
+    async with Peer() as peer, engine(tmp_path, smarthost(peer, rate=(2, 60.0))) as one:
+        for _ in range(5):
+            await one.accept()
+        for sent in (2, 4, 5):
+            await one.events.wait_for("outcome", sent, status="sent")
+            await one.rows("SELECT 1")
+            assert len(peer.messages) == sent
+            patience = one.delivery._patience()
+            assert sent == 5 or 50 < (patience or 0) <= 60
+            clock(61)
+            one.delivery._wake.set()
+
+
 # -- bodies --
 
 
