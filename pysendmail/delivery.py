@@ -126,7 +126,7 @@ class Delivery:
             self._lanes.promote(time.time())
             if self._reserve.given_up:
                 await self._refill()
-            if not self._reserve.given_up and self._loop.time() >= self._full_until:
+            if self._reserve.room and self._loop.time() >= self._full_until:
                 await self._claim()
             if self._wake.is_set():
                 continue
@@ -137,7 +137,7 @@ class Delivery:
                     await self._wake.wait()
 
     def _claimable(self) -> bool:
-        if self._reserve.given_up or self._loop.time() < self._full_until or self.broken:
+        if not self._reserve.room or self._loop.time() < self._full_until or self.broken:
             return False
         self._lanes.promote(time.time())
         return any(self._relay_for(route) is not None for route in self._lanes.due_routes())
@@ -168,6 +168,8 @@ class Delivery:
         waits: list[float] = []
         if self._reserve.given_up:
             waits.append(FULL_S)
+        if not self._reserve.room:
+            pass  # due or not, nothing is claimed
         elif clock < self._full_until:
             waits.append(self._full_until - clock)
         else:
@@ -331,7 +333,12 @@ class Delivery:
             tls=session.tls,
             recipients=len(claim.recipients),
         )
-        results = await self._send(session, claim)
+        try:
+            results = await self._send(session, claim)
+        except asyncio.CancelledError:
+            if not session.in_doubt:
+                await self._give_back(claim)  # else the next start finds it, and calls it uncertain
+            raise
         if session.stale:
             # The connection had died while it was idle: no attempt of this message's.
             await session.close()

@@ -103,12 +103,17 @@ def history_entry(queue: Queue, row: sqlite3.Row) -> Entry:
     }
 
 
+def removers(queue: Queue, row: sqlite3.Row) -> dict[str, int]:
+    """Who removed which recipients of a message: address -> uid."""
+    recipients = queue.rows("page_recipients", message=row["id"])
+    return {r["address"]: r["removed_by"] for r in recipients if r["state"] == "removed"}
+
+
 def _history_recipient(queue: Queue, row: sqlite3.Row) -> Entry:
     return {
         "address": _text(row["address"]),
         "outcome": row["state"] if row["state"] not in WAITING else None,
         "finished_at": time_or_null(row["finished_at"]),
-        "removed_by": row["removed_by"],
         "attempts": [
             {
                 "at": rfc3339(attempt["at"]),

@@ -172,7 +172,7 @@ def test_promise_11_a_full_disk_refuses_remembers_and_recovers(tmp_path: Path, s
         accepted.append(await client.hear_message())
         fill(small_disk)
         await client.say("250 2.0.0 taken")
-        await client.stall()
+        client.close()
 
     queue = {"directory": str(small_disk / "queue"), "reserve": "4MiB"}
     with PeerThread(fills) as peer, Instance(tmp_path, smarthosts=[smarthost(peer)], queue=queue) as instance:
@@ -190,6 +190,15 @@ def test_promise_11_a_full_disk_refuses_remembers_and_recovers(tmp_path: Path, s
         instance.start()
         assert [e["recipients"][0]["outcome"] for e in instance.history()] == ["sent", "sent"]
         assert len(accepted) == 1 and len(peer.messages) == 1
+
+
+def test_promise_11_a_disk_too_small_for_the_reserve_still_carries_mail(tmp_path: Path, small_disk: Path) -> None:
+    """The ballast does not fit: status says so (1), and mail is taken and delivered all the same."""
+    queue = {"directory": str(small_disk / "queue"), "reserve": "20MiB"}
+    with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer)], queue=queue) as instance:
+        instance.submit("bob@example.org")
+        instance.wait_for("outcome", status="sent")
+        assert "reserve" in instance.pysendmail("status", code=1)
 
 
 def test_promise_12_a_clock_jump_expires_and_stops_nothing(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
         **changes,
     }
     relays = [relay()] if relays is None else relays
-    answer = explain.message(history, waiting, relays={r.name: r for r in relays}, config=CONFIG, now=NOW)
+    answer = explain.message(history, waiting, removers={}, relays={r.name: r for r in relays}, config=CONFIG, now=NOW)
     return "\n".join(answer["words"])
 
 
@@ -202,5 +202,5 @@ def test_explain_without_a_smarthost() -> None:
     """Where nothing is configured, that is the reason, and the file to mend is named."""
     history = {"queue_id": "Q1", "recipients": []}
     waiting = {"queue_id": "Q1", "queue_name": "incoming", "recipients": [{}], "next_attempt_at": None}
-    answer = explain.message(history, waiting, relays={}, config=config(Path("/q")), now=NOW)
+    answer = explain.message(history, waiting, removers={}, relays={}, config=config(Path("/q")), now=NOW)
     assert "add [[smarthost]] to /q/pysendmail.toml" in answer["words"][-1]
