@@ -104,6 +104,7 @@ class Daemon:
         self._events.emit("stopping", pid=os.getpid())
         deadline = loop.time() + STOP_S
         await server.stop(min(STOP_S, 5.0))
+        self._writer.hurry()
         await delivery.stop(deadline - loop.time())
         await asyncio.wait((work,), timeout=1)
         await self._reader.stop()

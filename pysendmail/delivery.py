@@ -202,7 +202,7 @@ class Delivery:
             return
         self._wall_offset = offset
         self._events.emit("clock", jump_s=round(jump, 1))
-        with suppress(StoreBroken):
+        with suppress(StoreBroken, StoreFull):
             await self._writer.run(lambda queue: queue.clock_jumped(jump), must=True)
 
     # -- claims --
@@ -272,7 +272,7 @@ class Delivery:
 
     async def _give_back(self, claim: Claim) -> None:
         policy, now = self._policy, time.time()
-        with suppress(StoreBroken):
+        with suppress(StoreBroken, StoreFull):
             ended = await self._writer.run(lambda queue: queue.give_back(claim, policy, now), must=True)
             self._log(ended)
 
@@ -446,7 +446,7 @@ class Delivery:
 
         try:
             ended = await self._writer.run(step, must=True)
-        except StoreBroken:
+        except (StoreBroken, StoreFull):
             raise
         except Exception as error:
             await self._bug(claim, error)
@@ -567,7 +567,7 @@ class Delivery:
         policy, now = self._policy, time.time()
         retry_at = now + schedule.interval(self._config.retry, max(c.attempts for c in claim.recipients) + 1)
         reason = f"an error in pysendmail itself: {type(error).__name__} (see the log)"
-        with suppress(StoreBroken):
+        with suppress(StoreBroken, StoreFull):
             ended = await self._writer.run(lambda queue: queue.defer(claim, reason, retry_at, policy, now), must=True)
             self._log(ended)
 
