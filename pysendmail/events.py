@@ -8,9 +8,11 @@ Each outcome of a recipient is one line with `status=`. `Events.follow` lets `se
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from pysendmail.records import Ended
@@ -38,10 +40,11 @@ def _quoted(value: Value) -> str:
 
 
 class Events:
-    """Where events go. Writing never fails: a full pipe or a closed stderr costs the line, not the mail."""
+    """Where events go. Writing never fails or waits: a full pipe or a closed stderr costs the line, not the mail."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = stream if stream is not None else sys.stderr  # None where there is none at all
+        self._cut = False  # the last line that was written has no end
         self._followers: dict[str, list[asyncio.Queue[tuple[str, dict[str, Value]]]]] = {}
 
     @contextmanager
@@ -59,14 +62,30 @@ class Events:
 
     def emit(self, event: str, **fields: Value) -> None:
         """Write one event. Use the named functions below where there is one."""
-        try:
-            self._stream.write(line(event, fields) + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            pass  # nobody reads the log; the mail goes on
+        if self._stream is not None:
+            with suppress(OSError, ValueError):  # nobody reads the log; the mail goes on
+                self._write(self._stream, line(event, fields) + "\n")
         if self._followers:
             for follower in self._followers.get(str(fields.get("queue_id")), ()):
                 follower.put_nowait((event, fields))
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        try:
+            fd = stream.fileno()
+        except (OSError, ValueError):
+            stream.write(text)
+            return
+        # A pipe whose reader sleeps would hold up the event loop, and all mail with it. What poll says is writable
+        # takes PIPE_BUF octets without waiting. O_NONBLOCK would be set for all who share this stderr.
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        octets = ("\n" * self._cut + text).encode("utf-8", "backslashreplace")
+        for start in range(0, len(octets), select.PIPE_BUF):
+            if not poll.poll(0):
+                self._cut = self._cut or start > 0
+                return
+            os.write(fd, octets[start : start + select.PIPE_BUF])
+        self._cut = False
 
     def accepted(
         self,
