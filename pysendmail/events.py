@@ -42,10 +42,10 @@ def _quoted(value: Value) -> str:
 
 
 class Events:
-    """Where events go. Writing never fails: a full pipe or a closed stderr costs the line, not the mail."""
+    """Where events go. Writing never fails or waits: a full pipe or a closed stderr costs the line, not the mail."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = stream if stream is not None else sys.stderr  # None where there is none at all
         self._followers: dict[str, list[asyncio.Queue[tuple[str, dict[str, Value]]]]] = {}
         self._lost = 0  # lines that nobody took
 
@@ -70,26 +70,26 @@ class Events:
                 follower.put_nowait((event, fields))
 
     def _write(self, text: str) -> None:
+        if self._stream is None:
+            return
         try:
-            if not self._ready():
+            try:
+                fd = self._stream.fileno()
+            except OSError:  # not a file: in memory
+                self._stream.write(text + "\n")
+                return
+            # A pipe whose reader sleeps must not stop the mail. What poll says is ready takes PIPE_BUF octets without
+            # waiting; O_NONBLOCK would be set for everybody who shares this stderr.
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            if not poll.poll(0):
                 self._lost += 1
                 return
             if self._lost:
                 text, self._lost = f"{line('lost', {'lines': self._lost})}\n{text}", 0
-            self._stream.write(text[:MAX_LINE] + "\n")
-            self._stream.flush()
+            os.write(fd, text.encode("utf-8", "backslashreplace")[:MAX_LINE] + b"\n")
         except (OSError, ValueError):
             pass  # nobody reads the log; the mail goes on
-
-    def _ready(self) -> bool:
-        """Whether a line can be written without waiting: a pipe whose reader sleeps must not stop the mail."""
-        try:
-            fd = self._stream.fileno()
-        except OSError:
-            return True  # not a file: in memory
-        poll = select.poll()
-        poll.register(fd, select.POLLOUT)
-        return bool(poll.poll(0))
 
     def accepted(
         self,

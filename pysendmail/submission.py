@@ -303,8 +303,9 @@ class Submission:
         )
 
     def _orcpt(self, final: str, original: str) -> str:
-        """What the sender called the recipient, where a DSN should know it (RFC 3461 §5.2.3)."""
-        return f"rfc822;{original}" if original != final and "@" in original else ""
+        """What the sender called the recipient, where a DSN should know it (RFC 3461 §5.2.3; RFC 6533 §3)."""
+        kind = "rfc822" if original.isascii() else "utf-8"
+        return f"{kind};{original}" if original != final and "@" in original else ""
 
     def _check_hops(self) -> None:
         limit = min(self._invocation.max_hops or MAX_HOPS, MAX_HOPS)

@@ -12,8 +12,10 @@ import pytest
 from pysendmail import argv, spool
 from pysendmail.aliases import Aliases
 from pysendmail.config import Access, Config, Route, Smarthost
+from pysendmail.envelope import Recipient
 from pysendmail.queue import COMMIT_OCTETS, PART_OCTETS
 from pysendmail.records import Accepted
+from pysendmail.smtp import wire
 from pysendmail.submission import Caller, Refused, Submission
 from rig.store import NOW, Store, config
 
@@ -172,6 +174,16 @@ def test_aliases_and_routes(store: Store) -> None:
         ("d@example.org", "team", "main"),
         ("w@work.example", "team", "work"),
     ]
+    assert accepted.queue_id
+
+
+@pytest.mark.parametrize("given", ["root@localhost", "jürgen@localhost"])
+def test_orcpt_can_always_be_written(store: Store, given: str) -> None:
+    """What was given before the aliases is told to a server with DSN in a form that fits it, ASCII or not."""
+    accepted = submit(store, given, aliases="root: b@example.org\njürgen: b@example.org\n")
+    orcpt = store.one("SELECT orcpt FROM recipient")
+    assert orcpt == f"{'rfc822' if given.isascii() else 'utf-8'};{given}"
+    assert wire.rcpt(Recipient(address="b@example.org", orcpt=orcpt), dsn=True).isascii()
     assert accepted.queue_id
 
 

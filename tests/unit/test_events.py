@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
+import sys
 
 import pytest
 from hypothesis import given
@@ -76,6 +78,26 @@ def test_a_closed_stderr_costs_the_line() -> None:
             raise BrokenPipeError
 
     Events(Full()).emit("accepted", queue_id="Q")
+
+
+def test_a_pipe_that_nobody_reads_costs_the_line() -> None:
+    """A full pipe holds nobody up; once it is read again, what comes stands on lines of its own."""
+    read, write = os.pipe()
+    with open(read, "rb", buffering=0) as log, open(write, "w", encoding="utf-8") as stream:
+        events = Events(stream)
+        for number in range(200):
+            events.emit("x", number=number, first="y" * 900, second="z" * 900, third="é" * 900, fourth="é" * 900)
+        log.read(1 << 20)
+        events.emit("again")
+        lines = log.read(1 << 20).splitlines()
+        assert lines[-1] == b"event=again"
+        assert lines[0].startswith(b"event=lost lines=")
+
+
+def test_no_stderr_costs_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started with stderr closed, Python has none."""
+    monkeypatch.setattr(sys, "stderr", None)
+    Events().emit("accepted", queue_id="Q")
 
 
 async def test_follow() -> None:
