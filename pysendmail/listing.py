@@ -6,6 +6,7 @@ Postfix's epoch number. Each function reads one page or one message: nobody hold
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +19,26 @@ PAGE = 200
 WAITING = frozenset({"queued", "held", "attempting"})
 
 Entry = dict[str, Any]
+Row = dict[str, Any]
 Page = tuple[list[Entry], int | None]  # and where the next begins; None: that was the last
 ObstacleOn = Callable[[tuple[str, ...]], Obstacle | None]
+
+
+_NUMBERS = frozenset({"size", "accepted_at", "expires_at", "held", "forced_expire", "uid", "attempts", "at"})
+_NUMBERS_OR_NULL = frozenset({"next_attempt_at", "finished_at", "removed_by", "code", "duration_s"})
+
+
+def _sound_row(row: Row | sqlite3.Row) -> Row:
+    """A row that is fit to be listed: a damaged one must hide no other."""
+    return {key: _sound(key, row[key]) for key in row.keys()}  # noqa: SIM118 - sqlite3.Row has no other way
+
+
+def _sound(key: str, value: Any) -> Any:
+    if key in _NUMBERS or key in _NUMBERS_OR_NULL:
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            return value
+        return 0 if key in _NUMBERS else None
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 def waiting_page(queue: Queue, *, after: int, uid: int | None, obstacle: ObstacleOn) -> Page:
@@ -29,9 +48,10 @@ def waiting_page(queue: Queue, *, after: int, uid: int | None, obstacle: Obstacl
     return entries, (rows[-1]["id"] if len(rows) == PAGE else None)
 
 
-def waiting_entry(queue: Queue, row: sqlite3.Row, obstacle: ObstacleOn) -> Entry:
+def waiting_entry(queue: Queue, row: Row | sqlite3.Row, obstacle: ObstacleOn) -> Entry:
     """One waiting message; its recipients are those that still wait."""
-    recipients = [r for r in queue.rows("page_recipients", message=row["id"]) if r["state"] in WAITING]
+    row = _sound_row(row)
+    recipients = [_sound_row(r) for r in queue.rows("page_recipients", message=row["id"]) if r["state"] in WAITING]
     first = recipients[0] if recipients else None
     in_the_way = {r["route"]: obstacle(_route(r["route"])) for r in recipients}
     reasons = {route: one.reason for route, one in in_the_way.items() if one is not None}
@@ -53,13 +73,13 @@ def waiting_entry(queue: Queue, row: sqlite3.Row, obstacle: ObstacleOn) -> Entry
     }
 
 
-def _due_at(recipient: sqlite3.Row, in_the_way: Obstacle | None) -> float:
+def _due_at(recipient: Row, in_the_way: Obstacle | None) -> float:
     """When it is tried next: its own due time, or the smarthost's next probe if that is later."""
     until = in_the_way.until if in_the_way is not None else None
     return max(float(recipient["next_attempt_at"]), until or 0.0)
 
 
-def _queue_name(row: sqlite3.Row, recipients: list[sqlite3.Row]) -> str:
+def _queue_name(row: Row, recipients: list[Row]) -> str:
     if row["held"] or row["state"] == "damaged":
         return "hold"
     if any(r["state"] == "attempting" for r in recipients):
@@ -77,7 +97,8 @@ def history_page(queue: Queue, *, after: int, uid: int | None, since: float, to:
     return [history_entry(queue, row) for row in rows], (rows[-1]["id"] if len(rows) == PAGE else None)
 
 
-def history_entry(queue: Queue, row: sqlite3.Row) -> Entry:
+def history_entry(queue: Queue, row: Row | sqlite3.Row) -> Entry:
+    row = _sound_row(row)
     return {
         "queue_id": row["queue_id"],
         "message_id": row["message_id"],
@@ -85,11 +106,13 @@ def history_entry(queue: Queue, row: sqlite3.Row) -> Entry:
         "uid": row["uid"],
         "accepted_at": rfc3339(row["accepted_at"]),
         "size": row["size"],
-        "recipients": [_history_recipient(queue, r) for r in queue.rows("page_recipients", message=row["id"])],
+        "recipients": [
+            _history_recipient(queue, _sound_row(r)) for r in queue.rows("page_recipients", message=row["id"])
+        ],
     }
 
 
-def _history_recipient(queue: Queue, row: sqlite3.Row) -> Entry:
+def _history_recipient(queue: Queue, row: Row) -> Entry:
     return {
         "address": row["address"],
         "outcome": row["state"] if row["state"] not in WAITING else None,
@@ -107,7 +130,7 @@ def _history_recipient(queue: Queue, row: sqlite3.Row) -> Entry:
                 "outcome": attempt["outcome"],
                 "duration_s": attempt["duration_s"],
             }
-            for attempt in queue.rows("page_attempts", recipient=row["id"])
+            for attempt in map(_sound_row, queue.rows("page_attempts", recipient=row["id"]))
         ],
     }
 
@@ -130,6 +153,6 @@ def bounces_page(queue: Queue, *, after: int, uid: int | None, since: float, to:
             "reported_to": row["reported_to"],
             "silence": row["silence"],
         }
-        for row in rows
+        for row in map(_sound_row, rows)
     ]
     return entries, (rows[-1]["id"] if len(rows) == PAGE else None)
