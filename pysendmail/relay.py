@@ -98,9 +98,11 @@ class Relay:
         if self.trouble is None:
             self.since = now
             self.failures = 0
+        self.failed_at = now
+        if self.trouble is not None and clock < self.next_try:
+            return  # one of many connections that failed together: one failure, not the longest rest at once
         self.trouble = trouble
         self.failures += 1
-        self.failed_at = now
         self.tls_held = tls_held
         wait = schedule.rest(retry, self.failures)
         self.next_try = clock + wait

@@ -70,15 +70,24 @@ def test_trouble_rest_probe() -> None:
 def test_rests_end_at_five_minutes() -> None:
     """However long it is down, it is probed every five minutes; up again, it starts from the beginning."""
     one = relay()
-    waits = []
+    waits, clock = [], 0.0
     for _ in range(6):
-        one.fail(REFUSED, RETRY, clock=0, now=0)
-        waits.append(one.wait(0))
+        one.fail(REFUSED, RETRY, clock=clock, now=0)
+        waits.append(wait := one.wait(clock) or 0.0)
+        clock += wait
     assert waits == [30, 60, 120, 240, 300, 300]
     one.recover()
     assert (one.trouble, one.next_try_at, one.wait(0), one.room(0)) == (None, None, None, 4)
     one.fail(REFUSED, RETRY, clock=0, now=7)
     assert (one.since, one.wait(0)) == (7, 30)
+
+
+def test_connections_that_fail_together_are_one_failure() -> None:
+    """Twenty connections lose the smarthost at once: it rests as after one failure, not for five minutes."""
+    one = relay()
+    for number in range(20):
+        one.fail(REFUSED, RETRY, clock=number / 10, now=5000 + number / 10)
+    assert (one.failures, one.wait(2), one.failed_at, one.next_try_at) == (1, 28, 5001.9, 5030)
 
 
 def test_flush_ends_the_rest() -> None:
