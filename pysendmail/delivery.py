@@ -32,6 +32,7 @@ from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
+STUCK_S = 5.0  # a message that takes longer no longer counts as a connection in use
 IDLE_S = 5.0  # a connection with nothing to do is kept so long
 FULL_S = 5.0  # how often a full disk is looked at again
 SWEEP = 100  # recipients expired or warned in one commit
@@ -257,8 +258,9 @@ class Delivery:
             if relay is None:
                 continue
             room = relay.room(self._loop.time()) - taken.get(relay.name, 0)
+            held_up = relay.held_up()
             for _ in range(room):
-                lane = self._lanes.next(route)
+                lane = self._lanes.next(route, without=held_up)
                 if lane is None:
                     break
                 picks.append((lane, relay))
@@ -279,7 +281,7 @@ class Delivery:
 
     def _connect(self, relay: Relay) -> None:
         """See that a connection works on the relay's claims."""
-        if relay.connections >= (1 if relay.trouble else relay.limit):
+        if relay.connections >= (1 if relay.trouble else relay.bearable):
             return
         relay.connections += 1
         self._start(self._work(relay))
@@ -288,7 +290,7 @@ class Delivery:
         """One connection: the relay's claims one after the other, for as long as there are any."""
         session = self._take_idle(relay)
         try:
-            while relay.claims and relay.connections <= max(relay.limit, 1):
+            while relay.claims and relay.connections <= max(relay.bearable, 1):
                 claim = relay.claims.popleft()
                 relay.in_flight += 1
                 try:
@@ -309,6 +311,13 @@ class Delivery:
             if relay.claims and not self._stopping:
                 self._connect(relay)
             self._wake.set()
+
+    def _stuck(self, relay: Relay, claim: Claim) -> None:
+        """This one takes long: others need not wait for it."""
+        relay.stuck.append(claim)
+        if relay.claims:
+            self._connect(relay)
+        self._wake.set()
 
     async def _attempt(self, relay: Relay, claim: Claim, session: Session | None) -> Session | None:
         """One claim on this connection, or a new one; returns the connection if it is still of use."""
@@ -332,7 +341,13 @@ class Delivery:
             tls=session.tls,
             recipients=len(claim.recipients),
         )
-        results = await self._send(session, claim)
+        stuck = self._loop.call_later(STUCK_S, self._stuck, relay, claim)
+        try:
+            results = await self._send(session, claim)
+        finally:
+            stuck.cancel()
+            if claim in relay.stuck:
+                relay.stuck.remove(claim)
         if session.stale:
             # The connection had died while it was idle: no attempt of this message's.
             await session.close()

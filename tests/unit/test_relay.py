@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from pysendmail.config import Retry, Smarthost
+from pysendmail.envelope import Recipient
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.relay import FIRST_CONNECTIONS, GOOD_ANSWERS_TO_GROW, Relay
 
@@ -49,6 +51,36 @@ def test_it_grows_while_answers_are_good() -> None:
         one.slow_down()
         limits.append(one.limit)
     assert limits == [2, 1, 1, 1]
+
+
+def claim_to(address: str) -> Any:
+    return SimpleNamespace(recipients=[SimpleNamespace(recipient=Recipient(address=address))])
+
+
+def test_a_stuck_message_is_beside_the_limit() -> None:
+    """What takes long leaves the others their connections, up to the ceiling, unless the smarthost wants fewer."""
+    one = relay(connections=5)
+    one.stuck = [claim_to("a@slow.example"), claim_to("b@slow.example")]
+    one.in_flight = 2
+    assert (one.bearable, one.room(0)) == (4, 6)
+    one.stuck *= 4
+    assert one.bearable == 5
+    one.slow_down()
+    assert one.bearable == 1
+    for _ in range(GOOD_ANSWERS_TO_GROW):
+        one.answered()
+    assert one.bearable == 5
+
+
+def test_a_slow_destination_takes_half_of_the_connections() -> None:
+    """A destination with stuck mail has no more turns once half of the connections, or the claims for them, are its."""
+    one = relay(connections=8)
+    one.claims.extend(claim_to(f"{n}@slow.example") for n in range(3))
+    assert one.held_up() == set()
+    one.stuck = [claim_to("a@Slow.example"), claim_to("b@other.example")]
+    assert one.held_up() == {"slow.example"}
+    one.claims.pop()
+    assert one.held_up() == set()
 
 
 def test_trouble_rest_probe() -> None:
