@@ -323,9 +323,27 @@ def test_no_reserve(tmp_path: Path) -> None:
     assert not reserve.given_up
 
 
-def test_reserve_needs_room(small_disk: Path) -> None:
-    """The ballast is not filled where that would leave submissions no room."""
+def test_reserve_on_a_small_disk(small_disk: Path) -> None:
+    """Where the whole ballast would leave submissions no room it is smaller, and mail flows all the same."""
     reserve = Reserve(small_disk, 3 * MIB)
     assert free_octets(small_disk) < 2 * 3 * MIB + FREE_FLOOR
     reserve.fill()
+    size = reserve.path.stat().st_size
+    assert not reserve.given_up and 64 * KIB <= size < 3 * MIB
+    assert free_octets(small_disk) >= FREE_FLOOR
+    reserve.fill()
+    assert reserve.path.stat().st_size == size
+
+
+def test_reserve_needs_room(small_disk: Path) -> None:
+    """What the ballast itself gave up is no sign of room: it comes back only when somebody else made some."""
+    reserve = Reserve(small_disk, 3 * MIB)
+    reserve.fill()
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(free_octets(small_disk)))
+    reserve.give_up()
+    reserve.fill()
     assert reserve.given_up and not reserve.path.exists()
+    filler.unlink()
+    reserve.fill()
+    assert not reserve.given_up and reserve.path.stat().st_size >= 64 * KIB
