@@ -139,6 +139,17 @@ async def test_the_caller_is_told_after_the_commit(tmp_path: Path) -> None:
         assert len(one.lanes) == 1
 
 
+async def test_an_error_of_the_owner_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """Whoever waits for a commit is told of it, even where the owner cannot bear to hear of the lanes."""
+    errors: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
+    async with desk(tmp_path) as one:
+        one.writer._on_commit = lambda lanes, reports: 1 / 0
+        async with asyncio.timeout(10):
+            await one.run(accept())
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+
+
 async def test_a_cancelled_caller_cancels_nothing(tmp_path: Path) -> None:
     """A step goes through though its caller was cancelled, and so do those that share its commit."""
     async with desk(tmp_path) as one:
@@ -266,6 +277,10 @@ async def test_a_must_step_waits_for_room(small_disk: Path) -> None:
             )
         with pytest.raises(StoreFull):
             await refused
+        assert not must.done()
+        async with asyncio.timeout(10):
+            with pytest.raises(StoreFull):  # nor does who comes later wait
+                await one.run(accept())
         assert not must.done()
         other.unlink()
         async with asyncio.timeout(10):
