@@ -35,6 +35,7 @@ PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
 STUCK_S = 5.0  # a message that takes longer no longer counts as a connection in use
 IDLE_S = 5.0  # a connection with nothing to do is kept so long
 FULL_S = 5.0  # how often a full disk is looked at again
+BUG_S = 5.0  # after an error of ours outside of any attempt
 SWEEP = 100  # recipients expired or warned in one commit
 CLOCK_JUMP_S = 5.0  # the wall clock may drift against the monotonic one; a jump is more than this
 
@@ -124,12 +125,14 @@ class Delivery:
         """Deliver until `stop`; with `once`, until nothing is left that could be tried now."""
         while not self._stopping:
             self._wake.clear()
-            await self._follow_clock()
-            self._lanes.promote(time.time())
-            if self._reserve.given_up:
-                await self._refill()
-            if not self._reserve.given_up and self._loop.time() >= self._full_until:
-                await self._claim()
+            try:
+                await self._look()
+            except Exception as error:  # ours: the daemon lives, and looks again a little later
+                self._events.emit("bug", error=repr(error), traceback="".join(traceback.format_exception(error)))
+                if once:
+                    raise
+                await asyncio.sleep(BUG_S)
+                continue
             if self._wake.is_set():
                 continue
             if once and not self._tasks and not self._claimable():
@@ -137,6 +140,15 @@ class Delivery:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._patience()):
                     await self._wake.wait()
+
+    async def _look(self) -> None:
+        """What is due is claimed, if the smarthosts and the disk allow."""
+        await self._follow_clock()
+        self._lanes.promote(time.time())
+        if self._reserve.given_up:
+            await self._refill()
+        if not self._reserve.given_up and self._loop.time() >= self._full_until:
+            await self._claim()
 
     def _claimable(self) -> bool:
         if self._reserve.given_up or self._loop.time() < self._full_until or self.broken:

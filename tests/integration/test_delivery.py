@@ -583,6 +583,18 @@ async def test_a_bug_costs_one_attempt(tmp_path: Path) -> None:
         one.events.all = [entry for entry in one.events.all if entry[0] != "bug"]
 
 
+async def test_a_bug_outside_of_any_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the loop itself is logged, and mail flows again as soon as it is over."""
+    monkeypatch.setattr(delivery_module, "BUG_S", 0.01)
+    async with Peer() as peer, engine(tmp_path, smarthost(peer)) as one:
+        picks, one.delivery._picks = one.delivery._picks, lambda: 1 / 0  # type: ignore[method-assign, assignment]
+        await one.accept("bob@example.org")
+        await one.events.wait_for("bug", count=2)
+        one.delivery._picks = picks  # type: ignore[method-assign]
+        await one.events.wait_for("outcome", status="sent")
+        one.events.all[:] = [event for event in one.events.all if event[0] != "bug"]
+
+
 async def test_a_bug_without_a_connection(tmp_path: Path) -> None:
     """So does one in settling an attempt that got no connection; it left the message attempting until a restart."""
     async with Peer() as gone:
