@@ -155,10 +155,10 @@ class Control:
                 held=row[2],
                 in_flight=row[3],
                 failed=row[4],
-                oldest_at=row[5],
+                oldest_at=row[5] if isinstance(row[5], float) else None,
                 damaged=row[6] if right.all else 0,
                 lost_reports=queue.rows("lost_reports", since=now - LOST_REPORTS_S)[0][0] if right.all else 0,
-                waiting_routes=tuple(tuple(route.split("\n")) if route else () for route in routes),
+                waiting_routes=tuple(tuple(str(route).split("\n")) if route else () for route in routes),
             )
 
         counts = await self._store.look(look)

@@ -110,7 +110,8 @@ class Daemon:
         await self._reader.stop()
         await self._writer.stop()
         self._events.emit("stop", pid=os.getpid())
-        return EX_TEMPFAIL if self._store_error else EX_OK
+        failed = work.done() and not work.cancelled() and work.exception() is not None
+        return EX_TEMPFAIL if self._store_error or failed else EX_OK
 
     # -- parts --
 

@@ -31,8 +31,10 @@ from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
+STUCK_S = 5.0  # a message that takes longer no longer counts as a connection in use
 IDLE_S = 5.0  # a connection with nothing to do is kept so long
 FULL_S = 5.0  # how often a full disk is looked at again
+BUG_S = 5.0  # after an error of ours outside of any attempt
 SWEEP = 100  # recipients expired or warned in one commit
 CLOCK_JUMP_S = 5.0  # the wall clock may drift against the monotonic one; a jump is more than this
 
@@ -122,12 +124,14 @@ class Delivery:
         """Deliver until `stop`; with `once`, until nothing is left that could be tried now."""
         while not self._stopping:
             self._wake.clear()
-            await self._follow_clock()
-            self._lanes.promote(time.time())
-            if self._reserve.given_up:
-                await self._refill()
-            if self._reserve.room and self._loop.time() >= self._full_until:
-                await self._claim()
+            try:
+                await self._look()
+            except Exception as error:  # ours: the daemon lives, and looks again a little later
+                self._events.bug(error)
+                if once:
+                    raise
+                await asyncio.sleep(BUG_S)
+                continue
             if self._wake.is_set():
                 continue
             if once and not self._tasks and not self._claimable():
@@ -135,6 +139,15 @@ class Delivery:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._patience()):
                     await self._wake.wait()
+
+    async def _look(self) -> None:
+        """What is due is claimed, if the smarthosts and the disk allow."""
+        await self._follow_clock()
+        self._lanes.promote(time.time())
+        if self._reserve.given_up:
+            await self._refill()
+        if self._reserve.room and self._loop.time() >= self._full_until:
+            await self._claim()
 
     def _claimable(self) -> bool:
         if not self._reserve.room or self._loop.time() < self._full_until or self.broken:
@@ -258,8 +271,9 @@ class Delivery:
             if relay is None:
                 continue
             room = relay.room(self._loop.time()) - taken.get(relay.name, 0)
+            held_up = relay.held_up()
             for _ in range(room):
-                lane = self._lanes.next(route)
+                lane = self._lanes.next(route, without=held_up)
                 if lane is None:
                     break
                 picks.append((lane, relay))
@@ -280,7 +294,7 @@ class Delivery:
 
     def _connect(self, relay: Relay) -> None:
         """See that a connection works on the relay's claims."""
-        if relay.connections >= (1 if relay.trouble else relay.limit):
+        if relay.connections >= (1 if relay.trouble else relay.bearable):
             return
         relay.connections += 1
         self._start(self._work(relay))
@@ -289,7 +303,7 @@ class Delivery:
         """One connection: the relay's claims one after the other, for as long as there are any."""
         session = self._take_idle(relay)
         try:
-            while relay.claims and relay.connections <= max(relay.limit, 1):
+            while relay.claims and relay.connections <= max(relay.bearable, 1):
                 claim = relay.claims.popleft()
                 relay.in_flight += 1
                 try:
@@ -310,6 +324,13 @@ class Delivery:
             if relay.claims and not self._stopping:
                 self._connect(relay)
             self._wake.set()
+
+    def _stuck(self, relay: Relay, claim: Claim) -> None:
+        """This one takes long: others need not wait for it."""
+        relay.stuck.append(claim)
+        if relay.claims:
+            self._connect(relay)
+        self._wake.set()
 
     async def _attempt(self, relay: Relay, claim: Claim, session: Session | None) -> Session | None:
         """One claim on this connection, or a new one; returns the connection if it is still of use."""
@@ -333,12 +354,17 @@ class Delivery:
             tls=session.tls,
             recipients=len(claim.recipients),
         )
+        stuck = self._loop.call_later(STUCK_S, self._stuck, relay, claim)
         try:
             results = await self._send(session, claim)
         except asyncio.CancelledError:
             if not session.in_doubt:
                 await self._give_back(claim)  # else the next start finds it, and calls it uncertain
             raise
+        finally:
+            stuck.cancel()
+            if claim in relay.stuck:
+                relay.stuck.remove(claim)
         if session.stale:
             # The connection had died while it was idle: no attempt of this message's.
             await session.close()

@@ -4,14 +4,15 @@ A lane is what one user sends to one destination over one route. Turns go round 
 due, and for each of them over his destinations, so that ten thousand messages of one user, or to one destination,
 cost another's single message one turn. Within a lane the queue hands out new mail before old retries.
 
-Every operation is O(log lanes); nothing here grows with the number of messages.
+Every operation is O(log lanes), but for turns that pass over a destination; nothing here grows with the number of
+messages.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from pysendmail.records import LaneState
 
@@ -34,16 +35,15 @@ class _Turns:
             if not lanes:
                 del self.users[lane.uid]
 
-    def next(self) -> int | None:
-        """The lane whose turn it is; it goes to the back, and so does its user."""
-        if not self.users:
-            return None
-        uid = next(iter(self.users))
-        lanes = self.users[uid]
-        lane = next(iter(lanes))
-        lanes.move_to_end(lane)
-        self.users.move_to_end(uid)
-        return lane
+    def next(self, fit: Callable[[int], bool]) -> int | None:
+        """The fit lane whose turn it is; it goes to the back, and so does its user."""
+        for uid, lanes in self.users.items():
+            for lane in lanes:
+                if fit(lane):
+                    lanes.move_to_end(lane)
+                    self.users.move_to_end(uid)
+                    return lane
+        return None
 
 
 class Lanes:
@@ -91,10 +91,10 @@ class Lanes:
         """The routes on which something is due."""
         return list(self._turns)
 
-    def next(self, route: Route) -> LaneState | None:
-        """The lane of this route whose turn it is."""
+    def next(self, route: Route, *, without: Container[str] = ()) -> LaneState | None:
+        """The lane of this route whose turn it is, but for these destinations."""
         turns = self._turns.get(route)
-        lane = turns.next() if turns is not None else None
+        lane = turns.next(lambda lane: self._lanes[lane].destination not in without) if turns is not None else None
         return self._lanes[lane] if lane is not None else None
 
     def next_due_at(self) -> float | None:

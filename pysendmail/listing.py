@@ -6,12 +6,12 @@ Postfix's epoch number. Each function reads one page or one message: nobody hold
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable
 from typing import Any
 
 from pysendmail.queue import Queue
-from pysendmail.smtp.reply import printable
 from pysendmail.status import Obstacle
 from pysendmail.units import rfc3339, time_or_null
 
@@ -19,8 +19,26 @@ PAGE = 200
 WAITING = frozenset({"queued", "held", "attempting"})
 
 Entry = dict[str, Any]
+Row = dict[str, Any]
 Page = tuple[list[Entry], int | None]  # and where the next begins; None: that was the last
 ObstacleOn = Callable[[tuple[str, ...]], Obstacle | None]
+
+
+_NUMBERS = frozenset({"size", "accepted_at", "expires_at", "held", "forced_expire", "uid", "attempts", "at"})
+_NUMBERS_OR_NULL = frozenset({"next_attempt_at", "finished_at", "removed_by", "code", "duration_s"})
+
+
+def _sound_row(row: Row | sqlite3.Row) -> Row:
+    """A row that is fit to be listed: a damaged one must hide no other."""
+    return {key: _sound(key, row[key]) for key in row.keys()}  # noqa: SIM118 - sqlite3.Row has no other way
+
+
+def _sound(key: str, value: Any) -> Any:
+    if key in _NUMBERS or key in _NUMBERS_OR_NULL:
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            return value
+        return 0 if key in _NUMBERS else None
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 def waiting_page(queue: Queue, *, after: int, uid: int | None, obstacle: ObstacleOn) -> Page:
@@ -30,22 +48,23 @@ def waiting_page(queue: Queue, *, after: int, uid: int | None, obstacle: Obstacl
     return entries, (rows[-1]["id"] if len(rows) == PAGE else None)
 
 
-def waiting_entry(queue: Queue, row: sqlite3.Row, obstacle: ObstacleOn) -> Entry:
+def waiting_entry(queue: Queue, row: Row | sqlite3.Row, obstacle: ObstacleOn) -> Entry:
     """One waiting message; its recipients are those that still wait."""
-    recipients = [r for r in queue.rows("page_recipients", message=row["id"]) if r["state"] in WAITING]
+    row = _sound_row(row)
+    recipients = [_sound_row(r) for r in queue.rows("page_recipients", message=row["id"]) if r["state"] in WAITING]
     first = recipients[0] if recipients else None
     in_the_way = {r["route"]: obstacle(_route(r["route"])) for r in recipients}
     reasons = {route: one.reason for route, one in in_the_way.items() if one is not None}
     due = [_due_at(r, in_the_way[r["route"]]) for r in recipients if r["next_attempt_at"] is not None]
     return {
         "queue_name": _queue_name(row, recipients),
-        "queue_id": _text(row["queue_id"]),
-        "arrival_time": int(_number(row["accepted_at"])),
-        "message_size": int(_number(row["size"])),
+        "queue_id": row["queue_id"],
+        "arrival_time": int(row["accepted_at"]),
+        "message_size": row["size"],
         "forced_expire": bool(row["forced_expire"]),
-        "sender": _text(row["sender"]) or "MAILER-DAEMON",
+        "sender": row["sender"] or "MAILER-DAEMON",
         "recipients": [
-            {"address": _text(r["address"]), "delay_reason": r["reply"] or reasons.get(r["route"])} for r in recipients
+            {"address": r["address"], "delay_reason": r["reply"] or reasons.get(r["route"])} for r in recipients
         ],
         "uid": row["uid"],
         "attempts": max((r["attempts"] for r in recipients), default=0),
@@ -54,13 +73,13 @@ def waiting_entry(queue: Queue, row: sqlite3.Row, obstacle: ObstacleOn) -> Entry
     }
 
 
-def _due_at(recipient: sqlite3.Row, in_the_way: Obstacle | None) -> float:
+def _due_at(recipient: Row, in_the_way: Obstacle | None) -> float:
     """When it is tried next: its own due time, or the smarthost's next probe if that is later."""
     until = in_the_way.until if in_the_way is not None else None
-    return max(_number(recipient["next_attempt_at"]), until or 0.0)
+    return max(float(recipient["next_attempt_at"]), until or 0.0)
 
 
-def _queue_name(row: sqlite3.Row, recipients: list[sqlite3.Row]) -> str:
+def _queue_name(row: Row, recipients: list[Row]) -> str:
     if _held(row):
         return "hold"
     if any(r["state"] == "attempting" for r in recipients):
@@ -68,17 +87,8 @@ def _queue_name(row: sqlite3.Row, recipients: list[sqlite3.Row]) -> str:
     return "deferred" if any(r["reply"] for r in recipients) else "incoming"
 
 
-def _held(row: sqlite3.Row) -> bool:
+def _held(row: Row) -> bool:
     return bool(row["held"]) or row["state"] == "damaged"
-
-
-def _text(value: object) -> str:
-    """What stands in a column, fit for JSON: a damaged row is shown as well as it can be, and hides no other."""
-    return value if isinstance(value, str) else printable(value if isinstance(value, bytes) else str(value))
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _route(text: str) -> tuple[str, ...]:
@@ -91,15 +101,18 @@ def history_page(queue: Queue, *, after: int, uid: int | None, since: float, to:
     return [history_entry(queue, row) for row in rows], (rows[-1]["id"] if len(rows) == PAGE else None)
 
 
-def history_entry(queue: Queue, row: sqlite3.Row) -> Entry:
+def history_entry(queue: Queue, row: Row | sqlite3.Row) -> Entry:
+    row = _sound_row(row)
     return {
-        "queue_id": _text(row["queue_id"]),
-        "message_id": _text(row["message_id"]),
-        "sender": _text(row["sender"]),
+        "queue_id": row["queue_id"],
+        "message_id": row["message_id"],
+        "sender": row["sender"],
         "uid": row["uid"],
-        "accepted_at": rfc3339(_number(row["accepted_at"])),
-        "size": int(_number(row["size"])),
-        "recipients": [_history_recipient(queue, r) for r in queue.rows("page_recipients", message=row["id"])],
+        "accepted_at": rfc3339(row["accepted_at"]),
+        "size": row["size"],
+        "recipients": [
+            _history_recipient(queue, _sound_row(r)) for r in queue.rows("page_recipients", message=row["id"])
+        ],
     }
 
 
@@ -109,9 +122,9 @@ def removers(queue: Queue, row: sqlite3.Row) -> dict[str, int]:
     return {r["address"]: r["removed_by"] for r in recipients if r["state"] == "removed"}
 
 
-def _history_recipient(queue: Queue, row: sqlite3.Row) -> Entry:
+def _history_recipient(queue: Queue, row: Row) -> Entry:
     return {
-        "address": _text(row["address"]),
+        "address": row["address"],
         "outcome": row["state"] if row["state"] not in WAITING else None,
         "finished_at": time_or_null(row["finished_at"]),
         "attempts": [
@@ -126,7 +139,7 @@ def _history_recipient(queue: Queue, row: sqlite3.Row) -> Entry:
                 "outcome": attempt["outcome"],
                 "duration_s": attempt["duration_s"],
             }
-            for attempt in queue.rows("page_attempts", recipient=row["id"])
+            for attempt in map(_sound_row, queue.rows("page_attempts", recipient=row["id"]))
         ],
     }
 
@@ -149,6 +162,6 @@ def bounces_page(queue: Queue, *, after: int, uid: int | None, since: float, to:
             "reported_to": row["reported_to"],
             "silence": row["silence"],
         }
-        for row in rows
+        for row in map(_sound_row, rows)
     ]
     return entries, (rows[-1]["id"] if len(rows) == PAGE else None)

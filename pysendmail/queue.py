@@ -309,7 +309,7 @@ class Queue:
     def _claim_message(self, message: int, lane: LaneState, smarthost: str, now: float) -> Claim | None:
         try:
             claim = self._load_claim(message, lane, now)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, ArithmeticError):
             self._hold_damaged(message)
             return None
         for claimed in claim.recipients:
@@ -335,6 +335,8 @@ class Queue:
 
     def _load_claim(self, message: int, lane: LaneState, now: float) -> Claim:
         row = self._one("claim_message", message=message)
+        if not isinstance(row["expires_at"], float) or not isinstance(row["warn_at"], float | None):
+            raise TypeError("a damaged row: a time expected")  # C2 would find out too late
         rows = self._all(
             "claim_recipients",
             message=message,
@@ -707,24 +709,34 @@ class Queue:
         ended = []
         reply = "the daemon stopped during this attempt; the message may have been sent"
         for row in self._all("running"):
-            # No Settlement: a crash of ours is no failure that could end the life of what was out for days.
-            uncertain = Result(
-                address=row["address"],
-                outcome=Outcome.UNCERTAIN,
-                scope=Scope.SESSION,
-                reply=reply,
-                status="4.4.2",
-            )
-            self._touch_recipient(row["id"])
-            if self._set_aside(self._one("message_state", message=row["message"])):
-                continue
-            self._requeue(row["id"], uncertain, held=row["held"], attempts=row["attempts"] + 1, retry_at=now)
-            failed = self._waiting(self._one("recipient_state", recipient=row["id"]), "deferred", "4.4.2", reply, "")
-            message = self._one("message_state", message=row["message"])
-            ended.append(self._ended(message, failed, now, next_attempt_at=now, uncertain=True))
-            ended += self._end_removed(row["message"], policy, now)
+            self.connection.execute("SAVEPOINT running")
+            try:
+                ended += self._recover(row, reply, policy, now)
+            except (ValueError, TypeError, KeyError, ArithmeticError):  # a damaged row must not keep the daemon down
+                self.connection.execute("ROLLBACK TO running")
+                self._hold_damaged(row["message"])
+            self.connection.execute("RELEASE running")
         self._all_touched = True
         return ended
+
+    def _recover(self, row: sqlite3.Row, reply: str, policy: Policy, now: float) -> list[Ended]:
+        # No Settlement: a crash of ours is no failure that could end the life of what was out for days.
+        uncertain = Result(
+            address=row["address"],
+            outcome=Outcome.UNCERTAIN,
+            scope=Scope.SESSION,
+            reply=reply,
+            status="4.4.2",
+        )
+        self._touch_recipient(row["id"])
+        if self._set_aside(self._one("message_state", message=row["message"])):
+            return []
+        self._requeue(row["id"], uncertain, held=row["held"], attempts=row["attempts"] + 1, retry_at=now)
+        failed = self._waiting(self._one("recipient_state", recipient=row["id"]), "deferred", "4.4.2", reply, "")
+        ended = self._ended(
+            self._one("message_state", message=row["message"]), failed, now, next_attempt_at=now, uncertain=True
+        )
+        return [ended, *self._end_removed(row["message"], policy, now)]
 
     def clock_jumped(self, jump: float) -> None:
         """The wall clock moved by `jump` seconds against the monotonic one (see DESIGN: a jump expires nothing)."""
@@ -866,7 +878,7 @@ class Queue:
 
     def smarthosts(self) -> dict[str, tuple[float | None, float | None]]:
         """name -> (when TLS was last seen, when mail was last sent)."""
-        return {row["name"]: (row["tls_seen_at"], row["last_sent_at"]) for row in self._all("smarthosts")}
+        return {row["name"]: (_time(row["tls_seen_at"]), _time(row["last_sent_at"])) for row in self._all("smarthosts")}
 
     def remember_tls(self, name: str, at: float | None) -> None:
         self._run("remember_tls", name=name, at=at)
@@ -914,12 +926,19 @@ def _null_user_mail(message: sqlite3.Row) -> bool:
     return bool(message["kind"] == "mail" and message["sender"] == "")
 
 
-def _route(text: str) -> tuple[str, ...]:
+def _route(text: object) -> tuple[str, ...]:
+    """A damaged one is a route that no configuration has: `reroute` puts right what waits there."""
+    if not isinstance(text, str):
+        return ("",)
     return tuple(text.split("\n")) if text else ()
 
 
 def _notify(text: str) -> frozenset[str]:
     return frozenset(_text(text).split(",")) if text else frozenset()
+
+
+def _time(value: object) -> float | None:
+    return value if isinstance(value, float) else None
 
 
 def _text(value: object) -> str:

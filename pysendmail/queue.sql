@@ -75,7 +75,8 @@ WHERE state = 'queued' AND lane = :lane AND fresh = :fresh AND next_attempt_at <
 ORDER BY next_attempt_at LIMIT 1;
 
 -- name: claim_message
-SELECT id, queue_id, kind, uid, sender, message_id, envid, ret, smtputf8, eight_bit, size, header, accepted_at
+SELECT id, queue_id, kind, uid, sender, message_id, envid, ret, smtputf8, eight_bit, size, header, accepted_at,
+    expires_at, warn_at
 FROM message WHERE id = :message;
 
 -- name: claim_recipients
@@ -188,8 +189,9 @@ ORDER BY m.warn_at LIMIT :limit;
 UPDATE message SET expires_at = expires_at + :jump, warn_at = warn_at + :jump WHERE state = 'queued';
 
 -- name: clamp_due
--- A due time further off than the longest interval comes from a clock that was set back.
-UPDATE recipient SET next_attempt_at = :now WHERE state = 'queued' AND next_attempt_at > :horizon;
+-- A due time further off than the longest interval comes from a clock that was set back; none at all is damage.
+UPDATE recipient SET next_attempt_at = :now
+WHERE state = 'queued' AND (next_attempt_at > :horizon OR next_attempt_at IS NULL);
 
 -- name: shift_due
 -- The wall clock was set back while we ran: due times follow it.

@@ -6,7 +6,7 @@ of the smarthost ends trouble, new mail never does. `clock` times are monotonic,
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from pysendmail import schedule
@@ -32,6 +32,8 @@ class Relay:
     claims: deque[Claim] = field(default_factory=deque)
     connections: int = 0  # open or being opened
     in_flight: int = 0  # messages on a connection
+    stuck: list[Claim] = field(default_factory=list)  # those of them that take long
+    told_enough: bool = False  # it asked for fewer connections: none are opened beside the stuck ones
     tls_seen_at: float | None = None
     tls_failed: float | None = None  # monotonic: the last failed handshake at "may"
     last_sent_at: float | None = None
@@ -45,12 +47,26 @@ class Relay:
     def name(self) -> str:
         return self.smarthost.name
 
+    @property
+    def bearable(self) -> int:
+        """Connections to have now. A stuck one is beside the limit, or two slow messages would hold up all others."""
+        return min(self.limit + (0 if self.told_enough else len(self.stuck)), self.smarthost.connections)
+
+    def held_up(self) -> set[str]:
+        """Destinations with stuck mail that have taken half of the connections: no more for them, for now."""
+        waiting = Counter(map(_destination, self.stuck))
+        for destination in map(_destination, self.claims):
+            if destination in waiting:
+                waiting[destination] += 1
+        most = max(self.smarthost.connections // 2, 1)
+        return {destination for destination, claims in waiting.items() if claims >= most}
+
     def room(self, clock: float) -> int:
         """How many messages may be claimed for it now."""
         outstanding = len(self.claims) + self.in_flight
         if self.trouble is not None:
             return 1 if outstanding == 0 and self.connections == 0 and clock >= self.next_try else 0
-        room = 2 * self.limit - outstanding
+        room = 2 * self.bearable - outstanding
         if self.smarthost.rate:
             messages, seconds = self.smarthost.rate
             while self.taken and self.taken[0] + seconds <= clock:
@@ -77,20 +93,24 @@ class Relay:
         if self.good >= GOOD_ANSWERS_TO_GROW and self.limit < self.smarthost.connections:
             self.good = 0
             self.limit += 1
+            self.told_enough = False
 
     def slow_down(self) -> None:
         """The smarthost said that it is too much: half as many connections."""
         self.good = 0
         self.limit = max(1, self.limit // 2)
+        self.told_enough = True
 
     def fail(self, trouble: Trouble, retry: Retry, *, clock: float, now: float, tls_held: bool = False) -> None:
         """It is in trouble, or still is: rest, longer each time, then one connection probes it."""
         if self.trouble is None:
             self.since = now
             self.failures = 0
+        self.failed_at = now
+        if self.trouble is not None and clock < self.next_try:
+            return  # one of many connections that failed together: one failure, not the longest rest at once
         self.trouble = trouble
         self.failures += 1
-        self.failed_at = now
         self.tls_held = tls_held
         wait = schedule.rest(retry, self.failures)
         self.next_try = clock + wait
@@ -107,3 +127,7 @@ class Relay:
         self.next_try = clock
         if self.trouble is not None:
             self.next_try_at = now
+
+
+def _destination(claim: Claim) -> str:
+    return claim.recipients[0].recipient.address.rpartition("@")[2].lower()

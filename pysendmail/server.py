@@ -156,7 +156,7 @@ class Conversation:
             await self.close(EX_TEMPFAIL, f"{error}: nothing was queued, make room or try again later")
         except StoreBroken as error:
             await self.close(
-                EX_TEMPFAIL, f"queue.db cannot be written ({error}): nothing may have been queued, try again"
+                EX_TEMPFAIL, f"queue.db cannot be written ({error}): the message may have been queued, try again later"
             )
         except Exception as error:  # ours: it costs this conversation
             self._desk.events.bug(error, uid=self._right.uid)

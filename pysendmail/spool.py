@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 FREE_FLOOR = 4 * 1024 * 1024  # a submission leaves at least this much of the disk, beside twice its own size
+LEAST_RESERVE = 64 * 1024  # enough to record outcomes on a full disk (measured); less is none
 LOCK_WAIT_S = 10.0
 SERVICE_USER = "pysendmail"
 
@@ -136,30 +137,37 @@ class Reserve:
         self.path = directory / "reserve"
         self.octets = octets
         self.given_up = False
+        self._lent = 0  # what it had when it was given up
 
     def fill(self) -> None:
-        """Set the ballast up, or again after it was given up; only where twice its size is free."""
+        """Set the ballast up, or again after it was given up: whole, or on a small disk as much as may lie there.
+
+        Half of what submissions leave free is ours to take. What it gave up itself is no sign of room.
+        """
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
             size = 0
-        if size == self.octets:
+        free = free_octets(self.path.parent) + size
+        wanted = min(self.octets, max(free - FREE_FLOOR, 0) // 2)
+        if wanted <= size <= self.octets and (size or not self.octets):
             self.given_up = False
             return
-        if free_octets(self.path.parent) < 2 * self.octets + FREE_FLOOR:
-            self.given_up = self.octets > 0
+        if wanted < min(self.octets, LEAST_RESERVE) or (self._lent and free < self._lent + FREE_FLOOR):
+            self.given_up = True
             return
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.ftruncate(fd, 0)
-            if self.octets:
-                os.posix_fallocate(fd, 0, self.octets)
+            if wanted:
+                os.posix_fallocate(fd, 0, wanted)
         except OSError:
             self.give_up()
             return
         finally:
             os.close(fd)
         self.given_up = False
+        self._lent = 0
 
     @property
     def room(self) -> bool:
@@ -167,6 +175,8 @@ class Reserve:
         return not self.given_up or free_beside_reserve(self.path.parent, self.octets) >= FREE_FLOOR
 
     def give_up(self) -> None:
+        with suppress(FileNotFoundError):
+            self._lent = self.path.stat().st_size
         self.path.unlink(missing_ok=True)
         self.given_up = True
 

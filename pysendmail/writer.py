@@ -65,7 +65,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._steps: queues.SimpleQueue[_Step | None] = queues.SimpleQueue()
         self._broken: str | None = None
-        self._stopped = False
+        self._stopped = False  # nothing more is taken
+        self._ending = False  # the thread has seen that
         self._hurried = False
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
@@ -90,13 +91,12 @@ class Writer:
         await asyncio.to_thread(self._thread.join)
 
     def _work(self) -> None:
-        stopping = False
-        while not stopping:
+        while not self._ending:
             batch: list[_Step] = []
             step = self._steps.get()
             while True:
                 if step is None:
-                    stopping = True
+                    self._ending = True
                     break
                 batch.append(step)
                 if len(batch) >= MAX_BATCH:
@@ -120,11 +120,7 @@ class Writer:
                 if not _is_full(error):
                     self._break(waiting, error)
                     return
-            for step in waiting:
-                if not step.must:
-                    step.error = StoreFull("the disk that holds queue.db is full")
-            self._finish([step for step in waiting if not step.must])
-            waiting = [step for step in waiting if step.must]
+            waiting = self._turn_away(waiting)
             if waiting and self._hurried and self._reserve.given_up:
                 # The next start finds these attempts unfinished, as after a crash; who stops us need not kill us.
                 for step in waiting:
@@ -133,18 +129,27 @@ class Writer:
                 return
             if waiting:
                 self._make_room()
-                waiting += self._latecomers()
+                # Who came meanwhile is answered now, however long the others have to wait for room.
+                waiting = [*waiting, *self._turn_away(self._come())]
 
-    def _latecomers(self) -> list[_Step]:
-        """What was handed in meanwhile joins the next try: what may fail does so now, and not when there is room."""
+    def _turn_away(self, steps: Sequence[_Step]) -> list[_Step]:
+        """The disk is full: refuse what may be refused; returns what must not."""
+        refused = [step for step in steps if not step.must]
+        for step in refused:
+            step.error = StoreFull("the disk that holds queue.db is full")
+        if refused:
+            self._finish(refused)
+        return [step for step in steps if step.must]
+
+    def _come(self) -> list[_Step]:
+        """The steps that were handed in meanwhile."""
         steps: list[_Step] = []
         with suppress(queues.Empty):
-            while len(steps) < MAX_BATCH:
-                step = self._steps.get_nowait()
-                if step is None:
-                    self._steps.put(None)
-                    break
-                steps.append(step)
+            while True:
+                if (step := self._steps.get_nowait()) is None:
+                    self._ending = True
+                else:
+                    steps.append(step)
         return steps
 
     def _transact(self, steps: Sequence[_Step]) -> None:
@@ -195,16 +200,22 @@ class Writer:
         self._loop.call_soon_threadsafe(self._deliver, steps, lanes, self._queue.take_reports())
 
     def _deliver(self, steps: Sequence[_Step], lanes: list[LaneState], reports: list[NewMessage]) -> None:
-        if lanes or reports:
-            self._on_commit(lanes, reports)
-        for step in steps:
-            if step.future.done():
-                continue
-            if step.error is not None:
-                step.future.set_exception(step.error)
-                step.future.exception()  # its caller may be gone; then nobody needs to hear of it
-            else:
-                step.future.set_result(step.result)
+        try:
+            if lanes or reports:
+                self._on_commit(lanes, reports)
+        finally:  # an error there goes to the loop's handler, and must not leave everybody waiting for ever
+            for step in steps:
+                _tell(step)
+
+
+def _tell(step: _Step) -> None:
+    if step.future.done():
+        return
+    if step.error is not None:
+        step.future.set_exception(step.error)
+        step.future.exception()  # its caller may be gone; then nobody needs to hear of it
+    else:
+        step.future.set_result(step.result)
 
 
 def _is_full(error: sqlite3.Error) -> bool:

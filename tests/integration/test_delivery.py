@@ -287,6 +287,44 @@ async def test_another_users_mail_is_not_held_up(tmp_path: Path) -> None:
 # -- smarthosts in trouble --
 
 
+@pytest.mark.parametrize("stall", ["MAIL", "RCPT", "DOT"])
+async def test_a_slow_destination_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stall: str) -> None:
+    """Promise 10: mail that gets no answer takes connections beside the limit, and never all of them."""
+    monkeypatch.setattr(delivery_module, "STUCK_S", 0.05)
+
+    class Slow(Ordinary):
+        async def __call__(self, client: Client) -> None:
+            hear, hear_message = client.hear, client.hear_message
+            slow = False
+
+            async def hear_or_stall(start: str = "") -> str:
+                nonlocal slow
+                line = await hear(start)
+                slow = slow or "slow.example" in line
+                if slow and line.startswith(stall):
+                    await client.stall()
+                return line
+
+            async def hear_message_or_stall() -> bytes:
+                text = await hear_message()
+                if slow:
+                    await client.stall()
+                return text
+
+            client.hear, client.hear_message = hear_or_stall, hear_message_or_stall  # type: ignore[method-assign]
+            await super().__call__(client)
+
+    async with Peer(Slow()) as peer, engine(tmp_path, smarthost(peer, connections=8)) as one:
+        for number in range(30):
+            await one.accept(f"r{number}@slow.example", sender="from@slow.example")
+        await one.events.wait_for("attempt", count=2)
+        for number in range(20):
+            await one.accept(f"r{number}@fast.example")
+        await one.events.wait_for("outcome", count=20, status="sent")
+        assert len(peer.clients) <= 8
+        await one.delivery.stop(0.1)
+
+
 async def test_failover(tmp_path: Path) -> None:
     """The next smarthost of the route takes over when the first cannot be reached; nobody's attempts are raised."""
     async with Peer() as gone:
@@ -558,6 +596,18 @@ async def test_a_bug_costs_one_attempt(tmp_path: Path) -> None:
         states = await one.rows("SELECT state, attempts FROM recipient WHERE address = 'bob@example.org'")
         assert states == [("queued", 1)]
         one.events.all = [entry for entry in one.events.all if entry[0] != "bug"]
+
+
+async def test_a_bug_outside_of_any_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the loop itself is logged, and mail flows again as soon as it is over."""
+    monkeypatch.setattr(delivery_module, "BUG_S", 0.01)
+    async with Peer() as peer, engine(tmp_path, smarthost(peer)) as one:
+        picks, one.delivery._picks = one.delivery._picks, lambda: 1 / 0  # type: ignore[method-assign, assignment]
+        await one.accept("bob@example.org")
+        await one.events.wait_for("bug", count=2)
+        one.delivery._picks = picks  # type: ignore[method-assign]
+        await one.events.wait_for("outcome", status="sent")
+        one.events.all[:] = [event for event in one.events.all if event[0] != "bug"]
 
 
 async def test_a_bug_without_a_connection(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
 
-from pysendmail import schema, spool
+from pysendmail import listing, schema, spool
 from pysendmail.envelope import Recipient
 from pysendmail.outcome import Outcome, Scope
 from pysendmail.queue import MAX_ATTEMPTS_KEPT, PART_OCTETS, SQL, Queue
@@ -821,6 +822,13 @@ def test_reroute(store: Store) -> None:
         "UPDATE recipient SET notify = 'sometimes' WHERE message = 1",
         "UPDATE body SET octets = 'text' WHERE message = 1",
         "UPDATE message SET queue_id = x'ff' WHERE id = 1",
+        "UPDATE message SET size = 9e999 WHERE id = 1",
+        "UPDATE message SET size = 'large' WHERE id = 1",
+        "UPDATE message SET warn_at = '' WHERE id = 1",
+        "UPDATE message SET warn_at = 'soon' WHERE id = 1",
+        "UPDATE message SET expires_at = x'00' WHERE id = 1",
+        "UPDATE recipient SET attempts = 'many', state = 'attempting' WHERE message = 1",
+        "UPDATE recipient SET notify = x'ff', state = 'attempting' WHERE message = 1",
     ],
 )
 def test_a_damaged_row_hides_nothing_else(store: Store, damage: str) -> None:
@@ -835,6 +843,34 @@ def test_a_damaged_row_hides_nothing_else(store: Store, damage: str) -> None:
     assert [row[0] for row in store.sql("SELECT state FROM message ORDER BY id")] == ["damaged", "queued"]
     assert [row[0] for row in store.sql("SELECT state FROM recipient WHERE message = 1")] == ["held"]
     assert store.queue.rows("counts", uid=None)[0][6] == 1
+    entries, _ = listing.waiting_page(store.queue, after=0, uid=None, obstacle=lambda route: None)
+    assert [entry["queue_name"] for entry in entries] == ["hold", "active"]
+    assert json.dumps(entries) and isinstance(entries[0]["message_size"], int | float)
+    assert len(listing.history_page(store.queue, after=0, uid=None, since=0.0, to=None)[0]) >= 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE recipient SET next_attempt_at = NULL WHERE message = 1",
+        "UPDATE recipient SET next_attempt_at = 'never' WHERE message = 1",
+        "UPDATE lane SET route = x'ff' WHERE id = 1",
+    ],
+)
+def test_damage_that_can_be_mended_is_mended(store: Store, damage: str) -> None:
+    """Without a due time it is due now; a route that cannot be read is made anew: neither is silence for ever."""
+    one = store.accept()
+    store.sql(damage)
+    store.reopen()
+    store.do(store.queue.recover, store.policy, store.now, 3960)
+    store.do(store.queue.reroute, lambda sender, recipient: MAIN)
+    assert one == store.claim().queue_id
+
+
+def test_a_damaged_memory_of_a_smarthost_is_none(store: Store) -> None:
+    """No time that is no time leaves the table."""
+    store.sql("INSERT INTO smarthost VALUES ('main', 'abc', x'00')")
+    assert store.queue.smarthosts() == {"main": (None, None)}
 
 
 def test_damage_stops_no_start_and_no_expiry(store: Store) -> None:

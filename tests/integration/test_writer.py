@@ -139,6 +139,17 @@ async def test_the_caller_is_told_after_the_commit(tmp_path: Path) -> None:
         assert len(one.lanes) == 1
 
 
+async def test_an_error_of_the_owner_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """Whoever waits for a commit is told of it, even where the owner cannot bear to hear of the lanes."""
+    errors: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
+    async with desk(tmp_path) as one:
+        one.writer._on_commit = lambda lanes, reports: 1 / 0
+        async with asyncio.timeout(10):
+            await one.run(accept())
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+
+
 async def test_a_cancelled_caller_cancels_nothing(tmp_path: Path) -> None:
     """A step goes through though its caller was cancelled, and so do those that share its commit."""
     async with desk(tmp_path) as one:
@@ -269,6 +280,10 @@ async def test_a_must_step_waits_for_room(small_disk: Path) -> None:
         with pytest.raises(StoreFull):  # so is who comes while it waits
             await asyncio.wait_for(one.run(accept(body=b"z" * 500 * KIB)), 10)
         assert not must.done()
+        async with asyncio.timeout(10):
+            with pytest.raises(StoreFull):  # nor does who comes later wait
+                await one.run(accept())
+        assert not must.done()
         other.unlink()
         async with asyncio.timeout(10):
             await must
@@ -337,9 +352,27 @@ def test_no_reserve(tmp_path: Path) -> None:
     assert not reserve.given_up
 
 
-def test_reserve_needs_room(small_disk: Path) -> None:
-    """The ballast is not filled where that would leave submissions no room."""
+def test_reserve_on_a_small_disk(small_disk: Path) -> None:
+    """Where the whole ballast would leave submissions no room it is smaller, and mail flows all the same."""
     reserve = Reserve(small_disk, 3 * MIB)
     assert free_octets(small_disk) < 2 * 3 * MIB + FREE_FLOOR
     reserve.fill()
+    size = reserve.path.stat().st_size
+    assert not reserve.given_up and 64 * KIB <= size < 3 * MIB
+    assert free_octets(small_disk) >= FREE_FLOOR
+    reserve.fill()
+    assert reserve.path.stat().st_size == size
+
+
+def test_reserve_needs_room(small_disk: Path) -> None:
+    """What the ballast itself gave up is no sign of room: it comes back only when somebody else made some."""
+    reserve = Reserve(small_disk, 3 * MIB)
+    reserve.fill()
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(free_octets(small_disk)))
+    reserve.give_up()
+    reserve.fill()
     assert reserve.given_up and not reserve.path.exists()
+    filler.unlink()
+    reserve.fill()
+    assert not reserve.given_up and reserve.path.stat().st_size >= 64 * KIB

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pysendmail.config import Retry, Smarthost
+from pysendmail.envelope import Recipient
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.relay import FIRST_CONNECTIONS, GOOD_ANSWERS_TO_GROW, Relay
 
@@ -54,6 +56,36 @@ def test_it_grows_while_answers_are_good() -> None:
     assert limits == [2, 1, 1, 1]
 
 
+def claim_to(address: str) -> Any:
+    return SimpleNamespace(recipients=[SimpleNamespace(recipient=Recipient(address=address))])
+
+
+def test_a_stuck_message_is_beside_the_limit() -> None:
+    """What takes long leaves the others their connections, up to the ceiling, unless the smarthost wants fewer."""
+    one = relay(connections=5)
+    one.stuck = [claim_to("a@slow.example"), claim_to("b@slow.example")]
+    one.in_flight = 2
+    assert (one.bearable, one.room(0)) == (4, 6)
+    one.stuck *= 4
+    assert one.bearable == 5
+    one.slow_down()
+    assert one.bearable == 1
+    for _ in range(GOOD_ANSWERS_TO_GROW):
+        one.answered()
+    assert one.bearable == 5
+
+
+def test_a_slow_destination_takes_half_of_the_connections() -> None:
+    """A destination with stuck mail has no more turns once half of the connections, or the claims for them, are its."""
+    one = relay(connections=8)
+    one.claims.extend(claim_to(f"{n}@slow.example") for n in range(3))
+    assert one.held_up() == set()
+    one.stuck = [claim_to("a@Slow.example"), claim_to("b@other.example")]
+    assert one.held_up() == {"slow.example"}
+    one.claims.pop()
+    assert one.held_up() == set()
+
+
 def test_trouble_rest_probe() -> None:
     """In trouble nothing is claimed until the rest is over; then one probe, and only one."""
     one = relay()
@@ -73,15 +105,24 @@ def test_trouble_rest_probe() -> None:
 def test_rests_end_at_five_minutes() -> None:
     """However long it is down, it is probed every five minutes; up again, it starts from the beginning."""
     one = relay()
-    waits = []
+    waits, clock = [], 0.0
     for _ in range(6):
-        one.fail(REFUSED, RETRY, clock=0, now=0)
-        waits.append(one.wait(0))
+        one.fail(REFUSED, RETRY, clock=clock, now=0)
+        waits.append(wait := one.wait(clock) or 0.0)
+        clock += wait
     assert waits == [30, 60, 120, 240, 300, 300]
     one.recover()
     assert (one.trouble, one.next_try_at, one.wait(0), one.room(0)) == (None, None, None, 4)
     one.fail(REFUSED, RETRY, clock=0, now=7)
     assert (one.since, one.wait(0)) == (7, 30)
+
+
+def test_connections_that_fail_together_are_one_failure() -> None:
+    """Twenty connections lose the smarthost at once: it rests as after one failure, not for five minutes."""
+    one = relay()
+    for number in range(20):
+        one.fail(REFUSED, RETRY, clock=number / 10, now=5000 + number / 10)
+    assert (one.failures, one.wait(2), one.failed_at, one.next_try_at) == (1, 28, 5001.9, 5030)
 
 
 def test_flush_ends_the_rest() -> None:
