@@ -356,6 +356,10 @@ class Delivery:
         stuck = self._loop.call_later(STUCK_S, self._stuck, relay, claim)
         try:
             results = await self._send(session, claim)
+        except asyncio.CancelledError:
+            if not session.ended:  # else the next start finds it, and calls it uncertain
+                await self._give_back(claim)
+            raise
         finally:
             stuck.cancel()
             if claim in relay.stuck:

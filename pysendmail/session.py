@@ -138,6 +138,7 @@ class Session:
         self.tls_failed = connection.tls_failed  # the handshake that failed just now, to be remembered; or ""
         self.trace = trace
         self.sent = 0  # transactions whose final dot was answered with 2xx
+        self.ended = False  # the final dot of the last message was written: it may have been accepted
         self.stale = False  # a reused connection was dead when `send` came: that was no attempt
         self._connection = connection
         self._timeout = timeout
@@ -178,7 +179,7 @@ class Session:
 
         Cancellation aborts the connection and is the only exception.
         """
-        self.stale = False
+        self.stale = self.ended = False
         reused = self._used or not self.usable
         try:
             transaction, header, body = await self._begin(outgoing)
@@ -287,6 +288,7 @@ class Session:
         if not await self._has_room(transaction):
             return
         transaction.ending()
+        self.ended = True
         if self.trace:
             self.trace(f"> [{octets + waiting} octets]")
             self.trace("> .")

@@ -24,7 +24,7 @@ from pysendmail.records import LaneState, NewMessage
 from pysendmail.secrets import Secrets
 from pysendmail.spool import Reserve
 from pysendmail.writer import Writer
-from rig.peer import Client, Ordinary, Peer
+from rig.peer import Client, Message, Ordinary, Peer
 from rig.store import PlainPolicy, config, new_message
 
 RETRY = Retry(first=30.0, maximum=3600.0, jitter=0.0)
@@ -647,21 +647,35 @@ async def test_a_clean_stop_gives_back_claims(tmp_path: Path) -> None:
         assert await one.rows("SELECT outcome FROM attempt") == [("sent",)]
 
 
-async def test_a_stop_cuts_off_what_takes_too_long(tmp_path: Path) -> None:
-    """A smarthost that does not answer holds a stop up no longer than its grace; the next start sees `attempting`."""
+@pytest.mark.parametrize(("stall", "state", "attempts"), [("MAIL", "queued", 0), ("DATA", "attempting", 1)])
+async def test_a_stop_cuts_off_what_takes_too_long(tmp_path: Path, stall: str, state: str, attempts: int) -> None:
+    """A smarthost that does not answer holds a stop up no longer than its grace.
+
+    What had not ended is given back; where only the answer to the final dot is missing the next start sees
+    `attempting`, and calls it uncertain.
+    """
 
     async def silent(client: Client) -> None:
         await client.say("220 peer")
-        await client.hear("EHLO")
-        await client.say("250 peer")
+        for verb, reply in (("EHLO", "250 peer"), ("MAIL", "250 ok"), ("RCPT", "250 ok"), ("DATA", "354 go ahead")):
+            await client.hear(verb)
+            if verb == stall != "DATA":
+                await client.stall()
+            await client.say(reply)
+        await client.hear_message()
+        client.peer.messages.append(Message("", [], b"", False))
         await client.stall()
 
     async with Peer(silent) as peer, engine(tmp_path, smarthost(peer)) as one:
         await one.accept()
         await one.events.wait_for("attempt")
+        async with asyncio.timeout(PATIENCE_S):
+            while stall == "DATA" and not peer.messages:
+                await asyncio.sleep(0)
         async with asyncio.timeout(5):
             await one.delivery.stop(0.05)
-        assert await one.rows("SELECT state FROM recipient") == [("attempting",)]
+        assert await one.rows("SELECT state FROM recipient") == [(state,)]
+        assert await one.rows("SELECT count(*) FROM attempt") == [(attempts,)]
 
 
 async def test_cut_off_while_connecting(tmp_path: Path) -> None:
