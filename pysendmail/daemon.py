@@ -266,7 +266,10 @@ class Daemon:
                 when = await self._writer.run(step)
             except (StoreFull, StoreBroken):
                 when = None
-            await asyncio.sleep(86400.0 if when is None else max(when - now, PRUNE_AT_LEAST_S))
+            # What ends after this look is not in `when`: look again before the shortest retention is over.
+            longest = min(86400.0, keep, self._config.queue.keep_failed or keep)
+            wait = longest if when is None else min(when - now, longest)
+            await asyncio.sleep(max(wait, PRUNE_AT_LEAST_S))
 
 
 # -- start --
