@@ -59,6 +59,17 @@ def test_refused_submissions(instance: Instance, case: str) -> None:
     assert done.stderr.startswith(b"sendmail: ")
 
 
+def test_each_refusal_is_an_event(tmp_path: Path) -> None:
+    """DESIGN 2.5: whoever refuses, argv's reader included, the log says to whom, with which code and why."""
+    with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer)], queue={"max_recipients": 3}) as one:
+        for name in ("no recipient", "unknown option", "-B with another word", "not an address", "too many recipients"):
+            code, arguments, text = REFUSED[name]
+            before = len(one.events)
+            said = one.sendmail(*arguments, text=text).stderr.decode()
+            event = one.wait_for("refused", after=before, code=str(code), uid=str(os.getuid()))
+            assert said == f"sendmail: {event['reason']}\n"
+
+
 ADMIN = {
     "unknown queue id": (66, ["queue", "show", "0000000000AB"]),
     "unknown queue id, held": (66, ["queue", "hold", "0000000000AB"]),
