@@ -264,15 +264,15 @@ def _check(options: argparse.Namespace) -> int:
 def _probe(options: argparse.Namespace) -> int:
     names = [options.forget] if options.forget else options.names
     answers = ask(options, {"verb": "probe", "ids": names, "forget": bool(options.forget)})
-    if options.json:
-        return _print_json(answers)
     code = EX_OK
     for entry in answers:
-        if entry.get("forgotten"):
+        if options.json:
+            print(json.dumps(entry))
+        elif entry.get("forgotten"):
             print(f"{entry['name']}: it is forgotten that TLS was seen there")
-            continue
-        _print_probe(entry)
-        code = code if entry["ready"] else EX_UNAVAILABLE
+        else:
+            _print_probe(entry)
+        code = code if entry.get("ready", True) else EX_UNAVAILABLE
     return code
 
 

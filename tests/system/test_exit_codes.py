@@ -91,6 +91,13 @@ def test_administration(instance: Instance, case: str) -> None:
     assert done.stderr
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_probe_of_a_smarthost_that_cannot_be_used_is_69(tmp_path: Path, form: tuple[str, ...]) -> None:
+    """In words and as JSON alike: scripts read one, people the other."""
+    instance = Instance(tmp_path, smarthosts=[{"name": "main", "host": "127.0.0.1", "port": 1}])
+    assert "main" in instance.pysendmail("probe", *form, code=69)
+
+
 def test_mailq_with_wrong_usage_is_64(instance: Instance) -> None:
     """mailq takes a format that it knows."""
     done = instance.run("mailq", "--format", "baroque")
