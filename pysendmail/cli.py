@@ -153,6 +153,7 @@ def ask(options: argparse.Namespace, request: Entry, *, everything: bool = True)
 def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) -> Iterator[Entry]:
     """Without a daemon."""
     import asyncio
+    import sqlite3
 
     from pysendmail import config_file, direct
     from pysendmail.control import ControlError
@@ -169,6 +170,9 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
         yield from asyncio.run(collect())
     except ControlError as error:
         raise Failure(error.code, f"pysendmail: {error}") from None
+    except sqlite3.Error as error:
+        where = f"{config.queue.directory}/queue.db"
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {where}: {error}; pysendmail check says what to do") from None
     except (QueueError, SchemaError, OSError) as error:
         raise Failure(EX_TEMPFAIL, f"pysendmail: {error}") from None
 
@@ -213,13 +217,16 @@ def _queue(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from pysendmail.status import HEALTH
+    from pysendmail.status import HEALTH, unknown
 
     try:
         report = next(iter(ask(options, {"verb": "status"})))
     except Failure as error:
-        if error.code == EX_UNAVAILABLE:
-            error.code = 2  # no daemon, whoever asks
+        if error.code not in (EX_UNAVAILABLE, EX_TEMPFAIL):
+            raise
+        error.code = HEALTH.index("critical")  # no daemon, or no queue, whoever asks
+        if options.json:
+            print(json.dumps(unknown(str(error).removeprefix("pysendmail: "))))
         raise
     if options.json:
         print(json.dumps(report))
