@@ -405,7 +405,8 @@ def _print_status(instance: Instance, report: Entry) -> None:
     if report["last_sent_at"]:
         print(f"last sent {report['last_sent_at']}")
     for smarthost in report["smarthosts"]:
-        trouble = f" since {smarthost['since']}: {smarthost['reason']}" if smarthost["reason"] else ""
-        print(f"smarthost {smarthost['name']}: {smarthost['state']}{trouble}")
+        since = f" since {smarthost['since']}" if smarthost["since"] else ""
+        reason = f": {smarthost['reason']}" if smarthost["reason"] else ""
+        print(f"smarthost {smarthost['name']}: {smarthost['state']}{since}{reason}")
     for warning in report["warnings"]:
         print(f"! {warning}")
