@@ -354,8 +354,6 @@ def _print_history(entry: Entry) -> None:
     for recipient in entry["recipients"]:
         last = recipient["attempts"][-1] if recipient["attempts"] else None
         outcome = recipient["outcome"] or "waiting"
-        if outcome == "removed":
-            outcome += f" by uid {recipient['removed_by']}"
         when = f" {recipient['finished_at']}" if recipient["finished_at"] else ""
         count = len(recipient["attempts"])
         tries = f"{count} attempt{'s' if count != 1 else ''}"

@@ -127,7 +127,10 @@ class Control:
             row = await self._find(right, queue_id)
             history = await self._store.look(partial(listing.history_entry, row=row))
             waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
-            yield explain.message(history, waiting, relays=self._relays(), config=self._config, now=time.time())
+            removers = await self._store.look(partial(listing.removers, row=row))
+            yield explain.message(
+                history, waiting, removers=removers, relays=self._relays(), config=self._config, now=time.time()
+            )
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         for queue_id in _ids(request):

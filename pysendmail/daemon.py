@@ -104,6 +104,7 @@ class Daemon:
         self._events.emit("stopping", pid=os.getpid())
         deadline = loop.time() + STOP_S
         await server.stop(min(STOP_S, 5.0))
+        self._writer.hurry()
         await delivery.stop(deadline - loop.time())
         await asyncio.wait((work,), timeout=1)
         await self._reader.stop()
@@ -305,9 +306,7 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     finally:
         queue.close()
         for sock, _ in sockets:
-            with suppress(OSError):
-                os.unlink(sock.getsockname())
-            sock.close()
+            sock.close()  # their paths stay: a refused connection says "a restart, wait a little"
         lock.release()
 
 
@@ -359,15 +358,18 @@ def _bind(path: Path, mode: int, uid: int, gid: int) -> socket.socket:
         raise QueueError(f"{path}: is there already and is not a socket")
     if answers(path):
         raise QueueError(f"{path}: another daemon answers there: stop it, or give this one its own [daemon] socket")
-    path.unlink(missing_ok=True)
+    # Made beside its place and moved there: who calls in between meets the old socket or the new one, never none.
+    new = path.with_name(".new")
+    new.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     # The mode has to be right from the first moment: nobody may reach `control` in between.
     old = os.umask(0o777 & ~mode)
     try:
-        sock.bind(str(path))
+        sock.bind(str(new))
         sock.listen(BACKLOG)  # whoever comes before we are ready waits instead of being refused
     finally:
         os.umask(old)
     if os.geteuid() == 0:
-        os.chown(path, uid, gid)
+        os.chown(new, uid, gid)
+    new.rename(path)
     return sock

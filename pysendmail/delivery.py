@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -128,7 +127,7 @@ class Delivery:
             try:
                 await self._look()
             except Exception as error:  # ours: the daemon lives, and looks again a little later
-                self._events.emit("bug", error=repr(error), traceback="".join(traceback.format_exception(error)))
+                self._events.bug(error)
                 if once:
                     raise
                 await asyncio.sleep(BUG_S)
@@ -147,11 +146,11 @@ class Delivery:
         self._lanes.promote(time.time())
         if self._reserve.given_up:
             await self._refill()
-        if not self._reserve.given_up and self._loop.time() >= self._full_until:
+        if self._reserve.room and self._loop.time() >= self._full_until:
             await self._claim()
 
     def _claimable(self) -> bool:
-        if self._reserve.given_up or self._loop.time() < self._full_until or self.broken:
+        if not self._reserve.room or self._loop.time() < self._full_until or self.broken:
             return False
         self._lanes.promote(time.time())
         return any(self._relay_for(route) is not None for route in self._lanes.due_routes())
@@ -182,6 +181,8 @@ class Delivery:
         waits: list[float] = []
         if self._reserve.given_up:
             waits.append(FULL_S)
+        if not self._reserve.room:
+            pass  # due or not, nothing is claimed
         elif clock < self._full_until:
             waits.append(self._full_until - clock)
         else:
@@ -214,7 +215,7 @@ class Delivery:
             return
         self._wall_offset = offset
         self._events.emit("clock", jump_s=round(jump, 1))
-        with suppress(StoreBroken):
+        with suppress(StoreBroken, StoreFull):
             await self._writer.run(lambda queue: queue.clock_jumped(jump), must=True)
 
     # -- claims --
@@ -259,7 +260,7 @@ class Delivery:
                 if self._stopping:  # `stop` has looked at the relays already
                     await self._give_back(claim)
                     continue
-                relay.claimed(claim)
+                relay.claimed(claim, self._loop.time())
                 self._connect(relay)
 
     def _picks(self) -> list[tuple[LaneState, Relay]]:
@@ -285,7 +286,7 @@ class Delivery:
 
     async def _give_back(self, claim: Claim) -> None:
         policy, now = self._policy, time.time()
-        with suppress(StoreBroken):
+        with suppress(StoreBroken, StoreFull):
             ended = await self._writer.run(lambda queue: queue.give_back(claim, policy, now), must=True)
             self._log(ended)
 
@@ -357,8 +358,8 @@ class Delivery:
         try:
             results = await self._send(session, claim)
         except asyncio.CancelledError:
-            if not session.ended:  # else the next start finds it, and calls it uncertain
-                await self._give_back(claim)
+            if not session.in_doubt:
+                await self._give_back(claim)  # else the next start finds it, and calls it uncertain
             raise
         finally:
             stuck.cancel()
@@ -471,7 +472,7 @@ class Delivery:
 
         try:
             ended = await self._writer.run(step, must=True)
-        except StoreBroken:
+        except (StoreBroken, StoreFull):
             raise
         except Exception as error:
             await self._bug(claim, error)
@@ -588,13 +589,11 @@ class Delivery:
 
     async def _bug(self, claim: Claim, error: Exception) -> None:
         """An error of ours: logged once with its traceback; this message is tried again later, the daemon lives."""
-        self._events.emit(
-            "bug", queue_id=claim.queue_id, error=repr(error), traceback="".join(traceback.format_exception(error))
-        )
+        self._events.bug(error, queue_id=claim.queue_id)
         policy, now = self._policy, time.time()
         retry_at = now + schedule.interval(self._config.retry, max(c.attempts for c in claim.recipients) + 1)
         reason = f"an error in pysendmail itself: {type(error).__name__} (see the log)"
-        with suppress(StoreBroken):
+        with suppress(StoreBroken, StoreFull):
             ended = await self._writer.run(lambda queue: queue.defer(claim, reason, retry_at, policy, now), must=True)
             self._log(ended)
 
@@ -639,7 +638,7 @@ class Delivery:
         self._tasks.discard(task)
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._events.emit("bug", error=repr(error), traceback="".join(traceback.format_exception(error)))
+            self._events.bug(error)
 
 
 class Body:

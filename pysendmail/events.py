@@ -11,8 +11,9 @@ import asyncio
 import os
 import select
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TextIO
 
 from pysendmail.records import Ended
@@ -21,6 +22,7 @@ from pysendmail.smtp.reply import printable
 Value = str | int | float | None
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@.,:;<>/+-_=%~!*()[]{}|$#&?^'")
 MAX_VALUE = 1000
+MAX_LINE = select.PIPE_BUF - 1  # a pipe that is ready takes so much without blocking (pipe(7))
 
 
 def line(event: str, fields: dict[str, Value]) -> str:
@@ -44,8 +46,8 @@ class Events:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr  # None where there is none at all
-        self._cut = False  # the last line that was written has no end
         self._followers: dict[str, list[asyncio.Queue[tuple[str, dict[str, Value]]]]] = {}
+        self._lost = 0  # lines that nobody took
 
     @contextmanager
     def follow(self, queue_id: str) -> Iterator[asyncio.Queue[tuple[str, dict[str, Value]]]]:
@@ -62,30 +64,32 @@ class Events:
 
     def emit(self, event: str, **fields: Value) -> None:
         """Write one event. Use the named functions below where there is one."""
-        if self._stream is not None:
-            with suppress(OSError, ValueError):  # nobody reads the log; the mail goes on
-                self._write(self._stream, line(event, fields) + "\n")
+        self._write(line(event, fields))
         if self._followers:
             for follower in self._followers.get(str(fields.get("queue_id")), ()):
                 follower.put_nowait((event, fields))
 
-    def _write(self, stream: TextIO, text: str) -> None:
-        try:
-            fd = stream.fileno()
-        except (OSError, ValueError):
-            stream.write(text)
+    def _write(self, text: str) -> None:
+        if self._stream is None:
             return
-        # A pipe whose reader sleeps would hold up the event loop, and all mail with it. What poll says is writable
-        # takes PIPE_BUF octets without waiting. O_NONBLOCK would be set for all who share this stderr.
-        poll = select.poll()
-        poll.register(fd, select.POLLOUT)
-        octets = ("\n" * self._cut + text).encode("utf-8", "backslashreplace")
-        for start in range(0, len(octets), select.PIPE_BUF):
-            if not poll.poll(0):
-                self._cut = self._cut or start > 0
+        try:
+            try:
+                fd = self._stream.fileno()
+            except OSError:  # not a file: in memory
+                self._stream.write(text + "\n")
                 return
-            os.write(fd, octets[start : start + select.PIPE_BUF])
-        self._cut = False
+            # A pipe whose reader sleeps must not stop the mail. What poll says is ready takes PIPE_BUF octets without
+            # waiting; O_NONBLOCK would be set for everybody who shares this stderr.
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            if not poll.poll(0):
+                self._lost += 1
+                return
+            if self._lost:
+                text, self._lost = f"{line('lost', {'lines': self._lost})}\n{text}", 0
+            os.write(fd, text.encode("utf-8", "backslashreplace")[:MAX_LINE] + b"\n")
+        except (OSError, ValueError):
+            pass  # nobody reads the log; the mail goes on
 
     def accepted(
         self,
@@ -152,6 +156,12 @@ class Events:
 
     def recovered(self, *, smarthost: str, after_s: float) -> None:
         self.emit("recovered", smarthost=smarthost, after_s=after_s)
+
+    def bug(self, error: BaseException, *, queue_id: str | None = None, uid: int | None = None) -> None:
+        """An error of ours, with the way to it: the innermost call first, so that a cap takes the outermost."""
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        way = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in frames)
+        self.emit("bug", queue_id=queue_id, uid=uid, error=repr(error), traceback=way)
 
     def flush(self, *, uid: int, scope: str) -> None:
         self.emit("flush", uid=uid, scope=scope)

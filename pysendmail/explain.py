@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pysendmail.config import Config
@@ -12,13 +13,21 @@ from pysendmail.units import rfc3339, words_for_duration
 Entry = dict[str, Any]
 
 
-def message(history: Entry, waiting: Entry, *, relays: dict[str, Relay], config: Config, now: float) -> Entry:
+def message(
+    history: Entry,
+    waiting: Entry,
+    *,
+    removers: Mapping[str, int],
+    relays: dict[str, Relay],
+    config: Config,
+    now: float,
+) -> Entry:
     """`words` is one line of English each; the other keys are those of `history --json`."""
     words = [_where(waiting)] if waiting["recipients"] else ["It is not in the queue any more."]
     if waiting["queue_name"] == "hold":
         words.append(f"It is held and waits until it is released: pysendmail queue release {history['queue_id']}")
     for recipient in history["recipients"]:
-        words += _recipient(recipient)
+        words += _recipient(recipient, removers.get(recipient["address"]))
     if waiting["recipients"] and waiting["queue_name"] != "hold":
         words += _next(waiting, relays, config, now)
     return {**history, "words": words}
@@ -33,10 +42,10 @@ def _where(waiting: Entry) -> str:
     }[waiting["queue_name"]]
 
 
-def _recipient(recipient: Entry) -> list[str]:
+def _recipient(recipient: Entry, remover: int | None) -> list[str]:
     outcome = recipient["outcome"]
     attempts = recipient["attempts"]
-    by = f" by uid {recipient['removed_by']}" if outcome == "removed" else ""
+    by = f" by uid {remover}" if remover is not None else ""
     state = f"{outcome}{by} at {recipient['finished_at']}" if outcome else "waiting"
     lines = [f"{recipient['address']}: {state}, {len(attempts)} attempt{'s' if len(attempts) != 1 else ''}"]
     for attempt in attempts:

@@ -68,7 +68,7 @@ def waiting_entry(queue: Queue, row: Row | sqlite3.Row, obstacle: ObstacleOn) ->
         ],
         "uid": row["uid"],
         "attempts": max((r["attempts"] for r in recipients), default=0),
-        "next_attempt_at": None if row["held"] else time_or_null(min(due, default=None)),
+        "next_attempt_at": None if _held(row) else time_or_null(min(due, default=None)),
         "smarthost": (first["smarthost"] or next(iter(_route(first["route"])), None)) if first else None,
     }
 
@@ -80,11 +80,15 @@ def _due_at(recipient: Row, in_the_way: Obstacle | None) -> float:
 
 
 def _queue_name(row: Row, recipients: list[Row]) -> str:
-    if row["held"] or row["state"] == "damaged":
+    if _held(row):
         return "hold"
     if any(r["state"] == "attempting" for r in recipients):
         return "active"
     return "deferred" if any(r["reply"] for r in recipients) else "incoming"
+
+
+def _held(row: Row) -> bool:
+    return bool(row["held"]) or row["state"] == "damaged"
 
 
 def _route(text: str) -> tuple[str, ...]:
@@ -112,12 +116,17 @@ def history_entry(queue: Queue, row: Row | sqlite3.Row) -> Entry:
     }
 
 
+def removers(queue: Queue, row: sqlite3.Row) -> dict[str, int]:
+    """Who removed which recipients of a message: address -> uid."""
+    recipients = queue.rows("page_recipients", message=row["id"])
+    return {r["address"]: r["removed_by"] for r in recipients if r["state"] == "removed"}
+
+
 def _history_recipient(queue: Queue, row: Row) -> Entry:
     return {
         "address": row["address"],
         "outcome": row["state"] if row["state"] not in WAITING else None,
         "finished_at": time_or_null(row["finished_at"]),
-        "removed_by": row["removed_by"],
         "attempts": [
             {
                 "at": rfc3339(attempt["at"]),

@@ -310,14 +310,26 @@ class Queue:
         try:
             claim = self._load_claim(message, lane, now)
         except (ValueError, TypeError, KeyError, ArithmeticError):
-            self._set_aside(message)
+            self._hold_damaged(message)
             return None
         for claimed in claim.recipients:
             self._run("mark_attempting", recipient=claimed.id, smarthost=smarthost)
             self._run("add_attempt", recipient=claimed.id, now=now, smarthost=smarthost)
         return claim
 
-    def _set_aside(self, message: int) -> None:
+    def _set_aside(self, row: sqlite3.Row) -> bool:
+        """Whether a message is damaged; then it is held, so that it keeps nobody else from expiring or starting."""
+        try:
+            for name in ("queue_id", "kind", "sender", "message_id", "envid", "ret"):
+                _text(row[name])
+            _octets(row["header"])
+            float(row["accepted_at"]), float(row["expires_at"]), int(row["size"])
+        except (ValueError, TypeError):
+            self._hold_damaged(row["id"])
+            return True
+        return False
+
+    def _hold_damaged(self, message: int) -> None:
         self._run("set_damaged", message=message)
         self._run("hold_damaged", message=message)
 
@@ -561,6 +573,8 @@ class Queue:
             if row["state"] not in ("queued", "held"):
                 continue
             message = self._one("message_state", message=row["message"])
+            if self._set_aside(message):
+                continue
             state = "discarded" if _null_user_mail(message) else "expired"
             self._run(
                 "settle_recipient",
@@ -598,6 +612,8 @@ class Queue:
         by_message: dict[int, list[Failed]] = {}
         for recipient in recipients:
             row = self._one("recipient_state", recipient=recipient)
+            if self._set_aside(self._one("message_state", message=row["message"])):
+                continue
             failed = self._waiting(row, "deferred", status, reason, smarthost)
             self._run("set_warned", recipient=recipient)
             by_message.setdefault(row["message"], []).append(failed)
@@ -698,7 +714,7 @@ class Queue:
                 ended += self._recover(row, reply, policy, now)
             except (ValueError, TypeError, KeyError, ArithmeticError):  # a damaged row must not keep the daemon down
                 self.connection.execute("ROLLBACK TO running")
-                self._set_aside(row["message"])
+                self._hold_damaged(row["message"])
             self.connection.execute("RELEASE running")
         self._all_touched = True
         return ended
@@ -713,6 +729,8 @@ class Queue:
             status="4.4.2",
         )
         self._touch_recipient(row["id"])
+        if self._set_aside(self._one("message_state", message=row["message"])):
+            return []
         self._requeue(row["id"], uncertain, held=row["held"], attempts=row["attempts"] + 1, retry_at=now)
         failed = self._waiting(self._one("recipient_state", recipient=row["id"]), "deferred", "4.4.2", reply, "")
         ended = self._ended(

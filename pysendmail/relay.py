@@ -38,13 +38,10 @@ class Relay:
     tls_failed: float | None = None  # monotonic: the last failed handshake at "may"
     last_sent_at: float | None = None
     tls_held: bool = False  # the trouble is the TLS memory
-    allowance: float = 0.0  # messages that `rate` still allows
-    allowance_clock: float = 0.0
+    taken: deque[float] = field(default_factory=deque)  # monotonic: the claims that count for `rate`
 
     def __post_init__(self) -> None:
         self.limit = min(self.limit, self.smarthost.connections)
-        if self.smarthost.rate:
-            self.allowance = float(self.smarthost.rate[0])
 
     @property
     def name(self) -> str:
@@ -71,31 +68,24 @@ class Relay:
             return 1 if outstanding == 0 and self.connections == 0 and clock >= self.next_try else 0
         room = 2 * self.bearable - outstanding
         if self.smarthost.rate:
-            room = min(room, int(self._allowed(clock)))
+            messages, seconds = self.smarthost.rate
+            while self.taken and self.taken[0] + seconds <= clock:
+                self.taken.popleft()
+            room = min(room, messages - len(self.taken))
         return max(room, 0)
-
-    def _allowed(self, clock: float) -> float:
-        assert self.smarthost.rate is not None
-        messages, seconds = self.smarthost.rate
-        if self.allowance_clock:
-            self.allowance += (clock - self.allowance_clock) * messages / seconds
-        self.allowance = min(self.allowance, float(messages))
-        self.allowance_clock = clock
-        return self.allowance
 
     def wait(self, clock: float) -> float | None:
         """Seconds until it may be claimed for again, when the reason lies in time; None otherwise."""
         if self.trouble is not None and self.connections == 0:
             return max(self.next_try - clock, 0.0)
-        if self.smarthost.rate and self._allowed(clock) < 1:
-            messages, seconds = self.smarthost.rate
-            return (1 - self.allowance) * seconds / messages
+        if self.smarthost.rate and len(self.taken) >= self.smarthost.rate[0]:
+            return max(self.taken[0] + self.smarthost.rate[1] - clock, 0.0)
         return None
 
-    def claimed(self, claim: Claim) -> None:
+    def claimed(self, claim: Claim, clock: float) -> None:
         self.claims.append(claim)
         if self.smarthost.rate:
-            self.allowance -= 1
+            self.taken.append(clock)
 
     def answered(self) -> None:
         """A message was answered well: bear a little more, up to the ceiling."""

@@ -12,7 +12,6 @@ import json
 import socket
 import struct
 import time
-import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -160,8 +159,7 @@ class Conversation:
                 EX_TEMPFAIL, f"queue.db cannot be written ({error}): the message may have been queued, try again later"
             )
         except Exception as error:  # ours: it costs this conversation
-            text = "".join(traceback.format_exception(error))
-            self._desk.events.emit("bug", uid=self._right.uid, error=repr(error), traceback=text)
+            self._desk.events.bug(error, uid=self._right.uid)
             await self.close(EX_TEMPFAIL, "an error in pysendmail itself (see its log): nothing was queued, try again")
         finally:
             self._writer.close()

@@ -138,7 +138,7 @@ class Session:
         self.tls_failed = connection.tls_failed  # the handshake that failed just now, to be remembered; or ""
         self.trace = trace
         self.sent = 0  # transactions whose final dot was answered with 2xx
-        self.ended = False  # the final dot of the last message was written: it may have been accepted
+        self.in_doubt = False  # the final dot is on its way and not answered: cut off now, the message may have arrived
         self.stale = False  # a reused connection was dead when `send` came: that was no attempt
         self._connection = connection
         self._timeout = timeout
@@ -179,7 +179,7 @@ class Session:
 
         Cancellation aborts the connection and is the only exception.
         """
-        self.stale = self.ended = False
+        self.stale = self.in_doubt = False
         reused = self._used or not self.usable
         try:
             transaction, header, body = await self._begin(outgoing)
@@ -196,6 +196,7 @@ class Session:
             self.abort()
             raise
         self._used = True
+        self.in_doubt = False
         self.sent += transaction.sent
         if not transaction.usable or not self._line.quiet:
             self.abort()
@@ -288,7 +289,7 @@ class Session:
         if not await self._has_room(transaction):
             return
         transaction.ending()
-        self.ended = True
+        self.in_doubt = True
         if self.trace:
             self.trace(f"> [{octets + waiting} octets]")
             self.trace("> .")

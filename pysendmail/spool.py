@@ -169,11 +169,25 @@ class Reserve:
         self.given_up = False
         self._lent = 0
 
+    @property
+    def room(self) -> bool:
+        """Whether there is room for more than recording what became of mail: beside the ballast, not in its place."""
+        return not self.given_up or free_beside_reserve(self.path.parent, self.octets) >= FREE_FLOOR
+
     def give_up(self) -> None:
         with suppress(FileNotFoundError):
             self._lent = self.path.stat().st_size
         self.path.unlink(missing_ok=True)
         self.given_up = True
+
+
+def free_beside_reserve(directory: Path, reserve: int) -> int:
+    """What is free for mail: a ballast that was given up is to be filled again, not to be used up by new mail."""
+    try:
+        filled = (directory / "reserve").stat().st_size
+    except FileNotFoundError:
+        filled = 0
+    return max(free_octets(directory) - max(reserve - filled, 0), 0)
 
 
 def free_octets(directory: Path) -> int:

@@ -23,7 +23,7 @@ from pysendmail.exits import EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.message import Intake, MessageError, complete, hops, received, recipients, rfc5322_date
 from pysendmail.queue import COMMIT_OCTETS, PART_OCTETS, Queue
 from pysendmail.records import Accepted, Destination, NewMessage
-from pysendmail.spool import FREE_FLOOR, free_octets
+from pysendmail.spool import FREE_FLOOR, free_beside_reserve
 
 MAX_HOPS = 50  # Received fields: more of them is a loop
 
@@ -145,10 +145,10 @@ class Submission:
     def _check_space(self, size: int) -> None:
         needed = 2 * size + FREE_FLOOR
         directory = self._config.queue.directory
-        if (free := free_octets(directory)) < needed:
+        if (free := free_beside_reserve(directory, self._config.queue.reserve)) < needed:
             raise Refused(
                 EX_TEMPFAIL,
-                f"not enough room in {directory}: {free} octets are free and {needed} are needed; "
+                f"not enough room in {directory}: beside [queue] reserve {free} octets are free, {needed} are needed; "
                 "nothing was queued, make room or try again later",
             )
 

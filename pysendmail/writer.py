@@ -5,9 +5,9 @@ savepoint of its own: one that raises undoes itself and nobody else. A caller's 
 commit has returned, so that whoever says "accepted" or forgets a claim does it on durable ground.
 
 On a full disk: steps that must not be lost (outcomes) are run again after the ballast was given up and the WAL
-emptied, for as long as it takes; all others fail with StoreFull. Any other error of the store is fatal to the
-daemon: `on_broken` is called once and every later step fails, since what SQLite holds after an I/O error is not
-known until it is opened again.
+emptied, for as long as it takes or until `hurry`; all others fail with StoreFull. Any other error of the store is
+fatal to the daemon: `on_broken` is called once and every later step fails, since what SQLite holds after an I/O
+error is not known until it is opened again.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Writer:
         self._broken: str | None = None
         self._stopped = False  # nothing more is taken
         self._ending = False  # the thread has seen that
+        self._hurried = False
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
 
@@ -78,9 +79,14 @@ class Writer:
         self._steps.put(_Step(step, future, must))
         return await asyncio.shield(future)
 
+    def hurry(self) -> None:
+        """We are about to stop: nothing waits for room on the disk any more, but for the ballast's."""
+        self._hurried = True
+
     async def stop(self) -> None:
         """Run what was handed in before, then end the thread; the database stays open for its owner to close."""
         self._stopped = True
+        self.hurry()
         self._steps.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -103,7 +109,7 @@ class Writer:
                 self._commit(batch)
 
     def _commit(self, batch: list[_Step]) -> None:
-        waiting: Sequence[_Step] = batch
+        waiting = batch
         while waiting:
             try:
                 self._transact(waiting)
@@ -115,6 +121,12 @@ class Writer:
                     self._break(waiting, error)
                     return
             waiting = self._turn_away(waiting)
+            if waiting and self._hurried and self._reserve.given_up:
+                # The next start finds these attempts unfinished, as after a crash; who stops us need not kill us.
+                for step in waiting:
+                    step.error = StoreFull("the disk that holds queue.db is full, and we stop")
+                self._finish(waiting)
+                return
             if waiting:
                 self._make_room()
                 # Who came meanwhile is answered now, however long the others have to wait for room.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,29 @@ async def test_all_goes_on_when_one_has_left(desk: Desk) -> None:
 
     desk.before_change = first_leaves
     assert [entry["queue_id"] for entry in await desk.ask(ALICE, "hold", all=True)] == [first]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "sender = x'ff00'",
+        "accepted_at = 'never'",
+        "size = 'large'",
+        "message_id = CAST(x'e4' AS TEXT)",
+        "queue_id = x'01'",
+        "header = 'text'",
+    ],
+)
+async def test_damage_hides_nothing_in_a_listing(desk: Desk, damage: str) -> None:
+    """Promise 15: whatever stands in a row, the listings show all others, and it as well as can be."""
+    desk.store.accept()
+    good = desk.store.accept()
+    desk.store.sql(f"UPDATE message SET {damage} WHERE id = 1")
+    for verb in ("list", "history"):
+        entries = await desk.ask(ALL, verb)
+        assert len(entries) == 2 and good == entries[1]["queue_id"]
+        assert json.dumps(entries).isascii()
+    await desk.ask(ALL, "status")
 
 
 async def test_a_damaged_message_can_be_shown_and_removed(desk: Desk) -> None:

@@ -873,6 +873,29 @@ def test_a_damaged_memory_of_a_smarthost_is_none(store: Store) -> None:
     assert store.queue.smarthosts() == {"main": (None, None)}
 
 
+def test_damage_stops_no_start_and_no_expiry(store: Store) -> None:
+    """A row that was damaged while it was tried, or waits past its lifetime, is set aside; the others go their way."""
+    for _ in range(2):
+        store.accept(lifetime=10)
+    store.claim()
+    store.sql("UPDATE message SET accepted_at = 'never', sender = x'00' WHERE id = 1")
+    store.reopen()
+    store.do(store.queue.recover, store.policy, store.now, 3960)
+    assert store.one("SELECT state FROM message WHERE id = 1") == "damaged"
+    store.accept(lifetime=10, warn_after=5, queue_id="WORSE")
+    store.sql("UPDATE message SET header = 7 WHERE queue_id = 'WORSE'")
+    store.now += 20
+    options = {"reason": "no answer", "status": "4.4.7", "smarthost": "main", "now": store.now}
+    store.do(store.queue.warn, store.queue.unwarned(MAIN, store.now), store.policy, **options)
+    ended = store.do(store.queue.expire, store.queue.overdue(MAIN, store.now), store.policy, **options)
+    assert [e.outcome for e in ended] == ["expired"]
+    assert [row[0] for row in store.sql("SELECT state FROM message ORDER BY id LIMIT 3")] == [
+        "damaged",
+        "done",
+        "damaged",
+    ]
+
+
 def test_a_recipient_without_its_message(store: Store) -> None:
     """A recipient whose message row is gone is set aside as well."""
     store.accept()

@@ -235,6 +235,32 @@ async def test_cancelled_while_sending() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not session.usable
+        assert not session.in_doubt
+        await session.close()
+
+
+async def test_cancelled_after_the_final_dot_is_in_doubt() -> None:
+    """Cut off between the dot and its answer: the message may have arrived, and the session says so."""
+
+    async def silent_at_the_end(client: Client) -> None:
+        await client.say("220 peer")
+        await client.hear("EHLO")
+        await client.say("250 peer")
+        for verb, answer in (("MAIL", "250 ok"), ("RCPT", "250 ok"), ("DATA", "354 go ahead")):
+            await client.hear(verb)
+            await client.say(answer)
+        await client.hear_message()
+        client.peer.commands.append("the dot")
+        await client.stall()
+
+    async with Peer(silent_at_the_end) as peer:
+        session = await open_session(smarthost(peer))
+        task = asyncio.create_task(session.send(outgoing()))
+        await until(lambda: "the dot" in peer.commands)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert session.in_doubt
         await session.close()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pysendmail import argv, submission
+from pysendmail import argv, spool
 from pysendmail.aliases import Aliases
 from pysendmail.config import Access, Config, Route, Smarthost
 from pysendmail.envelope import Recipient
@@ -123,7 +123,7 @@ def test_over_a_users_limits(store: Store) -> None:
 
 def test_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """75 where less than twice its size and 4 MiB is free, at the end of a small message, amid a large one."""
-    monkeypatch.setattr(submission, "free_octets", lambda directory: 4 * 1024 * 1024)
+    monkeypatch.setattr(spool, "free_octets", lambda directory: 4 * 1024 * 1024)
     code, words = refused(store, "b@example.org")
     assert (code, "not enough room" in words, "nothing was queued" in words) == (75, True, True)
     assert refused(store, "b@example.org", text=LARGE)[0] == 75

@@ -277,6 +277,8 @@ async def test_a_must_step_waits_for_room(small_disk: Path) -> None:
             )
         with pytest.raises(StoreFull):
             await refused
+        with pytest.raises(StoreFull):  # so is who comes while it waits
+            await asyncio.wait_for(one.run(accept(body=b"z" * 500 * KIB)), 10)
         assert not must.done()
         async with asyncio.timeout(10):
             with pytest.raises(StoreFull):  # nor does who comes later wait
@@ -286,6 +288,18 @@ async def test_a_must_step_waits_for_room(small_disk: Path) -> None:
         async with asyncio.timeout(10):
             await must
         assert not one.broken
+
+
+async def test_a_stop_on_a_full_disk(small_disk: Path) -> None:
+    """A stop does not wait for room: what could not be recorded is found by the next start."""
+    one = Desk(small_disk)
+    fill(small_disk)
+    (must,) = await soon(one.run(accept(body=b"y" * 500 * KIB), must=True))
+    async with asyncio.timeout(10):
+        await one.writer.stop()
+    with pytest.raises(StoreFull):
+        await must
+    one.queue.close()
 
 
 async def test_many_full_commits(small_disk: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from rig import debian
-from rig.instance import PATIENCE_S, Instance, smarthost
+from rig.instance import PATIENCE_S, Instance, json_lines, smarthost
 from rig.peer import Ordinary, PeerThread
 
 SYNCS = "fdatasync,fsync"
@@ -78,7 +78,7 @@ class Run:
                 instance.wait_quietly(lambda: instance.matching("start"))
                 for recipient, size in (("bob", 0), ("big", LARGE), ("nobody", 0), ("later", 0)):
                     self._submit(instance, f"{recipient}@example.org", size)
-                self._let_it_deliver(instance)
+                self._check(peer, self._settled(instance))
             finally:
                 assert instance.process is not None
                 self._over = True
@@ -86,7 +86,6 @@ class Run:
                 nurse.join(PATIENCE_S)
                 instance.process.kill()
                 instance.process.wait(PATIENCE_S)
-            self._check(peer, self._drain(instance))
 
     def _submit(self, instance: Instance, recipient: str, size: int) -> None:
         token = f"{recipient.partition('@')[0]}-{self.point}"
@@ -110,21 +109,17 @@ class Run:
         if self._over:
             instance.process.kill()
 
-    def _let_it_deliver(self, instance: Instance) -> None:
-        """Until the daemon is through, or died and was started anew: then the rest is for `_drain`."""
-        instance.wait_quietly(lambda: self.killed or len(instance.matching("outcome", fields={"status": "sent"})) >= 4)
-
-    def _drain(self, instance: Instance) -> list[dict[str, Any]]:
-        """Everything that is due, and once more for what was deferred on the way; the history then."""
-        for _ in range(3):
-            done = instance.run("pysendmail", "daemon", "--once")
-            if done.returncode:
-                self.problems.append(f"--once: {done.returncode} {done.stderr!r}")
-            history = instance.history()
-            if all(recipient["outcome"] for entry in history for recipient in entry["recipients"]):
+    def _settled(self, instance: Instance) -> list[dict[str, Any]]:
+        """The history once nothing waits any more; it is asked for after each outcome in the log."""
+        for _ in range(50):
+            seen = len(instance.events)
+            asked = instance.run("pysendmail", "history", "--json")  # the daemon may die while it answers
+            history = list(json_lines(asked.stdout)) if asked.returncode == 0 else []
+            waiting = [r for entry in history for r in entry["recipients"] if r["outcome"] is None]
+            if history and not waiting:
                 return history
-            instance.pysendmail("flush")
-        self.problems.append("mail is still waiting")
+            instance.wait_quietly(lambda seen=seen: instance.matching("outcome", seen))  # type: ignore[misc]
+        self.problems.append(f"mail is still waiting: {waiting}")
         return history
 
     def _check(self, peer: PeerThread, history: list[dict[str, Any]]) -> None:

@@ -37,3 +37,24 @@ def test_200_parallel_submissions_arrive_exactly_once(open_path: Path) -> None:
         assert found is not None
         assert int(found[1]) == uids[int(found[2]) % len(uids)]
     assert instance.matching("outcome", fields={"status": "deferred"}) == []
+
+
+def test_restarts_under_load_refuse_and_lose_nothing(open_path: Path) -> None:
+    """Three restarts of the daemon while 60 messages are submitted: every sendmail says 0, each arrives once."""
+    uid = OTHERS[0] if can_be(OTHERS[0]) else None  # who may write the queue would do without the daemon
+    with PeerThread() as peer, Instance(open_path, smarthosts=[smarthost(peer)]) as instance:
+
+        def submit(number: int) -> tuple[int, bytes]:
+            done = instance.sendmail(f"r{number}@example.org", text=f"Subject: n{number}-\n\nx\n".encode(), uid=uid)
+            return done.returncode, done.stderr
+
+        with ThreadPoolExecutor(6) as pool:
+            running = [pool.submit(submit, number) for number in range(60)]
+            for count in (5, 20, 40):
+                instance.wait_for("accepted", count=count)
+                assert instance.stop() == 0
+                instance.start()
+            assert {future.result() for future in running} == {(0, b"")}
+        instance.wait_for("outcome", count=60, status="sent")
+        arrived = sorted(m.recipients[0] for m in peer.messages)
+        assert arrived == sorted(f"<r{number}@example.org>" for number in range(60))

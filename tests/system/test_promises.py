@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from rig import debian
-from rig.instance import Instance, smarthost
+from rig.instance import BIN, Instance, smarthost
 from rig.peer import Client, Ordinary, PeerThread
 
 NASTY = b"first\n.\n..\n.dot\nbare \r cr\n\0nul\r\n.\r\nX\r\r\n" + bytes(range(128, 256)) + b"\nFrom here\n.\r\nno end"
@@ -127,6 +128,32 @@ def test_promise_10_nobody_holds_up_the_others(tmp_path: Path) -> None:
             assert len(instance.mailq()) == 11
 
 
+def test_promise_10_a_log_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> None:
+    """The pipe behind standard error is full: mail flows; once it is read, the log says what it lost."""
+    with PeerThread() as peer:
+        instance = Instance(tmp_path, smarthosts=[smarthost(peer)])
+        instance.submit("bob@example.org")
+        read_end, write_end = os.pipe()
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(write_end, b"\n" * 4000)
+        command = [str(BIN / "pysendmail"), "-C", str(instance.config), "daemon"]
+        daemon = subprocess.Popen(command, stderr=write_end, stdin=subprocess.DEVNULL)
+        try:
+            os.close(write_end)
+            peer.wait_until(lambda: peer.messages)
+            for number in range(5):
+                instance.submit(f"r{number}@example.org")
+            peer.wait_until(lambda: len(peer.messages) == 6)
+            os.read(read_end, 4096)
+            daemon.terminate()
+            assert daemon.wait(30) == 0
+            assert b"event=lost lines=" in os.read(read_end, 65536)
+        finally:
+            daemon.kill()
+            daemon.wait()
+            os.close(read_end)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 32 MiB."""
@@ -172,7 +199,7 @@ def test_promise_11_a_full_disk_refuses_remembers_and_recovers(tmp_path: Path, s
         accepted.append(await client.hear_message())
         fill(small_disk)
         await client.say("250 2.0.0 taken")
-        await client.stall()
+        client.close()
 
     queue = {"directory": str(small_disk / "queue"), "reserve": "4MiB"}
     with PeerThread(fills) as peer, Instance(tmp_path, smarthosts=[smarthost(peer)], queue=queue) as instance:
@@ -190,6 +217,15 @@ def test_promise_11_a_full_disk_refuses_remembers_and_recovers(tmp_path: Path, s
         instance.start()
         assert [e["recipients"][0]["outcome"] for e in instance.history()] == ["sent", "sent"]
         assert len(accepted) == 1 and len(peer.messages) == 1
+
+
+def test_promise_11_a_disk_too_small_for_the_reserve_still_carries_mail(tmp_path: Path, small_disk: Path) -> None:
+    """The ballast does not fit: status says so (1), and mail is taken and delivered all the same."""
+    queue = {"directory": str(small_disk / "queue"), "reserve": "20MiB"}
+    with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer)], queue=queue) as instance:
+        instance.submit("bob@example.org")
+        instance.wait_for("outcome", status="sent")
+        assert "reserve" in instance.pysendmail("status", code=1)
 
 
 def test_promise_12_a_clock_jump_expires_and_stops_nothing(tmp_path: Path) -> None:

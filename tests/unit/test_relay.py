@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from pysendmail.config import Retry, Smarthost
 from pysendmail.envelope import Recipient
 from pysendmail.outcome import Fault, Stage, Trouble
@@ -28,7 +31,7 @@ def test_it_starts_small() -> None:
 def test_room_counts_what_is_claimed_and_in_flight() -> None:
     """What is claimed and what is on a connection is room taken."""
     one = relay()
-    one.claimed(CLAIM)
+    one.claimed(CLAIM, 0)
     one.in_flight = 1
     assert one.room(0) == 2
     one.in_flight = 9
@@ -89,7 +92,7 @@ def test_trouble_rest_probe() -> None:
     one.fail(REFUSED, RETRY, clock=100, now=5000)
     assert (one.since, one.next_try_at, one.wait(110)) == (5000, 5030, 20)
     assert [one.room(clock) for clock in (100, 129, 130)] == [0, 0, 1]
-    one.claimed(CLAIM)
+    one.claimed(CLAIM, 0)
     assert one.room(130) == 0
     one.claims.clear()
     one.connections = 1
@@ -131,13 +134,27 @@ def test_flush_ends_the_rest() -> None:
 
 
 def test_rate() -> None:
-    """No more than so many messages in a time; then one at a time as the allowance comes back."""
+    """In no span of its time more than so many messages, also not after a burst; then as the oldest leave that span."""
     one = relay(connections=20, rate=(3, 60.0))
     one.limit = 20
     assert one.room(1000) == 3
-    for _ in range(3):
-        one.claimed(CLAIM)
+    for clock in (1000, 1000, 1030):
+        one.claimed(CLAIM, clock)
         one.claims.clear()
-    assert (one.room(1000), one.wait(1000)) == (0, 20)
-    assert (one.room(1019), one.room(1020), one.wait(1020)) == (0, 1, None)
-    assert one.room(9999) == 3
+    assert (one.room(1031), one.wait(1031)) == (0, 29)
+    assert (one.room(1059.9), one.room(1060), one.wait(1060)) == (0, 2, None)
+    assert one.room(1090) == 3
+
+
+@given(st.lists(st.floats(0, 50), max_size=60))
+def test_rate_holds_in_every_span(waits: list[float]) -> None:
+    """Whoever claims all the room there is, whenever: no 60 s hold more than three messages."""
+    one = relay(rate=(3, 60.0))
+    clock, sent = 0.0, list[float]()
+    for wait in waits:
+        clock += wait
+        for _ in range(one.room(clock)):
+            one.claimed(CLAIM, clock)
+            sent.append(clock)
+        one.claims.clear()
+    assert all(later - earlier >= 60 for earlier, later in zip(sent, sent[3:], strict=False))

@@ -12,7 +12,7 @@ from pysendmail import explain, status
 from pysendmail.config import Retry, Smarthost
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.relay import Relay
-from pysendmail.status import Circumstances, Counts, obstacle, report
+from pysendmail.status import Circumstances, Counts, Obstacle, obstacle, report
 from rig.store import NOW, config
 
 MAIN = Smarthost(name="main", host="smtp.example.com")
@@ -123,9 +123,10 @@ def test_last_sent() -> None:
     ],
 )
 def test_obstacle(route: tuple[str, ...], relays: list[Relay], reason: str | None) -> None:
-    """Mail waits for its route only where none of its smarthosts can be had."""
-    found = obstacle(route, {one.name: one for one in relays})
-    assert (found.reason if found is not None else None) == reason
+    """Mail waits for its route only where none of its smarthosts can be had, and until the first of them is probed."""
+    until = NOW + 30 if relays else None
+    expected = None if reason is None else Obstacle(reason=reason, until=until)
+    assert obstacle(route, {one.name: one for one in relays}) == expected
 
 
 # -- explain --
@@ -143,6 +144,10 @@ ATTEMPT = {
 }
 
 
+LATE = "2027-01-15T08:00:01Z"
+FULL = {"address": "bob@example.org", "outcome": "expired", "finished_at": LATE, "attempts": [ATTEMPT]}
+
+
 def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, **changes: Any) -> str:
     history = {
         "queue_id": "Q1",
@@ -157,7 +162,7 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
         **changes,
     }
     relays = [relay()] if relays is None else relays
-    answer = explain.message(history, waiting, relays={r.name: r for r in relays}, config=CONFIG, now=NOW)
+    answer = explain.message(history, waiting, removers={}, relays={r.name: r for r in relays}, config=CONFIG, now=NOW)
     return "\n".join(answer["words"])
 
 
@@ -182,7 +187,10 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
             ["main is in trouble since 2027-01-15T08:00:00Z: main: connection refused", "pysendmail flush"],
         ),
         (explained(relays=[relay(tls_held=True)]), ["TLS memory holds", "pysendmail probe --forget main"]),
-        (explained(recipients=[]), ["It is not in the queue any more."]),
+        (
+            explained(recipients=[], history={"recipients": [FULL]}),
+            ["It is not in the queue any more.", "What would help: The recipient's mailbox is full"],
+        ),
     ],
 )
 def test_explain(text: str, words: list[str]) -> None:
@@ -194,5 +202,5 @@ def test_explain_without_a_smarthost() -> None:
     """Where nothing is configured, that is the reason, and the file to mend is named."""
     history = {"queue_id": "Q1", "recipients": []}
     waiting = {"queue_id": "Q1", "queue_name": "incoming", "recipients": [{}], "next_attempt_at": None}
-    answer = explain.message(history, waiting, relays={}, config=config(Path("/q")), now=NOW)
+    answer = explain.message(history, waiting, removers={}, relays={}, config=config(Path("/q")), now=NOW)
     assert "add [[smarthost]] to /q/pysendmail.toml" in answer["words"][-1]
