@@ -153,6 +153,7 @@ def ask(options: argparse.Namespace, request: Entry, *, everything: bool = True)
 def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) -> Iterator[Entry]:
     """Without a daemon."""
     import asyncio
+    import sqlite3
 
     from pysendmail import config_file, direct
     from pysendmail.control import ControlError
@@ -169,6 +170,9 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
         yield from asyncio.run(collect())
     except ControlError as error:
         raise Failure(error.code, f"pysendmail: {error}") from None
+    except sqlite3.Error as error:
+        where = f"{config.queue.directory}/queue.db"
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {where}: {error}; pysendmail check says what to do") from None
     except (QueueError, SchemaError, OSError) as error:
         raise Failure(EX_TEMPFAIL, f"pysendmail: {error}") from None
 
@@ -213,13 +217,16 @@ def _queue(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from pysendmail.status import HEALTH
+    from pysendmail.status import HEALTH, unknown
 
     try:
         report = next(iter(ask(options, {"verb": "status"})))
     except Failure as error:
-        if error.code == EX_UNAVAILABLE:
-            error.code = 2  # no daemon, whoever asks
+        if error.code not in (EX_UNAVAILABLE, EX_TEMPFAIL):
+            raise
+        error.code = HEALTH.index("critical")  # no daemon, or no queue, whoever asks
+        if options.json:
+            print(json.dumps(unknown(str(error).removeprefix("pysendmail: "))))
         raise
     if options.json:
         print(json.dumps(report))
@@ -264,15 +271,15 @@ def _check(options: argparse.Namespace) -> int:
 def _probe(options: argparse.Namespace) -> int:
     names = [options.forget] if options.forget else options.names
     answers = ask(options, {"verb": "probe", "ids": names, "forget": bool(options.forget)})
-    if options.json:
-        return _print_json(answers)
     code = EX_OK
     for entry in answers:
-        if entry.get("forgotten"):
+        if options.json:
+            print(json.dumps(entry))
+        elif entry.get("forgotten"):
             print(f"{entry['name']}: it is forgotten that TLS was seen there")
-            continue
-        _print_probe(entry)
-        code = code if entry["ready"] else EX_UNAVAILABLE
+        else:
+            _print_probe(entry)
+        code = code if entry.get("ready", True) else EX_UNAVAILABLE
     return code
 
 

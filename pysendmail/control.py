@@ -104,8 +104,13 @@ class Control:
             for entry in entries:
                 yield entry
 
-    def waiting(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
-        return self._pages(partial(listing.waiting_page, uid=right.only, obstacle=self.obstacle))
+    async def waiting(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        for queue_id in _ids(request):
+            row = await self._waiting(right, queue_id)
+            yield await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
+        if not _ids(request):
+            async for entry in self._pages(partial(listing.waiting_page, uid=right.only, obstacle=self.obstacle)):
+                yield entry
 
     async def history(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         since, to, ids = _time(request, "since"), _optional(request, "to"), _ids(request)
@@ -133,7 +138,7 @@ class Control:
             )
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        for queue_id in _ids(request):
+        async for queue_id in self._named(right, request):
             row = await self._find(right, queue_id)
 
             def look(queue: Queue, row: Any = row) -> Entry:
@@ -237,13 +242,12 @@ class Control:
     ) -> AsyncIterator[Entry]:
         """Do one thing to each message named, a commit each."""
         async for queue_id in self._named(right, request):
-            row = await self._find(right, queue_id)
-            if row["state"] not in ("queued", "damaged"):
+            try:
+                row = await self._waiting(right, queue_id)
+            except ControlError:
                 if request.get("all"):
                     continue  # it left since we began: there is nothing to do to it
-                raise ControlError(
-                    EX_NOINPUT, f"{queue_id}: is not in the queue any more: pysendmail history {queue_id}"
-                )
+                raise
             ended = await self._store.change(partial(step, message=row["id"], now=time.time()))
             self._events.emit(done, queue_id=queue_id, uid=right.uid)
             for one in ended:
@@ -268,6 +272,12 @@ class Control:
         if not rows or not (right.all or rows[0]["uid"] == right.uid):
             raise ControlError(EX_NOINPUT, f"{queue_id[:40]}: no such queue id; mailq lists those that wait")
         return rows[0]
+
+    async def _waiting(self, right: Right, queue_id: str) -> Any:
+        row = await self._find(right, queue_id)
+        if row["state"] not in ("queued", "damaged"):
+            raise ControlError(EX_NOINPUT, f"{queue_id}: is not in the queue any more: pysendmail history {queue_id}")
+        return row
 
     # -- smarthosts --
 

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import stat
 import sys
 import time
@@ -296,6 +297,8 @@ def serve(instance: Instance, *, once: bool = False) -> int:
         queue = Queue.open(directory)
     except (QueueError, SchemaError) as error:
         return _failed(EX_TEMPFAIL, str(error))
+    except sqlite3.Error as error:
+        return _failed(EX_TEMPFAIL, f"{directory}/queue.db: {error}; pysendmail check says what to do")
     except OSError as error:
         return _failed(EX_TEMPFAIL, f"{directory}: {error}")
     if loaded.error is None:

@@ -95,7 +95,10 @@ def run(
         return _failed(name, error.code, str(error))
     except ConfigError as error:
         return _failed(name, EX_CONFIG, str(error))
-    except (QueueError, SchemaError, OSError, sqlite3.Error) as error:
+    except sqlite3.Error as error:
+        where = f"{config.queue.directory}/queue.db"
+        return _failed(name, EX_TEMPFAIL, f"{where}: {error}: nothing was queued; pysendmail check says what to do")
+    except (QueueError, SchemaError, OSError) as error:
         return _failed(name, EX_TEMPFAIL, f"{error}: nothing was queued, try again")
     return EX_OK
 

@@ -107,7 +107,7 @@ class Server:
         reader, writer = await asyncio.open_unix_connection(sock=peer, limit=READ_OCTETS)
         conversation = Conversation(self.desk, reader, writer, Right(uid=uid, all=control), self._pending)
         if not control and uid != 0 and self._by_uid[uid] >= limit:
-            await conversation.close(
+            await conversation.refuse(
                 EX_TEMPFAIL,
                 f"uid {uid} has {limit} commands under way ([access] connections): nothing was queued, try again",
             )
@@ -148,14 +148,13 @@ class Conversation:
         except (ConnectionError, EOFError, frames.FrameError, TimeoutError):
             pass  # the client is gone or is none of ours: nothing was queued for it
         except (Refused, ControlError) as error:
-            self._desk.events.refused(uid=self._right.uid, code=error.code, reason=str(error))
-            await self.close(error.code, str(error))
+            await self.refuse(error.code, str(error))
         except UsageError as error:
-            await self.close(EX_USAGE, str(error))
+            await self.refuse(EX_USAGE, str(error))
         except StoreFull as error:
-            await self.close(EX_TEMPFAIL, f"{error}: nothing was queued, make room or try again later")
+            await self.refuse(EX_TEMPFAIL, f"{error}: nothing was queued, make room or try again later")
         except StoreBroken as error:
-            await self.close(
+            await self.refuse(
                 EX_TEMPFAIL, f"queue.db cannot be written ({error}): the message may have been queued, try again later"
             )
         except Exception as error:  # ours: it costs this conversation
@@ -179,6 +178,11 @@ class Conversation:
         self._writer.write(frames.output(kind, text.encode() if isinstance(text, str) else text))
         if self._writer.transport.get_write_buffer_size() > MAX_PAUSE_OCTETS:
             await self._writer.drain()
+
+    async def refuse(self, code: int, error: str) -> None:
+        """The end of what is not done, which the log knows too."""
+        self._desk.events.refused(uid=self._right.uid, code=code, reason=error)
+        await self.close(code, error)
 
     async def close(self, code: int, error: str = "") -> None:
         """The end: words on stderr if there are any, and the exit code."""

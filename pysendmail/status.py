@@ -75,6 +75,12 @@ def report(
     }
 
 
+def unknown(reason: str) -> dict[str, Any]:
+    """The same object where nobody can be asked: critical, and every key is there."""
+    nothing = dict.fromkeys(("queued", "deferred", "held", "in_flight", "failed", "oldest_age_s", "last_sent_at"))
+    return {"health": "critical", **nothing, "smarthosts": [], "warnings": [reason]}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obstacle:
     """Why mail on a route cannot leave, when the smarthosts are the reason, and when that is tried again."""

@@ -110,7 +110,7 @@ async def test_a_bad_request(desk: Desk, request_: dict[str, Any], words: str) -
     assert caught.value.code == 64
 
 
-@pytest.mark.parametrize("verb", ["explain", "show", "hold", "release", "remove", "retry", "expire", "history"])
+@pytest.mark.parametrize("verb", ["list", "explain", "show", "hold", "release", "remove", "retry", "expire", "history"])
 async def test_anothers_message_does_not_exist(desk: Desk, verb: str) -> None:
     """Promise 14: another user's queue id is answered as one that never was, to a container's root too."""
     queue_id = desk.store.accept(uid=1000)
@@ -192,6 +192,16 @@ async def test_all_is_all_of_ones_own(desk: Desk) -> None:
     await desk.ask(ALL, "flush")
     assert (desk.store.lane().due_at or 0) != NOW + 100
     assert desk.flushed == 1
+
+
+async def test_list_and_show_take_ids_and_all(desk: Desk) -> None:
+    """As all verbs of `queue`: those named, or every one that waits; what is over is 66."""
+    first, second, over = (desk.store.accept(uid=1000) for _ in range(3))
+    await desk.ask(ALICE, "remove", over)
+    for verb in ("list", "show", "explain"):
+        assert [entry["queue_id"] for entry in await desk.ask(ALICE, verb, second)] == [second]
+        assert [entry["queue_id"] for entry in await desk.ask(ALICE, verb, all=True)] == [first, second]
+    assert (await desk.refused(ALICE, "list", over))[0] == 66
 
 
 async def test_all_goes_on_when_one_has_left(desk: Desk) -> None:

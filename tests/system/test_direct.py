@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -104,3 +105,26 @@ def test_the_queues_directory_is_made_when_it_is_missing(tmp_path: Path, name: s
     instance = Instance(tmp_path, queue={"directory": str(tmp_path / name)})
     instance.submit("bob@example.org")
     assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_damaged_database_is_words_and_an_exit_code(tmp_path: Path) -> None:
+    """Never a traceback: 75 and one line for each command, `status` says critical, `check` what to do."""
+    instance = Instance(tmp_path)
+    instance.submit("bob@example.org")
+    (instance.queue_directory / "queue.db").write_bytes(b"no database" * 1000)
+    commands = [("sendmail", "bob@example.org"), ("pysendmail", "daemon"), ("pysendmail", "queue", "list")]
+    for name, *arguments in [*commands, ("pysendmail", "history"), ("pysendmail", "flush")]:
+        done = instance.run(name, *arguments)
+        assert (done.returncode, done.stderr.count(b"\n")) == (75, 1), (arguments, done.stderr)
+        assert b"queue.db" in done.stderr
+    instance.pysendmail("status", code=2)
+    assert "queue.db" in instance.pysendmail("check", code=78)
+
+
+def test_status_is_one_json_object_for_whoever_may_not_look(open_path: Path, other: int) -> None:
+    """No daemon and no right to the queue: critical, with the keys that the object always has."""
+    instance = Instance(open_path, smarthosts=[{"name": "main", "host": "127.0.0.1"}])
+    whole, bare = instance.status(), json.loads(instance.pysendmail("status", "--json", uid=other, code=2))
+    assert list(bare) == list(whole)
+    assert (bare["health"], bare["queued"]) == ("critical", None)
+    assert "no daemon" in bare["warnings"][0]

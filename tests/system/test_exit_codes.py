@@ -59,6 +59,17 @@ def test_refused_submissions(instance: Instance, case: str) -> None:
     assert done.stderr.startswith(b"sendmail: ")
 
 
+def test_each_refusal_is_an_event(tmp_path: Path) -> None:
+    """DESIGN 2.5: whoever refuses, argv's reader included, the log says to whom, with which code and why."""
+    with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer)], queue={"max_recipients": 3}) as one:
+        for name in ("no recipient", "unknown option", "-B with another word", "not an address", "too many recipients"):
+            code, arguments, text = REFUSED[name]
+            before = len(one.events)
+            said = one.sendmail(*arguments, text=text).stderr.decode()
+            event = one.wait_for("refused", after=before, code=str(code), uid=str(os.getuid()))
+            assert said == f"sendmail: {event['reason']}\n"
+
+
 ADMIN = {
     "unknown queue id": (66, ["queue", "show", "0000000000AB"]),
     "unknown queue id, held": (66, ["queue", "hold", "0000000000AB"]),
@@ -78,6 +89,13 @@ def test_administration(instance: Instance, case: str) -> None:
     done = instance.run("pysendmail", *arguments)
     assert done.returncode == code, done.stderr
     assert done.stderr
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_probe_of_a_smarthost_that_cannot_be_used_is_69(tmp_path: Path, form: tuple[str, ...]) -> None:
+    """In words and as JSON alike: scripts read one, people the other."""
+    instance = Instance(tmp_path, smarthosts=[{"name": "main", "host": "127.0.0.1", "port": 1}])
+    assert "main" in instance.pysendmail("probe", *form, code=69)
 
 
 def test_mailq_with_wrong_usage_is_64(instance: Instance) -> None:
