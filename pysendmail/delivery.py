@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -475,6 +476,12 @@ class Delivery:
         except (StoreBroken, StoreFull):
             raise
         except Exception as error:
+            remembered = _without_reports(results)
+            if sent and remembered != list(results):
+                # A report that cannot be written must not undo that mail was sent: it would be sent again.
+                self._events.bug(error, queue_id=claim.queue_id)
+                await self._settle(relay, claim, remembered, started_at, address=address, tls=tls)
+                return
             await self._bug(claim, error)
             return
         if sent:
@@ -679,6 +686,16 @@ class Body:
             yield recoder.finish()
 
         return plan.header, recoded if plan.changed else self.stream
+
+
+def _without_reports(results: Sequence[Result]) -> list[Result]:
+    """What was sent stays sent; what was refused is tried, and refused, again when its bounce can be written."""
+    return [
+        replace(result, relayed=False)
+        if result.outcome is not Outcome.BOUNCED
+        else replace(result, outcome=Outcome.DEFERRED, scope=Scope.MESSAGE, status="4.3.0")
+        for result in results
+    ]
 
 
 def _too_much(result: Result) -> bool:

@@ -124,7 +124,7 @@ def _submit(
         raise Refused(
             EX_TEMPFAIL,
             f"no daemon answers at {socket_path}, and you may not write the queue in {directory}: "
-            "nothing was queued; start the daemon (systemctl start pysendmail) or ask your administrator",
+            "nothing was queued; start the daemon (pysendmail daemon) or ask your administrator",
         )
     with ExitStack() as stack:
         try:
@@ -209,7 +209,7 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
         raise ControlError(
             EX_UNAVAILABLE,
             f"no daemon answers at {socket_path}, and you may not read the queue in {directory}: "
-            "start the daemon (systemctl start pysendmail)",
+            "start the daemon (pysendmail daemon)",
         )
     uid = os.getuid()
     if directory.exists() and os.geteuid() == 0:

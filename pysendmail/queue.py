@@ -102,6 +102,7 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     if mode != "wal":
         raise QueueError(f"{path}: this file system cannot do SQLite's WAL (journal_mode is {mode}): use a local disk")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA temp_store = MEMORY")  # no part of a message ever lies in /tmp
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = FAST")
     connection.execute("PRAGMA journal_size_limit = 16777216")
@@ -456,8 +457,9 @@ class Queue:
         for kind, outcomes in (("bounce", ("bounced", "expired", "discarded")), ("relayed", ("relayed",))):
             self._report(kind, original, [failed for _, failed, _ in steps if failed.outcome in outcomes], policy, now)
         if message["warn_at"] is not None and message["warn_at"] <= now:
-            # A smarthost in trouble is the administrator's to mend, not the sender's to know.
-            blamed = [failed for result, failed, _ in steps if result.scope is not Scope.SMARTHOST]
+            # A smarthost or a connection in trouble is the administrator's to mend, not the sender's to know.
+            ours = (Scope.SESSION, Scope.SMARTHOST)
+            blamed = [failed for result, failed, _ in steps if result.scope not in ours]
             self._warn(original, blamed, policy, now)
         self._finish(settlement.message, policy, now)
         return [

@@ -108,9 +108,7 @@ def _findings(
 ) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     if not circumstances.daemon:
-        found.append(
-            (2, "no daemon is running: mail waits; start it with systemctl start pysendmail, or pysendmail daemon")
-        )
+        found.append((2, "no daemon is running, so that no mail leaves: start it, by hand with pysendmail daemon"))
     if circumstances.store_error:
         found.append((2, f"{config.queue.directory}/queue.db cannot be written: {circumstances.store_error}"))
     by_name = {relay.name: relay for relay in relays}

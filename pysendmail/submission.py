@@ -19,12 +19,14 @@ from pysendmail.aliases import AliasError, Aliases, expand_recipients
 from pysendmail.argv import Invocation
 from pysendmail.config import Config
 from pysendmail.envelope import Envelope, Recipient
-from pysendmail.exits import EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.exits import EX_DATAERR, EX_NOPERM, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.message import Intake, MessageError, complete, hops, received, recipients, rfc5322_date
 from pysendmail.queue import COMMIT_OCTETS, PART_OCTETS, Queue
 from pysendmail.records import Accepted, Destination, NewMessage
+from pysendmail.smtp.reply import printable
 from pysendmail.spool import FREE_FLOOR, free_beside_reserve
 
+MAX_WARNING = 200  # characters of X-Authentication-Warning: it stays one line
 MAX_HOPS = 50  # Received fields: more of them is a loop
 
 
@@ -85,7 +87,9 @@ class Submission:
         self._message = 0
         self._parts = 0
         self.new: NewMessage | None = None
+        self._check_access()
         self._sender = self._envelope_sender()
+        self._warning = self._sender_policy()
         if invocation.require_tls:
             raise Refused(
                 EX_UNAVAILABLE, "-O requiretls=yes: REQUIRETLS (RFC 8689) is not supported; nothing was queued"
@@ -222,6 +226,9 @@ class Submission:
         trace = received(
             host=host, queue_id=self.queue_id, date=date, uid=self._caller.uid, style=config.headers.received
         )
+        if self._warning:
+            text = printable(self._warning, MAX_WARNING).encode("ascii", "backslashreplace")
+            trace += b"X-Authentication-Warning: " + text + b"\r\n"
         envelope = Envelope(
             sender=self._sender,
             recipients=tuple(destination.recipient for destination in destinations),
@@ -243,6 +250,30 @@ class Submission:
             lifetime=config.queue.lifetime if self._invocation.lifetime is None else self._invocation.lifetime,
             warn_after=config.queue.warn_after,
         )
+
+    # -- access --
+
+    def _check_access(self) -> None:
+        allowed = self._config.access.authorized_submitters
+        if self._caller.uid != 0 and "*" not in allowed and self._caller.login not in allowed:
+            raise Refused(
+                EX_NOPERM,
+                f"user {self._caller.login} may not send mail here ([access] authorized_submitters): "
+                "nothing was queued",
+            )
+
+    def _sender_policy(self) -> str:
+        """The X-Authentication-Warning that is due for a sender address that is not the caller's own, or "" """
+        policy = self._config.access.sender_policy
+        own = f"{self._caller.login}@{self._config.domain}"
+        if policy == "off" or self._caller.uid == 0 or self._sender in ("", own):
+            return ""
+        if policy == "enforce":
+            raise Refused(
+                EX_NOPERM,
+                f"user {self._caller.login} may send as {own} only ([access] sender_policy): nothing was queued",
+            )
+        return f"{self._config.hostname}: {self._caller.login} set sender to {self._sender} using -f"
 
     # -- envelope --
 

@@ -341,7 +341,7 @@ async def test_failover(tmp_path: Path) -> None:
 async def test_trouble_rest_probe_flow(tmp_path: Path, clock: Callable[[float], None]) -> None:
     """In trouble a smarthost rests, longer each time; one connection probes it; the moment it answers all flows."""
     refuse = Ordinary(greeting="554 5.3.2 not now")
-    async with Peer(refuse, refuse, Ordinary()) as peer, engine(tmp_path, smarthost(peer)) as one:
+    async with Peer(refuse, refuse, Ordinary()) as peer, engine(tmp_path, smarthost(peer, connections=1)) as one:
         for _ in range(6):
             await one.accept()
         trouble = await one.events.wait_for("trouble")

@@ -121,6 +121,41 @@ def test_over_a_users_limits(store: Store) -> None:
     submit(store, "b@example.org", access=access, uid=0)
 
 
+def test_who_may_submit(store: Store) -> None:
+    """77 for a user who is not in authorized_submitters, naming him and the key; root may always."""
+    access = Access(authorized_submitters=("nobody-else",))
+    code, words = refused(store, "b@example.org", access=access)
+    assert (code, "uid1000" in words or "may not send" in words, "authorized_submitters" in words) == (77, True, True)
+    submit(store, "b@example.org", access=access, uid=0)
+    submit(store, "b@example.org", access=Access(authorized_submitters=("*",)))
+
+
+@pytest.mark.parametrize(
+    ("policy", "arguments", "warning"),
+    [
+        ("warn", ["-f", "ceo@example.com"], True),
+        ("warn", [], False),
+        ("off", ["-f", "ceo@example.com"], False),
+        ("enforce", [], False),
+        ("enforce", ["-f", ""], False),
+    ],
+)
+def test_sender_policy(store: Store, policy: Any, arguments: list[str], warning: bool) -> None:
+    """Under `warn` another's sender address gets a warning on top; one's own and the null one are always free."""
+    accepted = submit(store, *arguments, "b@example.org", access=Access(sender_policy=policy))
+    header, _ = stored(store, accepted.queue_id)
+    assert (b"\r\nX-Authentication-Warning: box.example.com: " in header) is warning
+    assert (b" set sender to ceo@example.com using -f\r\n" in header) is warning
+
+
+def test_sender_policy_enforced(store: Store) -> None:
+    """77 for another's sender address, naming the key; root may."""
+    access = Access(sender_policy="enforce")
+    code, words = refused(store, "-f", "ceo@example.com", "b@example.org", access=access)
+    assert (code, "sender_policy" in words) == (77, True)
+    submit(store, "-f", "ceo@example.com", "b@example.org", access=access, uid=0)
+
+
 def test_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """75 where less than twice its size and 4 MiB is free, at the end of a small message, amid a large one."""
     monkeypatch.setattr(spool, "free_octets", lambda directory: 4 * 1024 * 1024)

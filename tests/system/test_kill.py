@@ -110,7 +110,10 @@ class Run:
             instance.process.kill()
 
     def _settled(self, instance: Instance) -> list[dict[str, Any]]:
-        """The history once nothing waits any more; it is asked for after each outcome in the log."""
+        """The history once nothing waits any more; it is asked for after each outcome and each start in the log.
+
+        A daemon killed after C2 leaves no outcome in the log, and the next has nothing left to do.
+        """
         for _ in range(50):
             seen = len(instance.events)
             asked = instance.run("pysendmail", "history", "--json")  # the daemon may die while it answers
@@ -118,7 +121,9 @@ class Run:
             waiting = [r for entry in history for r in entry["recipients"] if r["outcome"] is None]
             if history and not waiting:
                 return history
-            instance.wait_quietly(lambda seen=seen: instance.matching("outcome", seen))  # type: ignore[misc]
+            instance.wait_quietly(
+                lambda seen=seen: instance.matching("outcome", seen) or instance.matching("start", seen)  # type: ignore[misc]
+            )
         self.problems.append(f"mail is still waiting: {waiting}")
         return history
 

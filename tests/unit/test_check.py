@@ -116,6 +116,20 @@ def test_configuration_that_is_sound(text: str) -> None:
     assert [*check.of_smarthosts(config), *check.of_routes(config), *check.of_names(config)] == []
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[daemon]\nlisten=['127.0.0.1:2525']\n", "daemon.listen"),
+        ("[rewrite]\nfrom='qualify'\n", "rewrite.from"),
+        ("[rewrite]\nmasquerade=['a.example']\n", "rewrite.masquerade"),
+    ],
+)
+def test_what_is_not_there_yet(text: str, key: str) -> None:
+    """A key that is read and not acted on is named, so that nobody relies on it."""
+    (found,) = check.of_what_is_not_there_yet(parsed(NAMES + HOST + text))
+    assert (found.key, found.level) == (key, check.Level.WARNING)
+
+
 def test_names() -> None:
     """A machine without a domain, or with everybody's, is told what becomes of root."""
     texts = [str(f) for f in check.of_names(parsed("hostname = 'box'\ndomain = 'gmail.com'\n"))]
