@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pysendmail import __version__
 from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
@@ -35,8 +35,14 @@ class Failure(Exception):
         self.code = code
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every failure; argparse puts its usage before it."""
+        self.exit(EX_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="pysendmail", description="The mail drop for machines that only send.")
+    top = _Parser(prog="pysendmail", description="The mail drop for machines that only send.")
     top.add_argument("-C", "--config", metavar="FILE", help="the instance's configuration")
     top.add_argument("--version", action="version", version=f"pysendmail {__version__}")
     verbs = top.add_subparsers(dest="command", metavar="COMMAND", required=True)

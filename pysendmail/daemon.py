@@ -283,7 +283,7 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     try:
         loaded = config_file.load_or_last_good(instance)
     except ConfigError as error:
-        return _failed(EX_CONFIG, f"{error}\nno last good configuration is kept, so nothing is started: mend the file")
+        return _failed(EX_CONFIG, f"{error}; no last good configuration is kept, so nothing is started")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # secrets are in memory
     config = loaded.config
     directory = config.queue.directory
