@@ -160,10 +160,10 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
     from pysendmail.schema import SchemaError
     from pysendmail.spool import QueueError
 
-    config = config_file.load_or_last_good(_instance(options)).config
+    loaded = config_file.load_or_last_good(_instance(options))
 
     async def collect() -> list[Entry]:
-        desk, right = direct.control(config, socket_path)
+        desk, right = direct.control(loaded, socket_path)
         return [entry async for entry in desk.answer(right, request)]
 
     try:
@@ -171,7 +171,7 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
     except ControlError as error:
         raise Failure(error.code, f"pysendmail: {error}") from None
     except sqlite3.Error as error:
-        where = f"{config.queue.directory}/queue.db"
+        where = f"{loaded.config.queue.directory}/queue.db"
         raise Failure(EX_TEMPFAIL, f"pysendmail: {where}: {error}; pysendmail check says what to do") from None
     except (QueueError, SchemaError, OSError) as error:
         raise Failure(EX_TEMPFAIL, f"pysendmail: {error}") from None
@@ -405,7 +405,8 @@ def _print_status(instance: Instance, report: Entry) -> None:
     if report["last_sent_at"]:
         print(f"last sent {report['last_sent_at']}")
     for smarthost in report["smarthosts"]:
-        trouble = f" since {smarthost['since']}: {smarthost['reason']}" if smarthost["reason"] else ""
-        print(f"smarthost {smarthost['name']}: {smarthost['state']}{trouble}")
+        since = f" since {smarthost['since']}" if smarthost["since"] else ""
+        reason = f": {smarthost['reason']}" if smarthost["reason"] else ""
+        print(f"smarthost {smarthost['name']}: {smarthost['state']}{since}{reason}")
     for warning in report["warnings"]:
         print(f"! {warning}")

@@ -182,9 +182,11 @@ class Daemon:
             store_error=self._store_error,
             config_error=self._config_error,
             reserve_given_up=self._reserve.given_up,
-            secret_problems=[
-                problem for smarthost in self._config.smarthost if (problem := self._secrets.check(smarthost))
-            ],
+            secret_problems={
+                smarthost.name: problem
+                for smarthost in self._config.smarthost
+                if (problem := self._secrets.check(smarthost))
+            },
         )
 
     # -- what happens --

@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from pysendmail import config_file, mailq, probe, server, tlspolicy
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
-from pysendmail.config_file import ConfigError, Instance
+from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events
 from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
@@ -81,11 +81,12 @@ def run(
         invocation = command_line.parse(argv)
         for warning in invocation.warnings:
             print(f"{name}: {warning}", file=sys.stderr)
-        config = config_file.load_or_last_good(locate(config_path)).config
+        loaded = config_file.load_or_last_good(locate(config_path))
+        config = loaded.config
         if invocation.mode is Mode.SUBMIT:
             return _submit(invocation, environ, chunks, submission_id, config, socket_path)
         if invocation.mode in (Mode.LIST, Mode.FLUSH):
-            asyncio.run(_perform(invocation, config, socket_path))
+            asyncio.run(_perform(invocation, loaded, socket_path))
         else:
             sys.stdout.write(server.answer(invocation, Aliases.load(config.aliases.file)))
             sys.stdout.flush()
@@ -200,8 +201,9 @@ class OwnStore:
             return _commit(queue, step)
 
 
-def control(config: Config, socket_path: str) -> tuple[Control, Right]:
+def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
     """Work on the queue without a daemon. ControlError (69) for who may not."""
+    config = loaded.config
     directory = config.queue.directory
     if not may_write(directory):
         raise ControlError(
@@ -217,11 +219,14 @@ def control(config: Config, socket_path: str) -> tuple[Control, Right]:
             pass  # a queue that was never used is an empty queue
     store = OwnStore(config)
     relays = {smarthost.name: Relay(smarthost) for smarthost in config.smarthost}
+    with closing(Queue.open_readonly(directory)) as queue:
+        for name, (seen_at, sent_at) in queue.smarthosts().items():
+            if name in relays:
+                relays[name].tls_seen_at, relays[name].last_sent_at = seen_at, sent_at
     aliases = Aliases.load(config.aliases.file)
 
     async def probe_one(name: str) -> dict[str, Any]:
-        seen_at, _ = (await store.look(lambda queue: queue.smarthosts())).get(name, (None, None))
-        smarthost = relays[name].smarthost
+        smarthost, seen_at = relays[name].smarthost, relays[name].tls_seen_at
         return await probe.probe(
             smarthost,
             hostname=config.hostname,
@@ -239,7 +244,7 @@ def control(config: Config, socket_path: str) -> tuple[Control, Right]:
             store=store,
             events=Events(open(os.devnull, "w", encoding="utf-8")),
             postmaster=Postmaster(config, lambda: aliases),
-            circumstances=lambda: Circumstances(daemon=False),
+            circumstances=lambda: Circumstances(daemon=False, config_error=str(loaded.error) if loaded.error else None),
             relays=lambda: relays,
             flush=lambda: None,
             probe=probe_one,
@@ -249,9 +254,9 @@ def control(config: Config, socket_path: str) -> tuple[Control, Right]:
     )
 
 
-async def _perform(invocation: Invocation, config: Config, socket_path: str) -> None:
-    desk, right = control(config, socket_path)
-    if invocation.format != "json" and (heading := mailq.heading(config.file)):
+async def _perform(invocation: Invocation, loaded: Loaded, socket_path: str) -> None:
+    desk, right = control(loaded, socket_path)
+    if invocation.format != "json" and (heading := mailq.heading(loaded.config.file)):
         print(f"{invocation.name}: {heading}", file=sys.stderr)
     async for text in server.perform(invocation, desk, right):
         sys.stdout.write(text)

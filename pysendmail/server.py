@@ -23,7 +23,7 @@ from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events, Value, line
-from pysendmail.exits import EX_DATAERR, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.queue_id import QueueIds
 from pysendmail.records import Accepted
 from pysendmail.smtp.reply import printable
@@ -385,7 +385,7 @@ def answer(invocation: Invocation, aliases: Aliases) -> str:
     match invocation.mode:
         case Mode.ALIASES:
             if problems := (*aliases.problems, *aliases.loops()):
-                raise Refused(EX_DATAERR, "\n".join(str(problem) for problem in problems))
+                raise Refused(EX_CONFIG, "\n".join(str(problem) for problem in problems))
             targets = aliases.targets.values()
             return f"{aliases.file}: {len(targets)} aliases, {sum(map(len, targets))} addresses in them\n"
         case Mode.VERSION:

@@ -10,8 +10,8 @@ Pure: counts and states are arguments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pysendmail.config import Config
@@ -42,7 +42,7 @@ class Circumstances:
     store_error: str | None = None
     config_error: str | None = None  # why the last good configuration is in use
     reserve_given_up: bool = False
-    secret_problems: Sequence[str] = ()
+    secret_problems: Mapping[str, str] = field(default_factory=dict)  # by smarthost
 
 
 def report(
@@ -62,9 +62,9 @@ def report(
         "smarthosts": [
             {
                 "name": relay.name,
-                "state": "trouble" if relay.trouble else "up",
+                "state": "trouble" if relay.trouble or relay.name in circumstances.secret_problems else "up",
                 "since": time_or_null(relay.since) if relay.trouble else None,
-                "reason": relay.trouble.reason if relay.trouble else None,
+                "reason": relay.trouble.reason if relay.trouble else circumstances.secret_problems.get(relay.name),
                 "next_try_at": time_or_null(relay.next_try_at),
                 "tls_seen": time_or_null(relay.tls_seen_at),
                 "connections": relay.connections,
@@ -147,5 +147,5 @@ def _findings(
         found.append(
             (1, f"{counts.lost_reports} bounce(s) could not be delivered to anyone: pysendmail history --bounces")
         )
-    found += [(1, problem) for problem in circumstances.secret_problems]
+    found += [(1, problem) for problem in circumstances.secret_problems.values()]
     return found

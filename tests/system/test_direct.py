@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rig.ca import Authority
 from rig.instance import Instance, smarthost
-from rig.peer import PeerThread
+from rig.peer import Ordinary, PeerThread
 
 
 def test_a_command_queues_by_itself_and_the_next_daemon_delivers(tmp_path: Path) -> None:
@@ -128,3 +129,21 @@ def test_status_is_one_json_object_for_whoever_may_not_look(open_path: Path, oth
     assert list(bare) == list(whole)
     assert (bare["health"], bare["queued"]) == ("critical", None)
     assert "no daemon" in bare["warnings"][0]
+
+
+def test_status_without_a_daemon_knows_what_the_queue_knows(tmp_path: Path) -> None:
+    """When TLS was seen and mail was sent, as with a daemon; and that the last good configuration is in use."""
+    with (
+        PeerThread(Ordinary(tls=Authority(tmp_path).server())) as peer,
+        Instance(tmp_path, smarthosts=[smarthost(peer, tls="may")]) as instance,
+    ):
+        instance.submit("bob@example.org")
+        instance.wait_for("outcome", status="sent")
+        running = instance.status()
+        assert instance.stop() == 0
+    with instance.config.open("a") as file:
+        file.write('frobnicate = "yes"\n')
+    stopped = instance.status()
+    assert stopped["last_sent_at"] == running["last_sent_at"] is not None
+    assert stopped["smarthosts"][0]["tls_seen"] == running["smarthosts"][0]["tls_seen"] is not None
+    assert any("frobnicate" in warning for warning in stopped["warnings"])

@@ -137,6 +137,17 @@ def test_a_configuration_that_cannot_be_read_is_78(instance: Instance, tmp_path:
         assert b"missing.toml" in done.stderr
 
 
+def test_newaliases_is_78_for_a_file_with_errors(tmp_path: Path) -> None:
+    """The aliases are configuration: counts and 0, or each error with its line and 78."""
+    instance = Instance(tmp_path)
+    aliases = tmp_path / "aliases"
+    for text, code in ("root: admin@example.net\n", 0), ("root: admin@example.net\nnews: |/bin/false\n", 78):
+        aliases.write_text(text)
+        done = instance.run("newaliases")
+        assert done.returncode == code, done.stderr
+        assert (b"1 alias" in done.stdout) if not code else (b"aliases:2: news" in done.stderr)
+
+
 def test_config_with_a_delivering_option_is_64(instance: Instance) -> None:
     """-C may choose where to queue, never deliver."""
     for option in ("-v", "-q", "-bD", "-odi"):

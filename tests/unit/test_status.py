@@ -68,7 +68,7 @@ WAITING = replace(COUNTS, queued=3, waiting_routes=(("main", "backup"),), oldest
         (COUNTS, [relay()], replace(RUNNING, reserve_given_up=True), "warning", "reserve was given up"),
         (replace(COUNTS, damaged=2), [relay()], RUNNING, "warning", "2 damaged"),
         (replace(COUNTS, lost_reports=1), [relay()], RUNNING, "warning", "history --bounces"),
-        (COUNTS, [relay()], replace(RUNNING, secret_problems=["p: is 0644"]), "warning", "p: is 0644"),
+        (COUNTS, [relay()], replace(RUNNING, secret_problems={"main": "p: is 0644"}), "warning", "p: is 0644"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -103,6 +103,14 @@ def test_keys_are_always_there() -> None:
         ("backup", "up", None, None, None, None, 0),
     ]
     assert (found["oldest_age_s"], found["last_sent_at"]) == (None, None)
+
+
+def test_a_smarthost_whose_secret_cannot_be_used_is_in_trouble() -> None:
+    """DESIGN 2.2: also before the first message that would need it; the other smarthost is not."""
+    circumstances = replace(RUNNING, secret_problems={"main": "p: is 0644"})
+    main, backup = report(CONFIG, COUNTS, [relay(), relay(BACKUP)], circumstances, NOW)["smarthosts"]
+    assert (main["state"], main["reason"]) == ("trouble", "p: is 0644")
+    assert (backup["state"], backup["reason"]) == ("up", None)
 
 
 def test_last_sent() -> None:
