@@ -37,7 +37,7 @@ from pysendmail.records import LaneState, NewMessage
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import BACKLOG, Desk, Server
-from pysendmail.spool import QueueError, QueueLock, Reserve, answers, become, directory_owner
+from pysendmail.spool import QueueError, QueueLock, Reserve, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
@@ -182,6 +182,7 @@ class Daemon:
             store_error=self._store_error,
             config_error=self._config_error,
             reserve_given_up=self._reserve.given_up,
+            takes_mail=takes_mail(self._config.queue.directory, self._config.queue.reserve),
             secret_problems={
                 smarthost.name: problem
                 for smarthost in self._config.smarthost

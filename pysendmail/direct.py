@@ -33,7 +33,17 @@ from pysendmail.relay import Relay
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.smtp.reply import printable
-from pysendmail.spool import QueueBusy, QueueError, QueueLock, Reserve, answers, become, directory_owner, may_write
+from pysendmail.spool import (
+    QueueBusy,
+    QueueError,
+    QueueLock,
+    Reserve,
+    answers,
+    become,
+    directory_owner,
+    may_write,
+    takes_mail,
+)
 from pysendmail.status import Circumstances
 from pysendmail.submission import Caller, Refused, Submission
 from pysendmail.thin import client
@@ -244,7 +254,11 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
             store=store,
             events=Events(open(os.devnull, "w", encoding="utf-8")),
             postmaster=Postmaster(config, lambda: aliases),
-            circumstances=lambda: Circumstances(daemon=False, config_error=str(loaded.error) if loaded.error else None),
+            circumstances=lambda: Circumstances(
+                daemon=False,
+                config_error=str(loaded.error) if loaded.error else None,
+                takes_mail=takes_mail(directory, config.queue.reserve),
+            ),
             relays=lambda: relays,
             flush=lambda: None,
             probe=probe_one,

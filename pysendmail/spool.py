@@ -190,6 +190,14 @@ def free_beside_reserve(directory: Path, reserve: int) -> int:
     return max(free_octets(directory) - max(reserve - filled, 0), 0)
 
 
+def takes_mail(directory: Path, reserve: int) -> bool:
+    """Whether there is room for the smallest message."""
+    try:
+        return free_beside_reserve(directory, reserve) >= FREE_FLOOR
+    except OSError:
+        return False
+
+
 def free_octets(directory: Path) -> int:
     """What an unprivileged process may still write on this file system."""
     status = os.statvfs(directory)

@@ -1,8 +1,8 @@
 """Status: is mail leaving? Health for people and monitoring, from the queue's counts and the smarthosts' state.
 
     2  critical  no daemon; every smarthost of a route in trouble with mail waiting; the store cannot be written
-    1  warning   mail older than warn_after, the last good configuration in use, the reserve given up, a damaged
-                 row, TLS memory deferring mail, a bounce that could not be delivered
+    1  warning   mail older than warn_after, the last good configuration in use, the reserve given up, no room for
+                 new mail, a damaged row, TLS memory deferring mail, a bounce that could not be delivered
     0  ok
 
 Pure: counts and states are arguments.
@@ -42,6 +42,7 @@ class Circumstances:
     store_error: str | None = None
     config_error: str | None = None  # why the last good configuration is in use
     reserve_given_up: bool = False
+    takes_mail: bool = True  # whether the disk has room for it
     secret_problems: Mapping[str, str] = field(default_factory=dict)  # by smarthost
 
 
@@ -141,6 +142,8 @@ def _findings(
                 f"the disk of {config.queue.directory} is full, the reserve was given up: make room",
             )
         )
+    elif not circumstances.takes_mail:
+        found.append((1, f"the disk of {config.queue.directory} is full, new mail is refused: make room"))
     if counts.damaged:
         found.append((1, f"{counts.damaged} damaged message(s) set aside: see pysendmail(8), RECOVERY"))
     if counts.lost_reports:

@@ -66,6 +66,7 @@ WAITING = replace(COUNTS, queued=3, waiting_routes=(("main", "backup"),), oldest
         (replace(WAITING, oldest_at=NOW - 4 * 3600 - 1), [relay()], RUNNING, "warning", "oldest message"),
         (COUNTS, [relay()], replace(RUNNING, config_error="line 3: x"), "warning", "line 3: x"),
         (COUNTS, [relay()], replace(RUNNING, reserve_given_up=True), "warning", "reserve was given up"),
+        (COUNTS, [relay()], replace(RUNNING, takes_mail=False), "warning", "new mail is refused"),
         (replace(COUNTS, damaged=2), [relay()], RUNNING, "warning", "2 damaged"),
         (replace(COUNTS, lost_reports=1), [relay()], RUNNING, "warning", "history --bounces"),
         (COUNTS, [relay()], replace(RUNNING, secret_problems={"main": "p: is 0644"}), "warning", "p: is 0644"),
