@@ -184,9 +184,7 @@ class Queue:
         states = []
         for lane in touched:
             if lane not in self._lanes:
-                row = self.connection.execute(
-                    "SELECT route, uid, destination FROM lane WHERE id = ?", (lane,)
-                ).fetchone()
+                row = self._first("lane", lane=lane)
                 if row is None:
                     continue
                 self._lanes[lane] = (_route(row["route"]), row["uid"], row["destination"])
@@ -642,7 +640,7 @@ class Queue:
         deferred = [failed for failed in steps if failed.outcome == "deferred"]
         if deferred:
             self._report("delay", original, deferred, policy, now)
-            self.connection.execute("UPDATE message SET warn_at = NULL WHERE queue_id = ?", (original.queue_id,))
+            self._run("clear_warning", queue_id=original.queue_id)
 
     def _report(self, kind: str, original: Original, failed: Sequence[Failed], policy: Policy, now: float) -> None:
         if not failed:

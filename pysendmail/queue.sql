@@ -41,6 +41,9 @@ WHERE id = :message;
 -- A lane is made by its first recipient.
 INSERT INTO lane (route, uid, destination) VALUES (:route, :uid, :destination) ON CONFLICT DO NOTHING;
 
+-- name: lane
+SELECT route, uid, destination FROM lane WHERE id = :lane;
+
 -- name: lane_id
 SELECT id FROM lane WHERE route = :route AND uid = :uid AND destination = :destination;
 
@@ -165,7 +168,7 @@ DELETE FROM body WHERE message = :message;
 UPDATE recipient SET warned = 1 WHERE id = :recipient;
 
 -- name: clear_warning
-UPDATE message SET warn_at = NULL WHERE id = :message;
+UPDATE message SET warn_at = NULL WHERE queue_id = :queue_id;
 
 -- name: add_report
 INSERT INTO report (at, kind, about, sender, uid, recipient, outcome, status, reply, queue_id, reported_to, silence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import stat
 from pathlib import Path
@@ -1011,3 +1012,11 @@ def test_lanes_go_at_once(large: Store) -> None:
             connection.set_progress_handler(None, 0)
     assert large.one("SELECT count(*) FROM lane") == 10_000
     assert steps < 1_000_000
+
+
+def test_all_sql_is_in_one_file() -> None:
+    """Every statement of queue.sql is used, and none stands elsewhere (ARCHITECTURE.md)."""
+    package = Path(schema.__file__).parent
+    code = "".join(path.read_text() for path in package.glob("*.py") if path.name not in ("schema.py", "check.py"))
+    assert [name for name in SQL if f'"{name}"' not in code] == []
+    assert not re.search(r'execute\(\s*f?"(SELECT|INSERT|UPDATE|DELETE)', code)
