@@ -37,7 +37,7 @@ from pysendmail.records import LaneState, NewMessage
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import BACKLOG, Desk, Server
-from pysendmail.spool import QueueError, QueueLock, Reserve, answers, become, directory_owner, takes_mail
+from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
@@ -291,7 +291,7 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     lock = QueueLock(directory)
     try:
         uid, gid = directory_owner(directory)
-        with _acting_as(uid, gid):
+        with acting_as(uid, gid):
             # A command may be at work for a moment; but where a daemon answers, waiting is in vain.
             lock.acquire(unless=lambda: not once and answers(config.daemon.socket))
         sockets = [] if once else bind(config, uid, gid)
@@ -326,23 +326,6 @@ def _failed(code: int, text: str) -> int:
     for line in text.splitlines():
         print(f"pysendmail: {line}", file=sys.stderr)
     return code
-
-
-class _acting_as:
-    """For a moment, as root, the queue's owner: what is made meanwhile is his."""
-
-    def __init__(self, uid: int, gid: int) -> None:
-        self._who = (uid, gid) if os.geteuid() == 0 else None
-
-    def __enter__(self) -> None:
-        if self._who:
-            os.setegid(self._who[1])
-            os.seteuid(self._who[0])
-
-    def __exit__(self, *_: object) -> None:
-        if self._who:
-            os.seteuid(0)
-            os.setegid(0)
 
 
 def bind(config: Config, uid: int, gid: int) -> list[tuple[socket.socket, bool]]:

@@ -38,6 +38,7 @@ from pysendmail.spool import (
     QueueError,
     QueueLock,
     Reserve,
+    acting_as,
     answers,
     become,
     directory_owner,
@@ -178,11 +179,12 @@ def _owned_queue(config: Config, *, unless: Callable[[], bool] = lambda: False) 
     """The queue, ours for as long as the command lasts. QueueBusy: another's, as it stays when `unless` says so."""
     directory = config.queue.directory
     uid, gid = directory_owner(directory)
-    if os.geteuid() == 0:
-        become(uid, gid)
     lock = QueueLock(directory)
-    lock.acquire(unless=unless)
+    with acting_as(uid, gid):
+        lock.acquire(unless=unless)  # or else root stays root: a daemon is to see who submits
     try:
+        if os.geteuid() == 0:
+            become(uid, gid)
         queue = Queue.open(directory)
         try:
             Reserve(directory, config.queue.reserve).fill()

@@ -72,6 +72,23 @@ def become(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
+class acting_as:
+    """For a moment, as root, the queue's owner: what is made meanwhile is his."""
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self._who = (uid, gid) if os.geteuid() == 0 else None
+
+    def __enter__(self) -> None:
+        if self._who:
+            os.setegid(self._who[1])
+            os.seteuid(self._who[0])
+
+    def __exit__(self, *_: object) -> None:
+        if self._who:
+            os.seteuid(0)
+            os.setegid(0)
+
+
 def answers(path: Path) -> bool:
     """Whether somebody listens on the socket. Not allowed to know counts as no."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:

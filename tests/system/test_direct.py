@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import socket
+import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from rig.ca import Authority
-from rig.instance import Instance, smarthost
+from rig.instance import BIN, Instance, smarthost
 from rig.peer import Ordinary, PeerThread
 
 
@@ -52,6 +56,34 @@ def test_root_leaves_the_queues_files_to_their_owner(open_path: Path, other: int
         # and the owner himself finds all that he needs
         instance.submit("carol@example.org", uid=other)
         assert [e["uid"] for e in instance.mailq(uid=other)] == [other]
+
+
+def test_root_is_still_root_when_a_daemon_comes_back(open_path: Path, other: int) -> None:
+    """While root waits for queue.lock a daemon starts and takes the message: from root, not from the queue's owner."""
+    instance = Instance(open_path)
+    instance.queue_directory.mkdir(mode=0o700)
+    instance.socket.parent.mkdir()
+    lock = instance.queue_directory / "queue.lock"
+    with lock.open("w") as held, socket.socket(socket.AF_UNIX) as daemon:
+        for path in (instance.queue_directory, lock):
+            os.chown(path, other, other)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        command = [str(BIN / "sendmail"), "-C", str(instance.config), "bob@example.org"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while str(lock) not in {os.path.realpath(fd) for fd in Path(f"/proc/{process.pid}/fd").iterdir()}:
+                assert process.poll() is None
+            daemon.bind(str(instance.socket))
+            instance.socket.chmod(0o666)
+            daemon.listen()
+            uids = []
+            while True:
+                peer, _ = daemon.accept()
+                with peer:
+                    uids.append(struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+                    if peer.recv(1):  # not only a look whether somebody listens
+                        break
+            process.kill()
+    assert uids[-1] == 0
 
 
 def test_the_daemon_of_root_becomes_the_queues_owner(open_path: Path, other: int) -> None:
