@@ -55,8 +55,8 @@ wheel: dist/.wheel
 install: dist/.wheel
 	@$(PYTHON) -m venv $(PREFIX)/lib/pysendmail
 	@$(PREFIX)/lib/pysendmail/bin/python -m pip --disable-pip-version-check --no-input install -qq --force-reinstall dist/*.whl
+	@mkdir -p $(PREFIX)/bin $(PREFIX)/sbin
 	@$(PREFIX)/lib/pysendmail/bin/pysendmail install-client $(PREFIX)/sbin
-	@mkdir -p $(PREFIX)/bin
 	@ln -sf $(PREFIX)/lib/pysendmail/bin/pysendmail $(PREFIX)/bin/pysendmail
 	@for page in man/*.[1-8]; do install -D -m 644 $$page $(PREFIX)/share/man/man$${page##*.}/$${page##*/}; done
 	@echo 'make: installed in $(PREFIX): sbin/sendmail, bin/pysendmail, lib/pysendmail, share/man'

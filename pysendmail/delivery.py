@@ -537,7 +537,7 @@ class Delivery:
             )
             for claimed in claim.recipients
         ]
-        tls = None if trouble.stage is Stage.CONNECT else error.tls
+        tls = error.tls if error.address and trouble.stage is not Stage.CONNECT else None
         await self._settle(relay, claim, results, started_at, address=error.address or None, tls=tls)
         await self._rest(relay)
 

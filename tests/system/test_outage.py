@@ -53,6 +53,18 @@ def test_mail_waits_while_the_smarthost_is_down_and_flows_when_it_is_up(tmp_path
         assert (done.returncode, json.loads(done.stdout)["queued"]) == (0, 0)
 
 
+def test_without_a_connection_there_is_nothing_in_clear(tmp_path: Path) -> None:
+    """A password that cannot be read, or nobody who answers: address and tls of the attempt are null, not "none"."""
+    for name, settings in {"refused": {}, "secret": {"username": "u", "password_file": str(tmp_path / "no")}}.items():
+        (tmp_path / name).mkdir()
+        with Instance(tmp_path / name, smarthosts=[down(free_port()) | settings]) as instance:
+            instance.submit("bob@example.org")
+            event = instance.wait_for("outcome", status="deferred")
+            [attempt] = instance.history()[0]["recipients"][0]["attempts"]
+            assert (event["tls"], attempt["tls"]) == ("", None)
+            assert "in clear" not in instance.pysendmail("queue", "explain", "--all")
+
+
 def test_the_next_smarthost_of_the_route_is_tried(tmp_path: Path) -> None:
     """The first is down: the mail goes to the second, and `history` shows both attempts."""
     with PeerThread() as peer:
