@@ -1,4 +1,4 @@
-"""aliases: /etc/aliases, and what it makes of recipients (aliases(5), DESIGN "Local names").
+"""aliases: /etc/aliases, and what it makes of recipients (aliases(5)).
 
 An alias stands for a local name: a bare one, `name@localhost`, `name@hostname`, and `name@domain` where domain and
 hostname are one. Its targets are local names, which are looked up in turn, and addresses. `:include:/file` reads

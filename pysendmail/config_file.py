@@ -1,7 +1,7 @@
 """config_file: pysendmail.toml on disk to a Config, or an error that names file, line and key for everything
 wrong.
 
-`locate` says which file an instance has (DESIGN: -C, $PYSENDMAIL_CONFIG, the user's, /etc's) and where its
+`locate` says which file an instance has (-C, $PYSENDMAIL_CONFIG, the user's, /etc's) and where its
 queue and sockets are by default; `load` reads and checks it. A missing file is all defaults, unless it was
 named. `parse` is the same for a text. `save_last_good` and `load_last_good` keep a copy in the queue's
 directory: with it a broken file never stops the daemon, also across a restart.

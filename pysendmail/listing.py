@@ -1,4 +1,4 @@
-"""Listing: what waits and what became of it, as JSON-able dictionaries (DESIGN 2.6 is their contract).
+"""Listing: what waits and what became of it, as JSON-able dictionaries (pysendmail(8), JSON).
 
 Every key is always there, null where there is nothing. Times are RFC 3339 in UTC, but `arrival_time`, which is
 Postfix's epoch number. Each function reads one page or one message: nobody holds a long transaction.

@@ -739,7 +739,7 @@ class Queue:
         return [ended, *self._end_removed(row["message"], policy, now)]
 
     def clock_jumped(self, jump: float) -> None:
-        """The wall clock moved by `jump` seconds against the monotonic one (see DESIGN: a jump expires nothing)."""
+        """The wall clock moved by `jump` seconds against the monotonic one : it expires nothing."""
         if jump > 0:
             self._run("prolong", jump=jump)
         else:

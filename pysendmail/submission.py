@@ -4,7 +4,8 @@ Without I/O of its own: `feed` takes input; `spill` and `finish` give steps for 
 commit, the daemon on its writer thread, a command by itself. So a submission means the same with a daemon and
 without. Order: envelope, header, body in parts, then C1. Nothing is ours before the step of `finish` is committed.
 
-Refusals (DESIGN 2.4): 64 no recipient; 65 an address or a message that cannot be sent; 75 no room, over a limit.
+Refusals (sendmail(8), EXIT STATUS): 64 no recipient; 65 an address or a message that cannot be sent; 75 no room or
+over a limit; 77 not allowed.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ class Instance:
 
 
 def find_instance(named: bytes | None, environ: "dict[bytes, bytes]", uid: int) -> Instance:
-    """-C, $PYSENDMAIL_CONFIG, the user's own file, the system's: in this order (DESIGN 2.1).
+    """-C, $PYSENDMAIL_CONFIG, the user's own file, the system's: in this order.
 
     An empty name counts as none. Failure(78) if a file that was named, or the user's own, cannot be read.
     """

@@ -102,7 +102,7 @@ LARGE = TEXT + b"x" * 70 + b"\n" * 3_000_000
     ],
 )
 def test_refusals(store: Store, arguments: list[str], options: dict[str, Any], code: int, words: str) -> None:
-    """DESIGN 2.4: what is refused, with which code, in one line; nothing of it stays (promise 2)."""
+    """What is refused, with which code, in one line; nothing of it stays (promise 2)."""
     found = refused(store, *arguments, **options)
     assert found[0] == code
     assert words in found[1]

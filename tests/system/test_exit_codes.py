@@ -1,4 +1,4 @@
-"""The exit codes of DESIGN 2.4, each with one line on standard error that says what, where and what to do."""
+"""The exit codes of sendmail(8), each with one line on standard error that says what, where and what to do."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_refused_submissions(instance: Instance, case: str) -> None:
 
 
 def test_each_refusal_is_an_event(tmp_path: Path) -> None:
-    """DESIGN 2.5: whoever refuses, argv's reader included, the log says to whom, with which code and why."""
+    """Whoever refuses, argv's reader included, the log says to whom, with which code and why."""
     with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer)], queue={"max_recipients": 3}) as one:
         for name in ("no recipient", "unknown option", "-B with another word", "not an address", "too many recipients"):
             code, arguments, text = REFUSED[name]

@@ -1,6 +1,6 @@
 """kill -9 of the daemon at each commit point, and of the client: what was acknowledged is delivered, nothing else.
 
-Promises 1, 2, 3 and 4 of DESIGN.md, seen from outside: exit codes, the smarthost, `history`.
+Promises 1, 2, 3 and 4 of ARCHITECTURE.md, seen from outside: exit codes, the smarthost, `history`.
 """
 
 from __future__ import annotations

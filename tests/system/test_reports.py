@@ -1,6 +1,6 @@
 """Bounces, expiry, delay notices and their silence, with installed commands: nobody waits for word that never comes.
 
-Promise 3 of DESIGN.md: every recipient ends as exactly one of sent, bounced, expired, discarded, removed.
+Promise 3 of ARCHITECTURE.md: every recipient ends as exactly one of sent, bounced, expired, discarded, removed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """TLS end to end: every level against every kind of smarthost, with and without credentials, through the daemon.
 
-One message with one recipient for each cell of DESIGN's table; each cell has its own smarthost and route. What the
-peers saw says which mail left and whether in clear; the log and `history` have to say the same (promises 8 and 9).
+One message with one recipient for each cell of the table in tlspolicy.py; each cell has its own smarthost and route.
+What the peers saw says which mail left and whether in clear; the log and `history` have to say the same (promises 8
+and 9).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CLEAR, TLS, FALLBACK, DEFERRED = "in clear", "over TLS", "in clear on a new conn
 
 
 def expected(level: str, fault: str, credentials: bool) -> str:
-    """DESIGN 3's table."""
+    """The table of tlspolicy.py."""
     handshake = fault in ("good", "wrong certificate")
     match level:
         case "none":
@@ -159,7 +160,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.parametrize(("level", "fault", "credentials"), CELLS)
 def test_tls_table(world: World, level: str, fault: str, credentials: bool) -> None:
-    """The mail leaves over TLS, in clear or not at all, as DESIGN's table says; history and log say what happened."""
+    """The mail leaves over TLS, in clear or not at all, as the table says; history and log say what happened."""
     seen, want = world.seen[level, fault, credentials], expected(level, fault, credentials)
     if want is DEFERRED:
         assert (seen.message, seen.outcome, seen.attempt["outcome"]) == (None, None, "deferred")

@@ -74,7 +74,7 @@ WAITING = replace(COUNTS, queued=3, waiting_routes=(("main", "backup"),), oldest
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_findings(counts: Counts, relays: list[Relay], circumstances: Circumstances, health: str, words: str) -> None:
-    """DESIGN 2.6: what is critical, what is a warning, and that the warning names it."""
+    """What is critical, what is a warning, and that the warning names it."""
     found = report(CONFIG, counts, relays, circumstances, NOW)
     assert found["health"] == health
     assert bool(found["warnings"]) is (health != "ok")
@@ -93,7 +93,7 @@ def test_no_smarthost_at_all() -> None:
 
 
 def test_keys_are_always_there() -> None:
-    """The keys of DESIGN 2.6, null where there is nothing; times in RFC 3339."""
+    """The keys of pysendmail(8), JSON: null where there is nothing; times in RFC 3339."""
     found = report(CONFIG, COUNTS, [relay(trouble=True), relay(BACKUP)], RUNNING, NOW)
     keys = "health queued deferred held in_flight failed oldest_age_s last_sent_at smarthosts warnings"
     assert list(found) == keys.split()
@@ -107,7 +107,7 @@ def test_keys_are_always_there() -> None:
 
 
 def test_a_smarthost_whose_secret_cannot_be_used_is_in_trouble() -> None:
-    """DESIGN 2.2: also before the first message that would need it; the other smarthost is not."""
+    """Also before the first message that would need it; the other smarthost is not."""
     circumstances = replace(RUNNING, secret_problems={"main": "p: is 0644"})
     main, backup = report(CONFIG, COUNTS, [relay(), relay(BACKUP)], circumstances, NOW)["smarthosts"]
     assert (main["state"], main["reason"]) == ("trouble", "p: is 0644")
