@@ -90,13 +90,22 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     mode = "ro" if readonly else "rw"
     quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     connection = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        _set_up(connection, path, readonly=readonly)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection, path: Path, *, readonly: bool) -> None:
     connection.row_factory = sqlite3.Row
     connection.text_factory = _decoded
     connection.execute("PRAGMA busy_timeout = 10000")
     connection.execute("PRAGMA trusted_schema = OFF")
     if readonly:
         connection.execute("PRAGMA query_only = ON")
-        return connection
+        return
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
@@ -106,7 +115,6 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = FAST")
     connection.execute("PRAGMA journal_size_limit = 16777216")
-    return connection
 
 
 class Queue:
@@ -125,11 +133,15 @@ class Queue:
     def open(cls, directory: Path) -> Queue:
         """Open for writing; the caller holds queue.lock. Raises SchemaError for a newer database."""
         connection = connect(directory / "queue.db", readonly=False)
-        schema.ensure(connection)
-        queue = cls(connection, directory)
-        if newest := queue._one("last_queue_id")[0]:
-            with suppress(ValueError, TypeError):  # a damaged row must not keep the queue shut
-                queue.ids.seen(newest)
+        try:
+            schema.ensure(connection)
+            queue = cls(connection, directory)
+            if newest := queue._one("last_queue_id")[0]:
+                with suppress(ValueError, TypeError):  # a damaged row must not keep the queue shut
+                    queue.ids.seen(newest)
+        except BaseException:
+            connection.close()
+            raise
         return queue
 
     @classmethod
