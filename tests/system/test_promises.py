@@ -248,10 +248,10 @@ def test_promise_12_a_clock_jump_expires_and_stops_nothing(tmp_path: Path) -> No
             instance.submit("late@example.org")
             instance.wait_for("outcome", status="deferred")
             for jump in ("+30d", "-1d"):
+                seen = len(instance.events)
                 # In one step: the library reads it at any moment.
                 clock.with_suffix(".new").write_text(f"{jump}\n")
                 clock.with_suffix(".new").replace(clock)
-                seen = len(instance.events)
                 instance.wait_for("clock", after=seen)
                 instance.wait_for("outcome", after=seen, status="deferred", count=2)
             assert instance.matching("outcome", fields={"status": "expired"}) == []
