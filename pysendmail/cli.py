@@ -271,7 +271,7 @@ def _check(options: argparse.Namespace) -> int:
 
     findings = check.run(_instance(options))
     print(check.render(findings), end="")
-    return EX_CONFIG if any(finding.level == "error" for finding in findings) else EX_OK
+    return check.exit_code(findings)
 
 
 def _probe(options: argparse.Namespace) -> int:

@@ -810,14 +810,6 @@ class Queue:
         """id, uid, state and held of a message, or None."""
         return self._first("find_message", queue_id=queue_id)
 
-    def waiting_ids(self, uid: int | None) -> Iterator[int]:
-        """Row ids of all that waits, page by page."""
-        after = 0
-        while rows := self._all("message_ids", after=after, uid=uid, limit=_PAGE):
-            for row in rows:
-                after = row["id"]
-                yield after
-
     def recipients_of(self, message: int) -> list[int]:
         return [row["id"] for row in self._all("recipient_ids", message=message)]
 

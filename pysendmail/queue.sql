@@ -210,10 +210,6 @@ WHERE state = 'queued' AND next_attempt_at > :now AND message IN (SELECT id FROM
 -- name: find_message
 SELECT id, uid, state, held FROM message WHERE queue_id = :queue_id;
 
--- name: message_ids
--- One page of what waits, for work on all of it.
-SELECT id FROM message WHERE state = 'queued' AND id > :after AND (:uid IS NULL OR uid = :uid) ORDER BY id LIMIT :limit;
-
 -- name: recipient_ids
 SELECT id FROM recipient WHERE message = :message ORDER BY id;
 
