@@ -20,6 +20,7 @@ from typing import Any
 
 from rig.instance import Event
 
+HEADER = 8192  # octets in which the header of a report ends
 TOKEN = re.compile(rb"tk[0-9a-f]{6}n\d+")  # a message's mark: in its Message-ID, its body and, mostly, its sender
 
 
@@ -77,12 +78,15 @@ class Dot:
     answer: bytes | None = None  # None: cut without one
     answered_at: float | None = None
     told: bool = False  # the whole answer was with the kernel before any cut
+    _content: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def content(self) -> bytes:
         """The message, dots unstuffed, without the end of data."""
-        lines = self.stream.removesuffix(b".\r\n").split(b"\n")
-        return b"\n".join(line.removeprefix(b".") for line in lines)
+        if self._content is None:
+            lines = self.stream.removesuffix(b".\r\n").split(b"\n")
+            self._content = b"\n".join(line.removeprefix(b".") for line in lines)
+        return self._content
 
     @property
     def code(self) -> int:
@@ -102,6 +106,7 @@ class Attempt:
     asked: list[Asked] = field(default_factory=list)
     data_reply: bytes = b""
     dot: Dot | None = None
+    cut: bool = False  # the recorder reset the connection meanwhile: what it had answered may never have been read
     ended: float | None = None  # its last reply left, or the connection was gone
 
     @property
@@ -116,7 +121,7 @@ class Attempt:
     @property
     def is_report(self) -> bool:
         """A bounce or another report: a message that nobody submitted."""
-        return self.dot is not None and self.sender == "" and b"multipart/report" in self.dot.content
+        return self.dot is not None and self.sender == "" and b"multipart/report" in self.dot.content[:HEADER]
 
     @property
     def recipients(self) -> list[str]:
@@ -203,6 +208,7 @@ class Settings:
     tls: str = "none"  # the smarthost's level
     tls_memory: float = 86400.0
     secrets: tuple[str, ...] = ()  # passwords and tokens: none may be seen anywhere
+    auth_in_clear: bool = False  # the administrator wants it so: secrets may be seen on the wire
     postmaster: str = ""  # may get notes about bounces that failed
     max_received: int = 50
     quiet_s: float = 30.0  # with something due and the smarthost accepting, some mail moves in such a time

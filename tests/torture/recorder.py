@@ -254,6 +254,8 @@ class _Conversation:
 
     def _reset(self) -> None:
         """Cut: nothing more arrives at the client, not even a farewell."""
+        if self.attempt is not None:
+            self.attempt.cut = True
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
         raise _Gone

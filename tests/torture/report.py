@@ -103,7 +103,7 @@ class Part:
 
 def table(parts: Iterable[Part]) -> str:
     """The parts, a row each, as Markdown that a terminal can show too."""
-    rows = [("part", "cases", "violations", "controls caught", "skipped", "seconds", "seed")]
+    rows: list[tuple[str, ...]] = [("part", "cases", "violations", "controls caught", "skipped", "seconds", "seed")]
     for part in parts:
         controls = f"{sum(part.controls.values())} of {len(part.controls)}" if part.controls else "-"
         figures = (part.cases, len(part.problems), controls, len(part.skips), f"{part.seconds:.0f}", part.seed)
