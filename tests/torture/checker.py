@@ -24,6 +24,7 @@ STARVING = 4  # times quiet_s
 # Header fields that we may add.
 ADDED = {"received", "date", "message-id", "from", "to", "sender", "x-authentication-warning", "mime-version"}
 HIDDEN = ("bcc", "resent-bcc")
+DROPPED = (*HIDDEN, "return-path", "content-length")  # what a submitter's header may lose
 VERBS = {"EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "STARTTLS", "AUTH"}
 CLEAR_VERBS = {"EHLO", "HELO", "STARTTLS", "QUIT"}  # what may be said in clear where TLS is demanded
 READINGS = {  # what other servers may take for the end of data
@@ -144,7 +145,7 @@ def _not_whole(call: Call, content: bytes) -> str:
         return f"the body is not the one submitted ({len(body)} octets, not {len(our_body)})"
     left = iter(fields)
     extra = []
-    for wanted in (field for field in ours if name_of(field) not in HIDDEN):
+    for wanted in (field for field in ours if name_of(field) not in DROPPED):
         for field in left:
             if field == wanted:
                 break
@@ -331,7 +332,7 @@ def back_off(view: View) -> Finding:
         for earlier, later in pairwise(tries):
             begun, gap = earlier.asked.at, later.asked.at - earlier.asked.at
             counted = earlier.heard and earlier.code // 100 == 4 and earlier.code != 421
-            if any(begun - SLACK_S <= at <= later.asked.at + SLACK_S for at in free):
+            if any(begun <= at <= later.asked.at + SLACK_S for at in free):
                 pass
             elif gap >= share * due:
                 short = 0
