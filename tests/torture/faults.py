@@ -20,25 +20,34 @@ from pysendmail.queue import Queue
 from pysendmail.smtp import wire
 
 
+def _put(owner: object, name: str, make: Callable[[Any], Any]) -> None:
+    """Put `make(what is there)` in the place of an attribute. AttributeError when there is none."""
+    setattr(owner, name, make(getattr(owner, name)))
+
+
 def recipient_dropped() -> None:
     """The last recipient is not stored with the others."""
-    make_ready = Queue.make_ready
 
-    def without_the_last(self: Queue, row: int, new: Any, *rest: Any, **more: Any) -> None:
-        make_ready(self, row, dataclasses.replace(new, destinations=new.destinations[:-1]), *rest, **more)
+    def make(make_ready: Any) -> Any:
+        def without_the_last(self: Queue, row: int, new: Any, *rest: Any, **more: Any) -> None:
+            make_ready(self, row, dataclasses.replace(new, destinations=new.destinations[:-1]), *rest, **more)
 
-    Queue.make_ready = without_the_last  # type: ignore[method-assign]
+        return without_the_last
+
+    _put(Queue, "make_ready", make)
 
 
 def sent_twice() -> None:
     """What was sent well is sent once more, on the same connection."""
-    send = session.Session.send
 
-    async def twice(self: session.Session, outgoing: session.Outgoing) -> list[outcome.Result]:
-        await send(self, outgoing)
-        return await send(self, outgoing)
+    def make(send: Any) -> Any:
+        async def twice(self: session.Session, outgoing: session.Outgoing) -> Any:
+            await send(self, outgoing)
+            return await send(self, outgoing)
 
-    session.Session.send = twice  # type: ignore[method-assign]
+        return twice
+
+    _put(session.Session, "send", make)
 
 
 def refused_and_kept() -> None:
@@ -47,114 +56,115 @@ def refused_and_kept() -> None:
     def refuse(*_: object) -> None:
         raise submission.Refused(75, "no room; nothing was queued")
 
-    server.Conversation._log = refuse  # type: ignore[method-assign]
+    _put(server.Conversation, "_log", lambda _: refuse)
 
 
 def octet_changed() -> None:
     """One octet of the body leaves as another."""
-    stream = delivery.Body.stream
 
-    async def changed(self: delivery.Body) -> AsyncIterator[bytes]:
-        async for octets in stream(self):
-            yield octets.replace(b"body of", b"bodY of")
+    def make(stream: Any) -> Any:
+        async def changed(self: delivery.Body) -> AsyncIterator[bytes]:
+            async for octets in stream(self):
+                yield octets.replace(b"body of", b"bodY of")
 
-    delivery.Body.stream = changed  # type: ignore[method-assign]
+        return changed
+
+    _put(delivery.Body, "stream", make)
 
 
 def dot_unstuffed() -> None:
     """A dot at the beginning of a line leaves as it is."""
-    wire.DotStuffer.encode = lambda self, chunk: chunk  # type: ignore[method-assign]
+    _put(wire.DotStuffer, "encode", lambda _: lambda self, chunk: chunk)
 
 
 def refusal_forgotten() -> None:
     """A 5xx is taken for a 4xx."""
-    judge = outcome._judge_reply
 
-    def mild(*what: Any) -> outcome.Verdict:
-        verdict = judge(*what)
-        if verdict.outcome is outcome.Outcome.BOUNCED:
-            verdict = dataclasses.replace(verdict, outcome=outcome.Outcome.DEFERRED)
-        return verdict
+    def make(judge: Any) -> Any:
+        def mild(*what: Any) -> outcome.Verdict:
+            verdict: outcome.Verdict = judge(*what)
+            if verdict.outcome is outcome.Outcome.BOUNCED:
+                verdict = dataclasses.replace(verdict, outcome=outcome.Outcome.DEFERRED)
+            return verdict
 
-    outcome._judge_reply = mild
+        return mild
+
+    _put(outcome, "_judge_reply", make)
 
 
 def bcc_kept() -> None:
     """Bcc is a field like any other."""
-    message._DROPPED = frozenset()
+    _put(message, "_DROPPED", lambda _: frozenset())
 
 
 def password_logged() -> None:
     """The password stands in the log."""
-    read = secrets.Secrets.read
 
-    async def aloud(self: secrets.Secrets, smarthost: Any) -> secrets.Secret:
-        secret = await read(self, smarthost)
-        print(f"event=secret smarthost={smarthost.name} password={secret.reveal().decode()}", file=sys.stderr)
-        return secret
+    def make(read: Any) -> Any:
+        async def aloud(self: secrets.Secrets, smarthost: Any) -> Any:
+            secret = await read(self, smarthost)
+            print(f"event=secret smarthost={smarthost.name} password={secret.reveal().decode()}", file=sys.stderr)
+            return secret
 
-    secrets.Secrets.read = aloud  # type: ignore[method-assign]
+        return aloud
+
+    _put(secrets.Secrets, "read", make)
 
 
 def clear_under_encrypt() -> None:
     """`encrypt` is content with a server without TLS."""
-    _plan(lambda plan: dataclasses.replace(plan, clear_if_unavailable=True, demand=""))
+    _plan(clear_if_unavailable=True, demand="")
 
 
 def clear_at_once() -> None:
     """At `may`, the STARTTLS that is offered is not even tried."""
-    _plan(lambda plan: dataclasses.replace(plan, attempt=False, clear_if_unavailable=True))
+    _plan(attempt=False, clear_if_unavailable=True)
 
 
-def _plan(change: Callable[[policy.TlsPlan], policy.TlsPlan]) -> None:
-    plan = policy.plan
-    policy.plan = lambda *what, **more: change(plan(*what, **more))
+def _plan(**changes: Any) -> None:
+    _put(policy, "plan", lambda plan: lambda *what, **more: dataclasses.replace(plan(*what, **more), **changes))
 
 
 def gap_shrunk() -> None:
     """A quarter of the wait."""
-    interval = schedule.interval
-    schedule.interval = lambda *what: interval(*what) / 4
+    _put(schedule, "interval", lambda interval: lambda *what: interval(*what) / 4)
 
 
 def bounced_twice() -> None:
     """Two bounces for one failure."""
-    report = postmaster.Postmaster.report
-
-    def twice(self: postmaster.Postmaster, *what: Any) -> list[Any]:
-        return [*report(self, *what), *report(self, *what)]
-
-    postmaster.Postmaster.report = twice  # type: ignore[method-assign]
+    _put(postmaster.Postmaster, "report", lambda report: lambda *what: [*report(*what), *report(*what)])
 
 
 def null_sender_bounced() -> None:
     """Mail from <> that fails is reported to somebody all the same."""
-    report = postmaster.Postmaster.report
 
-    def to_somebody(self: postmaster.Postmaster, kind: str, original: Any, *what: Any) -> Any:
-        return report(self, kind, dataclasses.replace(original, sender=original.sender or "root@example.com"), *what)
+    def make(report: Any) -> Any:
+        def to_somebody(self: Any, kind: str, original: Any, *what: Any) -> Any:
+            somebody = original.sender or "root@example.com"
+            return report(self, kind, dataclasses.replace(original, sender=somebody), *what)
 
-    postmaster.Postmaster.report = to_somebody  # type: ignore[method-assign]
+        return to_somebody
+
+    _put(postmaster.Postmaster, "report", make)
 
 
 def loop_ignored() -> None:
     """Received fields are not counted."""
-    submission.hops = lambda _fields: 0
+    _put(submission, "hops", lambda _: lambda _fields: 0)
 
 
 def uid_believed() -> None:
     """Received names another user than the one who submitted."""
-    received = submission.received
-    submission.received = lambda **what: received(**{**what, "uid": 4711})
+    _put(submission, "received", lambda received: lambda **what: received(**{**what, "uid": 4711}))
 
 
 def stalled() -> None:
     """Nothing is ever claimed."""
 
-    async def asleep(_self: delivery.Delivery) -> None:
+    async def asleep(_: delivery.Delivery) -> None:
         pass
 
-    delivery.Delivery._claim = asleep  # type: ignore[method-assign]
+    _put(delivery.Delivery, "_claim", lambda _: asleep)
 
 
 FAULTS: dict[str, Callable[[], None]] = {
@@ -180,4 +190,4 @@ FAULTS: dict[str, Callable[[], None]] = {
 if __name__ == "__main__":
     FAULTS[sys.argv[1]]()
     sys.argv = sys.argv[2:]
-    sys.exit(cli.run())
+    cli.run()

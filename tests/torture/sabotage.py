@@ -26,6 +26,7 @@ from torture.recorder import Recorder
 from torture.report import Part, Size
 
 PATIENCE_S = 20.0
+PAUSE_S = 0.15  # a log without a new line for so long has said what it had to say: worth a look
 PASSWORD = "correct/horse+battery"
 LAUNCHER = Path(faults.__file__)
 WORKERS = 2
@@ -126,6 +127,8 @@ class Trial:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             seen = len(self.subject.events)
+            while self.subject.news(seen, PAUSE_S):
+                seen = len(self.subject.events)
             violations = self.look()
             if any(one.invariant == invariant for one in violations) or time.monotonic() > deadline:
                 return violations
