@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import base64
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from torture.evidence import Call, Connection, Evidence, Violation, token_in
-from torture.view import SLACK_S, Key, Try, View, message_id_of, name_of, normalised, split
+from torture.view import SLACK_S, Try, View, failed_in, message_id_of, name_of, normalised, split
 
 MAYBE = "may have been queued"
 TEMPFAIL = 75
 TRUSTED_SHARE = 0.8  # of an interval: gaps may be shorter by 20 %, or by the configured jitter
 SHORT_GAPS = 3  # in a row after attempts without an answer: a connection found dead in idleness is no attempt
-STARVING = 4  # times quiet_s
+STARVING = 10  # times quiet_s, for the first attempt: so long other mail may have its turn
+FAILURE_MEMORY_S = 600.0  # a failed handshake lets the next connections go on in clear for so long
+MADE_DUE = ("start", "flush", "released", "retried")  # events after which mail is tried at once
 # Header fields that we may add.
 ADDED = {"received", "date", "message-id", "from", "to", "sender", "x-authentication-warning", "mime-version"}
 HIDDEN = ("bcc", "resent-bcc")
@@ -85,15 +88,16 @@ def no_duplicate(view: View) -> Finding:
 
 
 def _copies(view: View) -> Iterator[tuple[str, str, list[Try]]]:
-    found: dict[Key, list[Try]] = {}
+    """What has more than one copy: Message-ID, recipient, copies. A message that was fed back is another one."""
+    found: dict[tuple[str, str, str], list[Try]] = {}
     for attempt in view.messages:
-        message_id = message_id_of(attempt)
+        token, message_id = view.token(attempt), message_id_of(attempt)
         connection = view.connections[attempt.connection]
         for asked in {one.address: one for one in attempt.asked}.values():
             one = Try(asked=asked, attempt=attempt, connection=connection)
             if one.copy:
-                found.setdefault((message_id, asked.address), []).append(one)
-    for (message_id, recipient), copies in found.items():
+                found.setdefault((token, message_id, asked.address), []).append(one)
+    for (_, message_id, recipient), copies in found.items():
         if len(copies) > 1:
             yield message_id, recipient, copies
 
@@ -197,9 +201,9 @@ def order(view: View) -> Finding:
         for earlier, later in pairwise(tries):
             if later.attempt is earlier.attempt:
                 yield f"{token}: {recipient} twice in one transaction"
-            elif earlier.code // 100 == 5 and not view.unrecorded(earlier, _message_id(view, token)):
+            elif earlier.code // 100 == 5 and not view.unrecorded(earlier, view.message_ids.get(token, "")):
                 yield f"{token}: {recipient} tried again after {earlier.code}"
-            elif earlier.copy and not later.copy and not view.unrecorded(earlier, _message_id(view, token)):
+            elif earlier.copy and not later.copy and not view.unrecorded(earlier, view.message_ids.get(token, "")):
                 yield f"{token}: {recipient} tried again after it was taken"
         bounced = bounced_at.get(key)
         if bounced is not None and tries[-1].asked.at > bounced:
@@ -215,12 +219,13 @@ def blind_copies(view: View) -> Finding:
         header = content if attempt.is_report else content.partition(b"\r\n\r\n")[0]
         if re.search(rb"^(?:resent-)?bcc[ \t]*:", header, re.IGNORECASE | re.MULTILINE):
             yield f"{token}: a Bcc field was sent"
-        if (call := view.calls.get(token)) is not None:
-            named = {address.encode() for report in view.reports for address in report.failed} - {b""}
-            hidden = _hidden(call) - (named if attempt.is_report else set())
-            for address in sorted(hidden):
-                if address in content:
-                    yield f"{token}: {address.decode()} stood in Bcc, and in what was sent"
+        call = view.calls.get(token)
+        hidden = _hidden(call) if call is not None else set()
+        if hidden and attempt.is_report:  # it has to name those whom it is about
+            hidden -= {address.encode() for address in failed_in(content)}
+        for address in sorted(hidden):
+            if address in content:
+                yield f"{token}: {address.decode()} stood in Bcc, and in what was sent"
 
 
 def _hidden(call: Call) -> set[bytes]:
@@ -312,7 +317,8 @@ def fallback(view: View) -> Finding:
         if connection.handshake is not None:
             yield f"connection {connection.id}: mail in clear where a handshake was tried"
         offered = connection.offered_starttls and connection.starttls_reply[:1] not in (b"4", b"5")
-        if offered and not any(at <= connection.opened + SLACK_S for at in failed):
+        recent = any(-SLACK_S <= connection.opened - at <= FAILURE_MEMORY_S + SLACK_S for at in failed)
+        if offered and not recent:
             yield f"connection {connection.id}: mail in clear, and STARTTLS was there for it"
         if any(at + SLACK_S < mail.at <= at + view.settings.tls_memory for at in worked):
             yield f"connection {connection.id}: mail in clear after TLS had worked there"
@@ -325,7 +331,7 @@ def back_off(view: View) -> Finding:
     """
     settings = view.settings
     share = min(TRUSTED_SHARE, 1 - settings.jitter)
-    free = [*view.stop_times, *(event.at for event in view.evidence.log if event["event"] in ("start", "flush"))]
+    free = [*view.stop_times, *(event.at for event in view.evidence.log if event["event"] in MADE_DUE)]
     for (token, recipient), tries in view.tries.items():
         due = settings.first
         short = 0
@@ -357,6 +363,11 @@ def bounces(view: View) -> Finding:
             continue  # I13 speaks of it
         if len(reports) > 1:
             yield f"{token}: {len(reports)} bounces name {recipient}"
+        if any(
+            one.copy and not view.unrecorded(one, view.message_ids.get(token, ""))
+            for one in view.tries.get((token, recipient), ())
+        ):
+            yield f"{token}: {recipient} has it, and a bounce says otherwise"
         for report in reports:
             if wrong := _wrong_bounce(view, call, recipient, report.to, report.content, report.attempt.at):
                 yield f"{token}: the bounce for {recipient} {wrong}"
@@ -431,7 +442,7 @@ def identity(view: View) -> Finding:
             said = attempt.dot.content.partition(b"\r\n")[0].decode("utf-8", "replace")
             yield f"{call.token}: submitted by uid {call.uid}, and the message begins {said!r}"
     for event in view.evidence.log:
-        call = view.calls.get(token_in(event["message_id"]))
+        call = view.calls.get(token_in(event["sender"]) or token_in(event["message_id"]))
         if event["event"] == "accepted" and call is not None and event["uid"] != str(call.uid):
             yield f"{call.token}: submitted by uid {call.uid}, logged as {event['uid']}"
 
@@ -457,34 +468,31 @@ def liveness(view: View) -> Finding:
         if not call.accepted:
             continue
         for recipient in dict.fromkeys(call.recipients):
-            for begun, ended in _due(view, call, recipient):
-                yield from _stalls(view, f"{call.token}: {recipient}", moves, begun, ended)
+            for begun, ended, first in _due(view, call, recipient):
+                if ended - begun > settings.quiet_s and not view.excused(begun, ended):
+                    yield from _stalls(view, f"{call.token}: {recipient}", moves, begun, ended, first=first)
 
 
-def _due(view: View, call: Call, recipient: str) -> Iterator[tuple[float, float]]:
-    """When this recipient waited for an attempt that could have been made."""
+def _due(view: View, call: Call, recipient: str) -> Iterator[tuple[float, float, bool]]:
+    """When this recipient waited for an attempt that could have been made, and whether for its first."""
     settings = view.settings
     key = (call.token, recipient)
-    begun = call.ended
+    begun, first = call.ended, True
     for deferred, one in enumerate(view.tries.get(key, [])):
-        yield begun, one.asked.at
+        yield begun, one.asked.at, first
         wait = settings.first * settings.factor ** min(deferred, 60)
-        begun = one.asked.at + min(wait, settings.maximum) * (1 + settings.jitter)
+        begun, first = one.asked.at + min(wait, settings.maximum) * (1 + settings.jitter), False
     if key in view.waiting:
-        yield begun, view.evidence.ended
+        yield begun, view.evidence.ended, first
 
 
-def _stalls(view: View, whose: str, moves: list[float], begun: float, ended: float) -> Iterator[str]:
+def _stalls(view: View, whose: str, moves: list[float], begun: float, ended: float, *, first: bool) -> Iterator[str]:
     quiet_s = view.settings.quiet_s
-    if ended - begun <= quiet_s or view.excused(begun, ended):
-        return
-    down = set(view.stop_times)
-    marks = [begun, *[at for at in moves if begun < at < ended], ended]
-    for earlier, later in pairwise(marks):
-        if later - earlier > quiet_s and earlier not in down:
-            yield f"{whose} was due for {ended - begun:.1f} s, and for {later - earlier:.1f} s nothing moved at all"
-            return
-    if ended - begun > STARVING * quiet_s and not view.stopped(begun, ended):
+    marks = [begun, *moves[bisect_right(moves, begun) : bisect_left(moves, ended)], ended]
+    quiet = [later - earlier for earlier, later in pairwise(marks) if earlier not in view.stop_times]
+    if max(quiet, default=0.0) > quiet_s:
+        yield f"{whose} was due for {ended - begun:.1f} s, and for {max(quiet):.1f} s nothing moved at all"
+    elif first and ended - begun > STARVING * quiet_s and not view.stopped(begun, ended):
         yield f"{whose} was due for {ended - begun:.1f} s while other mail moved"
 
 
@@ -511,12 +519,7 @@ def _silent(call: Call) -> bool:
 
 
 def _bounce_is_on_its_way(view: View, call: Call) -> bool:
-    return view.reports_waiting[call.sender] > 0 or view.report_refused(call.sender)
-
-
-def _message_id(view: View, token: str) -> str:
-    """As the log has it."""
-    return view.message_ids.get(token, "")
+    return view.reports_waiting[call.sender] > 0 or call.sender in view.reports_refused
 
 
 INVARIANTS: dict[str, Callable[[View], Finding]] = {

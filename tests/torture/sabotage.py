@@ -30,36 +30,54 @@ PAUSE_S = 0.15  # a log without a new line for so long has said what it had to s
 PASSWORD = "correct/horse+battery"
 LAUNCHER = Path(faults.__file__)
 WORKERS = 2
+LIMIT = 50  # Received fields; one more is a loop
+ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mail:
     """What is submitted to show a fault, under which TLS, and which invariants the fault touches besides its own."""
 
-    send: Callable[[Ledger], object]
+    send: Callable[[Trial], None]
     tls: str = "none"  # "none", "may", "encrypt"
     server: str = "clear"  # the recorder: "clear", "tls", or "tls auth"
     settings: Settings = field(default_factory=Settings)
     also: frozenset[str] = field(default_factory=frozenset)
 
 
-def _with_bcc(ledger: Ledger) -> None:
+def _with_bcc(trial: Trial) -> None:
     header = b"To: ok.1@example.org\nBcc: ok.2@example.org,\n hidden@example.org\n"
-    ledger.submit(
-        options=["-t"], header=header, in_header=[f"{name}@example.org" for name in ("ok.1", "ok.2", "hidden")]
-    )
+    everybody = [f"{name}@example.org" for name in ("ok.1", "ok.2", "hidden")]
+    trial.ledger.submit(options=["-t"], header=header, in_header=everybody)
 
 
-def _going_round(ledger: Ledger) -> None:
-    ledger.submit("ok.1@example.org", header=b"Received: by elsewhere.example; Sun, 22 Nov 2026 04:44:56 +0000\n" * 51)
+def _round_and_round(trial: Trial) -> None:
+    """What arrives is submitted again, as by a smarthost that thinks it is ours to deliver."""
+    ledger = trial.ledger
+    call = ledger.submit("ok.1@example.org", header=b"Received: by elsewhere.example\n" * (LIMIT - 1))
+    for _ in range(ROUNDS):
+        if not call.accepted:
+            return
+        trial.recorder.wait_until(lambda: trial.recorder.copies(call.token))  # noqa: B023
+        [copy] = trial.recorder.copies(call.token)
+        assert copy.dot is not None
+        call = ledger.submit("ok.1@example.org", text=copy.dot.content)
 
 
-def _two(ledger: Ledger) -> None:
-    ledger.submit("ok.1@example.org", "ok.2@example.org")
+def _two(trial: Trial) -> None:
+    trial.ledger.submit("ok.1@example.org", "ok.2@example.org")
 
 
-def _refused(ledger: Ledger) -> None:
-    ledger.submit("no.1@example.org")
+def _refused(trial: Trial) -> None:
+    trial.ledger.submit("no.1@example.org")
+
+
+def _refused_null(trial: Trial) -> None:
+    trial.ledger.submit("no.1@example.org", sender="")
+
+
+def _deferred(trial: Trial) -> None:
+    trial.ledger.submit("later1.1@example.org")
 
 
 MAILS = {
@@ -73,10 +91,10 @@ MAILS = {
     "I8": Mail(send=_two, tls="encrypt", server="tls auth", settings=Settings(secrets=(PASSWORD,))),
     "I9": Mail(send=_two, tls="encrypt"),
     "I10": Mail(send=_two, tls="may", server="tls"),
-    "I11": Mail(send=lambda ledger: ledger.submit("later1.1@example.org")),
+    "I11": Mail(send=_deferred),
     "I12": Mail(send=_refused, also=frozenset({"I1"})),
-    "I13": Mail(send=lambda ledger: ledger.submit("no.1@example.org", sender=""), also=frozenset({"I3"})),
-    "I14": Mail(send=_going_round),
+    "I13": Mail(send=_refused_null, also=frozenset({"I3"})),
+    "I14": Mail(send=_round_and_round),
     "I15": Mail(send=_two),
     "I16": Mail(send=_two, settings=Settings(quiet_s=0.5)),
 }
@@ -112,7 +130,7 @@ class Trial:
         wrapper = [str(BIN / "python"), "-P", str(LAUNCHER), self._fault] if self._fault else []
         self.subject.start(wrapper=wrapper)
         self.ledger = Ledger(self.subject)
-        mail.send(self.ledger)
+        mail.send(self)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -68,9 +68,9 @@ def test_daemon_without_a_fault_passes(tmp_path: Path, server: str) -> None:
     """The same mail through a daemon as it is: no violation of anything."""
     mails = by_server()[server]
 
-    def send(ledger: Any) -> None:
+    def send(trial: Trial) -> None:
         for mail in mails:
-            mail.send(ledger)
+            mail.send(trial)
 
     with Trial(tmp_path, replace(mails[0], send=send, settings=Settings(secrets=mails[0].settings.secrets))) as trial:
         if server == "encrypt, clear":
