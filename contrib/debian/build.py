@@ -59,11 +59,8 @@ def main(wheel: Path, directory: Path) -> Path:
         control(root, __version__)
         package = directory / f"pysendmail_{__version__}_all.deb"
         directory.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(root), str(package)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        build = [shutil.which("dpkg-deb") or "dpkg-deb", "--root-owner-group", "-Zxz", "--build"]
+        subprocess.run([*build, str(root), str(package)], check=True, stdout=subprocess.DEVNULL)
         return package
 
 
