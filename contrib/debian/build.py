@@ -99,6 +99,9 @@ def files(root: Path) -> None:
     place(root / "usr/share/python3/runtime.d/pysendmail.rtupdate", (HERE / "rtupdate").read_bytes(), mode=0o755)
     for page in (ROOT / "man").glob("*.[1-8]"):
         place(root / f"usr/share/man/man{page.suffix[1:]}/{page.name}.gz", compressed(page.read_bytes()))
+    for link in (root / "usr/sbin").iterdir():
+        if link.is_symlink():
+            (root / f"usr/share/man/man8/{link.name}.8.gz").symlink_to("sendmail.8.gz")
 
 
 def texts(root: Path, version: str) -> None:
@@ -107,7 +110,10 @@ def texts(root: Path, version: str) -> None:
     copyright = (HERE / "copyright").read_text()
     for licence in licences:
         name = licence.relative_to(root / PACKAGES).parts[0].partition("-")[0]
-        copyright += f"\nThe text that came with {name}:\n\n{licence.read_text(errors='replace')}"
+        text = licence.read_text(errors="replace")
+        if "Apache License" in text and "END OF TERMS AND CONDITIONS" in text:
+            text = "See /usr/share/common-licenses/Apache-2.0.\n"
+        copyright += f"\nThe text that came with {name}:\n\n{text}"
     place(documents / "copyright", copyright.encode())
     built = formatdate(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
     log = f"pysendmail ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n -- {MAINTAINER}  {built}\n"
