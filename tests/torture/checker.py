@@ -138,11 +138,12 @@ def wholeness(view: View) -> Finding:
         content = attempt.dot.content
         if first.setdefault(call.token, content) != content:
             yield f"{call.token}: two copies that differ"
-        elif first[call.token] is content and (wrong := _not_whole(call, content)):
+        elif first[call.token] is content and (wrong := not_whole(call, content)):
             yield f"{call.token}: {wrong}"
 
 
-def _not_whole(call: Call, content: bytes) -> str:
+def not_whole(call: Call, content: bytes) -> str:
+    """What is wrong with this copy; "" when nothing is."""
     fields, body = split(content)
     ours, our_body = split(normalised(call.text))
     if body != our_body:
