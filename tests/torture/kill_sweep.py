@@ -11,8 +11,8 @@ as not reached, and is no case. Of more than MOST calls of one kind (scenario, p
 others each night: nearly all of them are the pages of one transaction, which are alike until its commit.
 
 Not reached: the reader threads, which write nothing but a wake-up for the loop; calls that leave nothing behind which
-the call after them would not show (openat, close, fcntl); the first calls of the writer in `start` where the main
-thread has as many, which `writer` makes up for but for the recovery itself.
+the call after them would not show (openat, close, fcntl); what is written through memory, the WAL's index; and in
+`start` the first calls of the writer, as many as the main thread makes of that kind.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ CALLS = (
 THREADS = ("main", "writer")  # in the order in which they are born
 MOST = 24
 SAMPLE = 200
+NEVER = 65535  # the K of a point that no run comes to; strace takes no larger one
 SHOWN = 3000  # octets of a log
 WORKERS = os.cpu_count() or 1
 _LINE = re.compile(r"(?:(?P<thread>\d+) +)?(?P<call>\w+)\((?:\d+<(?P<file>/[^>]*)>)?")
@@ -97,19 +98,20 @@ class Sweep:
             made = pool.map(lambda one: (one.name, Template.make(one, self._new_directory())), scenarios)
             self._templates = dict(made)
 
-    def count(self, scenario: Scenario, who: str) -> list[Point]:
+    def count(self, scenario: Scenario, who: str) -> tuple[list[Point], Verdict]:
         """Every point of one player: for each call as many as the thread makes that makes the most of them."""
         output = self._directory / f"{scenario.name}.{who}"
-        self._run(scenario, who, ALL, output)
+        verdict = self._run(scenario, who, ALL, output)
         made: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # call -> thread -> files
         for line in output.read_text(errors="replace").splitlines():
             if match := _LINE.match(line):
                 made[match["call"]][match["thread"]].append(Path(match["file"] or "").name)
-        return [
+        points = [
             Point(scenario=scenario.name, who=who, call=call, k=k, file=file)
             for call, threads in sorted(made.items())
             for k, file in enumerate(max(threads.values(), key=len), 1)
         ]
+        return points, verdict
 
     def kill(self, point: Point) -> Verdict:
         """The scenario with a kill at this point."""
@@ -210,7 +212,7 @@ def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
     sweep.prepare(SCENARIOS.values())
     jobs = [(scenario, who) for scenario in SCENARIOS.values() for who in players(scenario)]
     with ThreadPoolExecutor(WORKERS) as pool:
-        points = [point for found in pool.map(lambda job: sweep.count(*job), jobs) for point in found]
+        points = [point for found in pool.map(lambda job: _count(part, sweep, *job), jobs) for point in found]
         chosen = choose(points, size, seed)
         verdicts = list(pool.map(lambda point: _case(part, sweep, point), chosen))
     missed = [point for point, verdict in zip(chosen, verdicts, strict=True) if not verdict.reached]
@@ -227,9 +229,20 @@ def _figures(names: Iterable[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
 
 
+def _count(part: Part, sweep: Sweep, scenario: Scenario, who: str) -> list[Point]:
+    points, verdict = sweep.count(scenario, who)
+    if verdict.violations:  # without a kill
+        _told(part, Point(scenario=scenario.name, who=who, call="write", k=NEVER), verdict)
+    return points
+
+
 def _case(part: Part, sweep: Sweep, point: Point) -> Verdict:
     verdict = sweep.kill(point)
     if verdict.reached or verdict.violations:
-        again = f"python -m torture kill-sweep --only {point} --seed {part.seed}"
-        part.case(str(point), verdict.violations, again=again)
+        _told(part, point, verdict)
     return verdict
+
+
+def _told(part: Part, point: Point, verdict: Verdict) -> None:
+    again = f"python -m torture kill-sweep --only {point} --seed {part.seed}"
+    part.case(str(point), verdict.violations, again=again)
