@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -44,7 +45,10 @@ def smarthost(peer: Any, name: str = "main", **settings: Any) -> dict[str, Any]:
 
 
 class Event(dict[str, str]):
-    """One line of the log; missing keys read as ""."""
+    """One line of the log; missing keys read as "". `at`: when it was read; `pid`: of the process that was started."""
+
+    at = 0.0
+    pid = 0
 
     def __missing__(self, key: str) -> str:
         return ""
@@ -128,7 +132,9 @@ class Instance:
                 with self._news:
                     self.log += text
                     if text.startswith("event="):
-                        self.events.append(parse_event(text))
+                        event = parse_event(text)
+                        event.at, event.pid = time.time(), process.pid
+                        self.events.append(event)
                     self._news.notify_all()
         with self._news:
             self._ended = process
