@@ -37,6 +37,7 @@ from pysendmail.records import LaneState, NewMessage
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import BACKLOG, Desk, Server
+from pysendmail.settling import Settling
 from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -220,7 +221,7 @@ class Daemon:
     async def _recover(self, delivery: Delivery) -> None:
         now = time.time()
         horizon = schedule.longest_interval(self._config.retry)
-        ended = await self._writer.run(lambda queue: queue.recover(self._postmaster, now, horizon), must=True)
+        ended = await self._writer.run(lambda queue: Settling(queue, self._postmaster, now).recover(horizon), must=True)
         for one in ended:
             self._events.ended(one, smarthost=None, tls=None)
         delivery.remember(await self._writer.run(lambda queue: queue.smarthosts()))

@@ -210,7 +210,7 @@ async def test_all_goes_on_when_one_has_left(desk: Desk) -> None:
 
     def first_leaves() -> None:
         desk.before_change = lambda: None
-        desk.store.do(desk.store.queue.remove, desk.store.row(second), 0, desk.store.policy, NOW)
+        desk.store.do(desk.store.settling.remove, desk.store.row(second), 0)
 
     desk.before_change = first_leaves
     assert [entry["queue_id"] for entry in await desk.ask(ALICE, "hold", all=True)] == [first]
