@@ -84,12 +84,14 @@ class Ledger:
         in_header: Sequence[str] = (),
         uid: int | None = None,
         environment: dict[str, str] | None = None,
+        wrapper: Sequence[str] = (),
         kill_after: float | None = None,
         kill_at_octet: int | None = None,
     ) -> Call:
         """One sendmail, to its end. `in_header`: recipients that it finds there by itself (-t in `options`).
 
-        `kill_after` seconds, or once it was given so many octets (`kill_at_octet`), it gets SIGKILL.
+        `kill_after` seconds, or once it was given so many octets (`kill_at_octet`), it gets SIGKILL. `wrapper` goes
+        before the command (strace, ...).
         """
         token = token or self.next_token()
         sender = f"{token}@example.com" if sender is None else sender
@@ -97,7 +99,7 @@ class Ledger:
         argv = (*options, "-i", "-f", sender or "<>", *(["--", *recipients] if recipients else []))
         started = time.time()
         process = subprocess.Popen(
-            [*as_user(uid), str(BIN / "sendmail"), "-C", str(self.instance.config), *argv],
+            [*as_user(uid), *wrapper, str(BIN / "sendmail"), "-C", str(self.instance.config), *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
