@@ -1,9 +1,9 @@
 """Keeper: what a service manager does for the daemon: whenever it ends, it is started again.
 
-    keeper = Keeper(subject)
-    keeper.start()              # returns when the daemon takes submissions, or one that came after it does
-    ...                         # kill it as you like
-    keeper.close()              # it is killed for good
+keeper = Keeper(subject)
+keeper.start()              # returns when the daemon takes submissions, or one that came after it does
+...                         # kill it as you like
+keeper.close()              # it is killed for good
 """
 
 from __future__ import annotations
