@@ -26,7 +26,7 @@ import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -132,7 +132,7 @@ class Sweep:
                 else:
                     stage.start(wrapper=wrapper if who == "start" else ())
                     stage.client = wrapper if who == "client" else ()
-                    with self._attached(stage, who, what, output):
+                    with self._watched(stage, who, what, output):
                         scenario.play(stage)
                         stage.settle()
                 stage.settle()
@@ -149,24 +149,31 @@ class Sweep:
         )
 
     @contextmanager
-    def _attached(self, stage: Stage, who: str, what: Sequence[str], output: Path) -> Iterator[None]:
+    def _watched(self, stage: Stage, who: str, what: Sequence[str], output: Path) -> Iterator[None]:
         """strace on one thread of the daemon that runs, where `who` is one."""
         if who not in THREADS:
             yield
             return
         threads = sorted(int(name) for name in os.listdir(f"/proc/{stage.keeper.process.pid}/task"))
-        command = [self._strace, "-p", str(threads[THREADS.index(who)]), "-o", str(output), *what]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
-            assert tracer.stderr is not None
-            try:
-                said = tracer.stderr.readline()
-                assert "attached" in said, said
-                yield
-            finally:
-                tracer.terminate()
+        with attached(self._strace, threads[THREADS.index(who)], what, output):
+            yield
 
     def _new_directory(self) -> Path:
         return self._directory / str(next(self._numbers))
+
+
+@contextmanager
+def attached(strace: str, thread: int, what: Sequence[str], output: Path) -> Iterator[None]:
+    """strace on one thread, from here on. AssertionError where that is not allowed."""
+    command = [strace, "-p", str(thread), "-o", str(output), *what]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        try:
+            said = tracer.stderr.readline()
+            assert "attached" in said, said
+            yield
+        finally:
+            tracer.terminate()
 
 
 def players(scenario: Scenario) -> list[str]:
@@ -175,9 +182,15 @@ def players(scenario: Scenario) -> list[str]:
 
 
 def traces(strace: str) -> bool:
-    """Whether it may trace here."""
+    """Whether it may trace here: what it starts itself, and what it is attached to."""
     command = [strace, "-D", "-f", "-o", os.devnull, "true"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        return False
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other, suppress(AssertionError):
+        assert other.stdin is not None
+        with other.stdin, attached(strace, other.pid, [], Path(os.devnull)):
+            return True
+    return False
 
 
 def choose(points: Sequence[Point], size: Size, seed: int) -> list[Point]:
