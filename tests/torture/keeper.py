@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rig.instance import PATIENCE_S, Instance
 
@@ -21,6 +21,7 @@ class Keeper:
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.restarts = 0
+        self.at_death: Callable[[], object] = lambda: None  # what else happens before the next start
         self._lock = threading.Lock()
         self._closing = False
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -44,6 +45,7 @@ class Keeper:
             with self._lock:
                 if self._closing or self.restarts >= MOST_STARTS:
                     return
+                self.at_death()
                 self.restarts += 1
                 self.instance.launch()
 

@@ -47,6 +47,7 @@ MOST = 24
 SAMPLE = 200
 NEVER = 65535  # the K of a point that no run comes to; strace takes no larger one
 SHOWN = 3000  # octets of a log
+CONTROL = "half-refused:writer:fdatasync:2"  # when one message is accepted, and the claim of it is on its way
 WORKERS = os.cpu_count() or 1
 _LINE = re.compile(r"(?:(?P<thread>\d+) +)?(?P<call>\w+)\((?:\d+<(?P<file>/[^>]*)>)?")
 
@@ -113,14 +114,16 @@ class Sweep:
         ]
         return points, verdict
 
-    def kill(self, point: Point) -> Verdict:
-        """The scenario with a kill at this point."""
-        return self._run(SCENARIOS[point.scenario], point.who, point.inject, Path(os.devnull))
+    def kill(self, point: Point, *, losing: str = "") -> Verdict:
+        """The scenario with a kill at this point. `losing`: a file of the queue that does not outlive the daemon."""
+        return self._run(SCENARIOS[point.scenario], point.who, point.inject, Path(os.devnull), losing)
 
-    def _run(self, scenario: Scenario, who: str, what: Sequence[str], output: Path) -> Verdict:
+    def _run(self, scenario: Scenario, who: str, what: Sequence[str], output: Path, losing: str = "") -> Verdict:
         """One run under strace."""
         directory = self._new_directory()
         stage = Stage(scenario, directory, self._templates[scenario.name])
+        if losing:
+            stage.keeper.at_death = (stage.subject.queue_directory / losing).unlink
         old_stops, old_calls = len(stage.subject.stops), len(stage.ledger.calls)
         wrapper = [self._strace, "-D", "-f", "-qqq", "-o", str(output), *what]
         with stage:
@@ -229,6 +232,8 @@ def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
         chosen = choose(points, size, seed)
         verdicts = list(pool.map(lambda point: _case(part, sweep, point), chosen))
     missed = [point for point, verdict in zip(chosen, verdicts, strict=True) if not verdict.reached]
+    lost = sweep.kill(Point.parse(CONTROL), losing="queue.db-wal")
+    part.control("queue.db-wal lost with the daemon", caught="I1" in {one.invariant for one in lost.violations})
     part.note(f"{len(points)} points counted, {len(chosen)} chosen, {len(chosen) - len(missed)} reached")
     part.note(f"chosen: {_figures(f'{point.scenario}:{point.who}' for point in chosen)}")
     part.note(f"calls: {_figures(point.call for point in chosen)}")
