@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from rig.activation import Activation
+
 PATIENCE_S = 30.0
 BIN = Path(os.environ.get("PYSENDMAIL_TEST_BIN") or Path(sys.executable).parent)
 _PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
@@ -70,6 +72,7 @@ class Instance:
         self.events: list[Event] = []
         self.log = ""
         self.process: subprocess.Popen[bytes] | None = None
+        self.activation: Activation | None = None  # who holds the daemon's sockets, if somebody else does
         self._news = threading.Condition()
         self._ended: subprocess.Popen[bytes] | None = None  # the daemon whose log has come to its end
         self.configure(smarthosts=smarthosts, **tables)
@@ -116,11 +119,13 @@ class Instance:
 
     def launch(self, *, wrapper: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         """As `start`, for a daemon that may not live to say so."""
+        held = self.activation
         self.process = subprocess.Popen(
-            [*wrapper, str(BIN / "pysendmail"), "-C", str(self.config), "daemon"],
+            [*wrapper, *(held.wrapper if held else ()), str(BIN / "pysendmail"), "-C", str(self.config), "daemon"],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})},
+            pass_fds=held.descriptors if held else (),
         )
         threading.Thread(target=self._read_log, args=(self.process,), daemon=True).start()
 

@@ -8,8 +8,8 @@ the daemon that held the connection, a disk that was full), never because of a r
 from __future__ import annotations
 
 import base64
+import math
 import re
-from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -23,7 +23,7 @@ TRUSTED_SHARE = 0.8  # of an interval: gaps may be shorter by 20 %, or by the co
 SHORT_GAPS = 3  # in a row after attempts without an answer: a connection found dead in idleness is no attempt
 STARVING = 10  # times quiet_s, for the first attempt: so long other mail may have its turn
 FAILURE_MEMORY_S = 600.0  # a failed handshake lets the next connections go on in clear for so long
-MADE_DUE = ("start", "flush", "released", "retried")  # events after which mail is tried at once
+MADE_DUE = ("start", "flush", "released")  # events after which mail is tried at once
 # Header fields that we may add.
 ADDED = {"received", "date", "message-id", "from", "to", "sender", "x-authentication-warning", "mime-version"}
 HIDDEN = ("bcc", "resent-bcc")
@@ -138,11 +138,12 @@ def wholeness(view: View) -> Finding:
         content = attempt.dot.content
         if first.setdefault(call.token, content) != content:
             yield f"{call.token}: two copies that differ"
-        elif first[call.token] is content and (wrong := _not_whole(call, content)):
+        elif first[call.token] is content and (wrong := not_whole(call, content)):
             yield f"{call.token}: {wrong}"
 
 
-def _not_whole(call: Call, content: bytes) -> str:
+def not_whole(call: Call, content: bytes) -> str:
+    """What is wrong with this copy; "" when nothing is."""
     fields, body = split(content)
     ours, our_body = split(normalised(call.text))
     if body != our_body:
@@ -458,19 +459,34 @@ def liveness(view: View) -> Finding:
         disturbed = call.killed or view.stopped(call.started - SLACK_S, call.ended + SLACK_S)
         if took > settings.answer_s and not disturbed and not view.excused(call.started, call.ended):
             yield f"{call.token}: sendmail had no answer for {took:.1f} s"
-    moves = sorted(
-        [one.asked.at for tries in view.tries.values() for one in tries]
-        + [attempt.at for attempt in view.attempts]
-        + [event.at for event in view.evidence.log if event["event"] == "start"]
-        + view.stop_times
-    )
+    quiet = _quiet_times(view)
     for call in view.evidence.calls:
         if not call.accepted:
             continue
         for recipient in dict.fromkeys(call.recipients):
             for begun, ended, first in _due(view, call, recipient):
-                if ended - begun > settings.quiet_s and not view.excused(begun, ended):
-                    yield from _stalls(view, f"{call.token}: {recipient}", moves, begun, ended, first=first)
+                waited = ended - begun
+                if waited <= settings.quiet_s or view.excused(begun, ended):
+                    continue
+                stalled = max((min(ended, end) - max(begun, start) for start, end in quiet), default=0.0)
+                if stalled > settings.quiet_s:
+                    yield f"{call.token}: {recipient} was due, and for {stalled:.1f} s nothing moved at all"
+                elif first and waited > STARVING * settings.quiet_s and not view.stopped(begun, ended):
+                    yield f"{call.token}: {recipient} waited {waited:.1f} s for a first attempt while other mail moved"
+
+
+def _quiet_times(view: View) -> list[tuple[float, float]]:
+    """Times longer than quiet_s in which a daemon ran and nobody was sent to."""
+    moves = sorted(
+        [attempt.at for attempt in view.attempts]
+        + [one.at for attempt in view.attempts for one in attempt.asked]
+        + [event.at for event in view.evidence.log if event["event"] == "start"]
+        + view.stop_times
+    )
+    times = pairwise([-math.inf, *moves, math.inf])
+    return [
+        (start, end) for start, end in times if end - start > view.settings.quiet_s and start not in view.stop_times
+    ]
 
 
 def _due(view: View, call: Call, recipient: str) -> Iterator[tuple[float, float, bool]]:
@@ -484,16 +500,6 @@ def _due(view: View, call: Call, recipient: str) -> Iterator[tuple[float, float,
         begun, first = one.asked.at + min(wait, settings.maximum) * (1 + settings.jitter), False
     if key in view.waiting:
         yield begun, view.evidence.ended, first
-
-
-def _stalls(view: View, whose: str, moves: list[float], begun: float, ended: float, *, first: bool) -> Iterator[str]:
-    quiet_s = view.settings.quiet_s
-    marks = [begun, *moves[bisect_right(moves, begun) : bisect_left(moves, ended)], ended]
-    quiet = [later - earlier for earlier, later in pairwise(marks) if earlier not in view.stop_times]
-    if max(quiet, default=0.0) > quiet_s:
-        yield f"{whose} was due for {ended - begun:.1f} s, and for {max(quiet):.1f} s nothing moved at all"
-    elif first and ended - begun > STARVING * quiet_s and not view.stopped(begun, ended):
-        yield f"{whose} was due for {ended - begun:.1f} s while other mail moved"
 
 
 # -- shared by several --
