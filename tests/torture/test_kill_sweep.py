@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rig import debian
-from torture.kill_sweep import WORKERS, Point, Sweep, Verdict, traces
+from torture.kill_sweep import MOST, SAMPLE, WORKERS, Point, Sweep, Verdict, choose, traces
+from torture.report import Size
 from torture.scenarios import SCENARIOS
 
 # Around every commit of mail that is accepted, sent, refused and tried again, and then of each other kind a few.
@@ -81,3 +82,21 @@ def test_promise_4_twice_only_when_uncertain(swept: Sequence[Verdict]) -> None:
     """A second copy only where the daemon died before it had recorded the answer; the log says `uncertain`."""
     others = {f"I{number}" for number in range(1, 17)} - {"I1", "I3", "I4", "I5", "I12", "I13"}
     assert broken(swept, *others) == []
+
+
+def test_a_sample_takes_from_every_kind_and_a_night_takes_all_that_are_few() -> None:
+    """The one rename is among 200 of thousands of page writes; the same seed gives the same points, another others."""
+
+    def points(call: str, file: str, number: int) -> list[Point]:
+        return [Point(scenario="submit", who="writer", call=call, k=k, file=file) for k in range(1, number + 1)]
+
+    pages, few = points("pwrite64", "queue.db-wal", 5000), [*points("rename", "", 1), *points("fdatasync", "wal", 9)]
+    sample = choose([*pages, *few], Size(name="sample"), 1)
+    night = choose([*pages, *few], Size(name="nightly"), 1)
+    assert len(sample) == min(SAMPLE, MOST + len(few))
+    assert set(few) < set(sample)
+    assert set(few) < set(night)
+    assert len(night) == MOST + len(few)
+    assert len(choose([*pages, *few], Size(name="nightly", times=3), 1)) == 3 * MOST + len(few)
+    assert choose([*pages, *few], Size(name="nightly"), 1) == night
+    assert set(choose([*pages, *few], Size(name="nightly"), 2)) != set(night)
