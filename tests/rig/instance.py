@@ -180,6 +180,11 @@ class Instance:
         with self._news:
             assert self._news.wait_for(lambda: true() or self._ended is self.process, PATIENCE_S), self.log
 
+    def wait_through_deaths(self, true: Callable[[], Any]) -> None:
+        """As `wait_quietly`, for a daemon that somebody starts again when it dies."""
+        with self._news:
+            assert self._news.wait_for(true, PATIENCE_S), self.log
+
     def _find(self, event: str, count: int, after: int, fields: Mapping[str, str]) -> Event | None:
         matches = self.matching(event, after, fields)
         return matches[count - 1] if len(matches) >= count else None

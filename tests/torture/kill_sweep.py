@@ -1,0 +1,266 @@
+"""K1, the kill sweep: each scenario once for each write and network call, with kill -9 just before that call.
+
+A point is `SCENARIO:WHO:CALL:K`: SIGKILL as WHO makes its K-th CALL. WHO is one thread of the daemon, `main` (the
+event loop) or `writer`, by strace attached to it alone once it has started; `start`, the daemon from its first
+instruction, whichever of its threads comes to its K-th CALL first; `client`, one sendmail; or `direct`, a sendmail
+that finds no daemon and opens the queue itself. What died is started again, as a service manager would, and once
+nothing waits the evidence is judged.
+
+How many calls there are is counted by strace in a run without a kill. A point that a run does not come to is counted
+as not reached, and is no case. Of more than MOST calls of one kind (scenario, player, call, file) a night takes MOST,
+others each night: nearly all of them are the pages of one transaction, which are alike until its commit.
+
+Not reached: the reader threads, which write nothing but a wake-up for the loop; calls that leave nothing behind which
+the call after them would not show (openat, close, fcntl); what is written through memory, the WAL's index; and in
+`start` the first calls of the writer, as many as the main thread makes of that kind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from torture.evidence import Violation
+from torture.report import Part, Size
+from torture.scenarios import SCENARIOS, Scenario, Stage, Template
+
+CALLS = (
+    *("pwrite64", "pwritev", "pwritev2", "write", "writev", "fdatasync", "fsync", "ftruncate", "fallocate"),
+    *("unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat", "mkdir", "mkdirat", "flock"),
+    *("chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat"),
+    *("socket", "connect", "bind", "listen", "accept", "accept4", "shutdown"),
+    *("sendto", "sendmsg", "recvfrom", "recvmsg"),
+)
+THREADS = ("main", "writer")  # in the order in which they are born
+MOST = 24
+SAMPLE = 200
+NEVER = 65535  # the K of a point that no run comes to; strace takes no larger one
+SHOWN = 3000  # octets of a log
+CONTROL = "half-refused:writer:fdatasync:2"  # when one message is accepted, and the claim of it is on its way
+WORKERS = os.cpu_count() or 1
+_LINE = re.compile(r"(?:(?P<thread>\d+) +)?(?P<call>\w+)\((?:\d+<(?P<file>/[^>]*)>)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Point:
+    scenario: str
+    who: str
+    call: str
+    k: int
+    file: str = field(default="", compare=False)  # what it is a call on, where a count told
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        scenario, who, call, k = text.split(":")
+        return cls(scenario=scenario, who=who, call=call, k=int(k))
+
+    def __str__(self) -> str:
+        return f"{self.scenario}:{self.who}:{self.call}:{self.k}"
+
+    @property
+    def inject(self) -> list[str]:
+        return ["-e", f"trace={self.call}", "-e", f"inject={self.call}:signal=KILL:when={self.k}"]
+
+
+ALL = ["-y", "-e", f"trace={','.join(f'?{call}' for call in CALLS)}"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a run gave. `lived`: the sendmails that were at work when the daemon died, and were told 0 all the same."""
+
+    reached: bool
+    violations: Sequence[Violation]
+    lived: int
+
+
+class Sweep:
+    """What all points share: strace, and each scenario's queue to begin with."""
+
+    def __init__(self, directory: Path, strace: str) -> None:
+        self._strace = strace
+        self._directory = directory
+        self._numbers = itertools.count()
+        self._templates: dict[str, Template] = {}
+
+    def prepare(self, scenarios: Iterable[Scenario]) -> None:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            made = pool.map(lambda one: (one.name, Template.make(one, self._new_directory())), scenarios)
+            self._templates = dict(made)
+
+    def count(self, scenario: Scenario, who: str) -> tuple[list[Point], Verdict]:
+        """Every point of one player: for each call as many as the thread makes that makes the most of them."""
+        output = self._directory / f"{scenario.name}.{who}"
+        verdict = self._run(scenario, who, ALL, output)
+        made: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # call -> thread -> files
+        for line in output.read_text(errors="replace").splitlines():
+            if match := _LINE.match(line):
+                made[match["call"]][match["thread"]].append(Path(match["file"] or "").name)
+        points = [
+            Point(scenario=scenario.name, who=who, call=call, k=k, file=file)
+            for call, threads in sorted(made.items())
+            for k, file in enumerate(max(threads.values(), key=len), 1)
+        ]
+        return points, verdict
+
+    def kill(self, point: Point, *, losing: str = "") -> Verdict:
+        """The scenario with a kill at this point. `losing`: a file of the queue that does not outlive the daemon."""
+        return self._run(SCENARIOS[point.scenario], point.who, point.inject, Path(os.devnull), losing)
+
+    def _run(self, scenario: Scenario, who: str, what: Sequence[str], output: Path, losing: str = "") -> Verdict:
+        """One run under strace."""
+        directory = self._new_directory()
+        stage = Stage(scenario, directory, self._templates[scenario.name])
+        if losing:
+            stage.keeper.at_death = (stage.subject.queue_directory / losing).unlink
+        old_stops, old_calls = len(stage.subject.stops), len(stage.ledger.calls)
+        wrapper = [self._strace, "-D", "-f", "-qqq", "-o", str(output), *what]
+        with stage:
+            try:
+                if who == "direct":
+                    stage.client = wrapper
+                    scenario.play(stage)
+                    stage.start()
+                else:
+                    stage.start(wrapper=wrapper if who == "start" else ())
+                    stage.client = wrapper if who == "client" else ()
+                    with self._watched(stage, who, what, output):
+                        scenario.play(stage)
+                        stage.settle()
+                stage.settle()
+                violations = stage.judge()
+            except (AssertionError, subprocess.TimeoutExpired) as error:
+                violations = [Violation(invariant="rest", text=f"it does not come to rest: {str(error)[-SHOWN:]}")]
+            stops, calls = stage.subject.stops[old_stops:], stage.ledger.calls[old_calls:]
+        if not violations:
+            shutil.rmtree(directory)
+        return Verdict(
+            reached=bool(stops) or any(call.killed for call in calls),
+            violations=violations,
+            lived=sum(call.accepted and any(call.started < stop.at < call.ended for stop in stops) for call in calls),
+        )
+
+    @contextmanager
+    def _watched(self, stage: Stage, who: str, what: Sequence[str], output: Path) -> Iterator[None]:
+        """strace on one thread of the daemon that runs, where `who` is one."""
+        if who not in THREADS:
+            yield
+            return
+        threads = sorted(int(name) for name in os.listdir(f"/proc/{stage.keeper.process.pid}/task"))
+        with attached(self._strace, threads[THREADS.index(who)], what, output):
+            yield
+
+    def _new_directory(self) -> Path:
+        return self._directory / str(next(self._numbers))
+
+
+@contextmanager
+def attached(strace: str, thread: int, what: Sequence[str], output: Path) -> Iterator[None]:
+    """strace on one thread, from here on. AssertionError where that is not allowed."""
+    command = [strace, "-p", str(thread), "-o", str(output), *what]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        try:
+            said = tracer.stderr.readline()
+            assert "attached" in said, said
+            yield
+        finally:
+            tracer.terminate()
+
+
+def players(scenario: Scenario) -> list[str]:
+    """Who is killed in this scenario."""
+    return [*(["start"] if scenario.starts else []), *THREADS, *(["client", "direct"] if scenario.submits else [])]
+
+
+def traces(strace: str) -> bool:
+    """Whether it may trace here: what it starts itself, and what it is attached to."""
+    command = [strace, "-D", "-f", "-o", os.devnull, "true"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        return False
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other, suppress(AssertionError):
+        assert other.stdin is not None
+        with other.stdin, attached(strace, other.pid, [], Path(os.devnull)):
+            return True
+    return False
+
+
+def choose(points: Sequence[Point], size: Size, seed: int) -> list[Point]:
+    """The points to go to, in the order in which they are gone to.
+
+    A sample takes from each kind in turn, so that the few of one are not lost among the many of another.
+    """
+    dice = random.Random(seed)
+    kinds: dict[tuple[str, ...], list[Point]] = defaultdict(list)
+    for point in points:
+        kinds[point.scenario, point.who, point.call, point.file].append(point)
+    most = MOST * size.times
+    hands = [dice.sample(kind, min(len(kind), most)) for kind in kinds.values()]
+    dice.shuffle(hands)
+    turns = [point for turn in itertools.zip_longest(*hands) for point in turn if point is not None]
+    return turns[:SAMPLE] if size.name == "sample" else turns
+
+
+def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
+    """The sweep; with `only`, one point of it."""
+    part = Part(name="kill-sweep", seed=seed)
+    strace = shutil.which("strace")
+    if strace is None or not traces(strace):
+        part.skip("all of it", "there is no strace, or it may not trace")
+        return part
+    sweep = Sweep(directory, strace)
+    if only:
+        point = Point.parse(only)
+        sweep.prepare([SCENARIOS[point.scenario]])
+        _case(part, sweep, point)
+        return part
+    sweep.prepare(SCENARIOS.values())
+    jobs = [(scenario, who) for scenario in SCENARIOS.values() for who in players(scenario)]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        points = [point for found in pool.map(lambda job: _count(part, sweep, *job), jobs) for point in found]
+        chosen = choose(points, size, seed)
+        verdicts = list(pool.map(lambda point: _case(part, sweep, point), chosen))
+    missed = [point for point, verdict in zip(chosen, verdicts, strict=True) if not verdict.reached]
+    lost = sweep.kill(Point.parse(CONTROL), losing="queue.db-wal")
+    part.control("queue.db-wal lost with the daemon", caught="I1" in {one.invariant for one in lost.violations})
+    part.note(f"{len(points)} points counted, {len(chosen)} chosen, {len(chosen) - len(missed)} reached")
+    part.note(f"chosen: {_figures(f'{point.scenario}:{point.who}' for point in chosen)}")
+    part.note(f"calls: {_figures(point.call for point in chosen)}")
+    part.note(f"{sum(verdict.lived for verdict in verdicts)} sendmails lived through a daemon's death and were told 0")
+    if missed:
+        part.note(f"not reached: {_figures(f'{point.scenario}:{point.who}:{point.call}' for point in missed)}")
+    return part
+
+
+def _figures(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
+
+
+def _count(part: Part, sweep: Sweep, scenario: Scenario, who: str) -> list[Point]:
+    points, verdict = sweep.count(scenario, who)
+    if verdict.violations:  # without a kill
+        _told(part, Point(scenario=scenario.name, who=who, call="write", k=NEVER), verdict)
+    return points
+
+
+def _case(part: Part, sweep: Sweep, point: Point) -> Verdict:
+    verdict = sweep.kill(point)
+    if verdict.reached or verdict.violations:
+        _told(part, point, verdict)
+    return verdict
+
+
+def _told(part: Part, point: Point, verdict: Verdict) -> None:
+    again = f"python -m torture kill-sweep --only {point} --seed {part.seed}"
+    part.case(str(point), verdict.violations, again=again)
