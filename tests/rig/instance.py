@@ -180,6 +180,11 @@ class Instance:
         with self._news:
             assert self._news.wait_for(lambda: true() or self._ended is self.process, PATIENCE_S), self.log
 
+    def happens(self, true: Callable[[], Any], seconds: float) -> bool:
+        """Whether this holds within `seconds`; it is looked at after each line of the log."""
+        with self._news:
+            return bool(self._news.wait_for(true, seconds))
+
     def _find(self, event: str, count: int, after: int, fields: Mapping[str, str]) -> Event | None:
         matches = self.matching(event, after, fields)
         return matches[count - 1] if len(matches) >= count else None
