@@ -10,6 +10,11 @@
 
 PREFIX ?= /usr/local
 PYTEST_ARGS ?=
+# make torture: SIZE=sample or nightly, the latter TIMES over; SEED repeats a run; PARTS names some of its parts.
+SIZE ?= nightly
+TIMES ?= 1
+SEED ?=
+PARTS ?=
 ifndef PYTHON # then the first of these that is Python 3.11 or newer; make PYTHON=/path/to/python3 names another
 PYTHON := $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)))
@@ -22,11 +27,12 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find pysendmail man -name '_
 # 1 where we may install: python3-venv below, and for the tests what tests/rig/debian.py names.
 MAY_INSTALL := $(shell test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 1)
 
-.PHONY: help demo test check lint types wheel install clean
+.PHONY: help demo test torture check lint types wheel install clean
 
 help:
 	@echo 'make demo     one message through sendmail, queue, daemon and a local smarthost, and one that bounces'
 	@echo 'make test     lint, types and all tests, against the installed wheel'
+	@echo 'make torture  kills, power cuts and load, each judged from outside: hours (SIZE=sample: minutes; TIMES SEED PARTS)'
 	@echo 'make check    lint and types only'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make wheel    the wheel, in dist/'
@@ -38,6 +44,11 @@ demo: $(VENV)/.demo
 
 test: check
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) $(VENV)/bin/pytest --no-header $(PYTEST_ARGS)
+
+# Only a whole nightly run is kept.
+torture: $(VENV)/.test
+	@PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYTHONPATH=tests $(VENV)/bin/python -P -m torture --size $(SIZE) --times $(TIMES) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(PARTS)$(filter-out nightly,$(SIZE)),,--results tests/torture/RESULTS.md) $(PARTS)
 
 check: lint types
 

@@ -12,6 +12,7 @@ import importlib
 import secrets
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +57,12 @@ def main() -> int:
         print(f"{name}: size {size.name} x {size.times}, seed {asked.seed}", flush=True)
         with tempfile.TemporaryDirectory(prefix="torture-") as directory:
             Path(directory).chmod(0o755)
-            parts.append(load(name)(size, asked.seed, Path(directory), asked.only).done())
+            try:
+                part = load(name)(size, asked.seed, Path(directory), asked.only)
+            except Exception:  # the others have their turn all the same
+                part = Part(name=name, seed=asked.seed, broken=traceback.format_exc())
+                print(part.broken, flush=True)
+            parts.append(part.done())
     print(f"\n{table(parts)}\n{details(parts)}")
     if asked.results is not None:
         asked.results.write_text(results(parts, size))

@@ -8,22 +8,26 @@ the daemon that held the connection, a disk that was full), never because of a r
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from torture.evidence import Call, Connection, Evidence, Violation, token_in
-from torture.view import SLACK_S, Key, Try, View, message_id_of, name_of, normalised, split
+from torture.view import SLACK_S, Try, View, failed_in, message_id_of, name_of, normalised, split
 
 MAYBE = "may have been queued"
 TEMPFAIL = 75
 TRUSTED_SHARE = 0.8  # of an interval: gaps may be shorter by 20 %, or by the configured jitter
 SHORT_GAPS = 3  # in a row after attempts without an answer: a connection found dead in idleness is no attempt
-STARVING = 4  # times quiet_s
+STARVING = 10  # times quiet_s, for the first attempt: so long other mail may have its turn
+FAILURE_MEMORY_S = 600.0  # a failed handshake lets the next connections go on in clear for so long
+MADE_DUE = ("start", "flush", "released")  # events after which mail is tried at once
 # Header fields that we may add.
 ADDED = {"received", "date", "message-id", "from", "to", "sender", "x-authentication-warning", "mime-version"}
 HIDDEN = ("bcc", "resent-bcc")
+DROPPED = (*HIDDEN, "return-path", "content-length")  # what a submitter's header may lose
 VERBS = {"EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "STARTTLS", "AUTH"}
 CLEAR_VERBS = {"EHLO", "HELO", "STARTTLS", "QUIT"}  # what may be said in clear where TLS is demanded
 READINGS = {  # what other servers may take for the end of data
@@ -84,15 +88,16 @@ def no_duplicate(view: View) -> Finding:
 
 
 def _copies(view: View) -> Iterator[tuple[str, str, list[Try]]]:
-    found: dict[Key, list[Try]] = {}
+    """What has more than one copy: Message-ID, recipient, copies. A message that was fed back is another one."""
+    found: dict[tuple[str, str, str], list[Try]] = {}
     for attempt in view.messages:
-        message_id = message_id_of(attempt)
+        token, message_id = view.token(attempt), message_id_of(attempt)
         connection = view.connections[attempt.connection]
         for asked in {one.address: one for one in attempt.asked}.values():
             one = Try(asked=asked, attempt=attempt, connection=connection)
             if one.copy:
-                found.setdefault((message_id, asked.address), []).append(one)
-    for (message_id, recipient), copies in found.items():
+                found.setdefault((token, message_id, asked.address), []).append(one)
+    for (_, message_id, recipient), copies in found.items():
         if len(copies) > 1:
             yield message_id, recipient, copies
 
@@ -144,7 +149,7 @@ def _not_whole(call: Call, content: bytes) -> str:
         return f"the body is not the one submitted ({len(body)} octets, not {len(our_body)})"
     left = iter(fields)
     extra = []
-    for wanted in (field for field in ours if name_of(field) not in HIDDEN):
+    for wanted in (field for field in ours if name_of(field) not in DROPPED):
         for field in left:
             if field == wanted:
                 break
@@ -196,9 +201,9 @@ def order(view: View) -> Finding:
         for earlier, later in pairwise(tries):
             if later.attempt is earlier.attempt:
                 yield f"{token}: {recipient} twice in one transaction"
-            elif earlier.code // 100 == 5 and not view.unrecorded(earlier, _message_id(view, token)):
+            elif earlier.code // 100 == 5 and not view.unrecorded(earlier, view.message_ids.get(token, "")):
                 yield f"{token}: {recipient} tried again after {earlier.code}"
-            elif earlier.copy and not later.copy and not view.unrecorded(earlier, _message_id(view, token)):
+            elif earlier.copy and not later.copy and not view.unrecorded(earlier, view.message_ids.get(token, "")):
                 yield f"{token}: {recipient} tried again after it was taken"
         bounced = bounced_at.get(key)
         if bounced is not None and tries[-1].asked.at > bounced:
@@ -214,12 +219,13 @@ def blind_copies(view: View) -> Finding:
         header = content if attempt.is_report else content.partition(b"\r\n\r\n")[0]
         if re.search(rb"^(?:resent-)?bcc[ \t]*:", header, re.IGNORECASE | re.MULTILINE):
             yield f"{token}: a Bcc field was sent"
-        if (call := view.calls.get(token)) is not None:
-            named = {address.encode() for report in view.reports for address in report.failed} - {b""}
-            hidden = _hidden(call) - (named if attempt.is_report else set())
-            for address in sorted(hidden):
-                if address in content:
-                    yield f"{token}: {address.decode()} stood in Bcc, and in what was sent"
+        call = view.calls.get(token)
+        hidden = _hidden(call) if call is not None else set()
+        if hidden and attempt.is_report:  # it has to name those whom it is about
+            hidden -= {address.encode() for address in failed_in(content)}
+        for address in sorted(hidden):
+            if address in content:
+                yield f"{token}: {address.decode()} stood in Bcc, and in what was sent"
 
 
 def _hidden(call: Call) -> set[bytes]:
@@ -311,7 +317,8 @@ def fallback(view: View) -> Finding:
         if connection.handshake is not None:
             yield f"connection {connection.id}: mail in clear where a handshake was tried"
         offered = connection.offered_starttls and connection.starttls_reply[:1] not in (b"4", b"5")
-        if offered and not any(at <= connection.opened + SLACK_S for at in failed):
+        recent = any(-SLACK_S <= connection.opened - at <= FAILURE_MEMORY_S + SLACK_S for at in failed)
+        if offered and not recent:
             yield f"connection {connection.id}: mail in clear, and STARTTLS was there for it"
         if any(at + SLACK_S < mail.at <= at + view.settings.tls_memory for at in worked):
             yield f"connection {connection.id}: mail in clear after TLS had worked there"
@@ -324,14 +331,14 @@ def back_off(view: View) -> Finding:
     """
     settings = view.settings
     share = min(TRUSTED_SHARE, 1 - settings.jitter)
-    free = [*view.stop_times, *(event.at for event in view.evidence.log if event["event"] in ("start", "flush"))]
+    free = [*view.stop_times, *(event.at for event in view.evidence.log if event["event"] in MADE_DUE)]
     for (token, recipient), tries in view.tries.items():
         due = settings.first
         short = 0
         for earlier, later in pairwise(tries):
             begun, gap = earlier.asked.at, later.asked.at - earlier.asked.at
             counted = earlier.heard and earlier.code // 100 == 4 and earlier.code != 421
-            if any(begun - SLACK_S <= at <= later.asked.at + SLACK_S for at in free):
+            if any(begun <= at <= later.asked.at + SLACK_S for at in free):
                 pass
             elif gap >= share * due:
                 short = 0
@@ -352,8 +359,15 @@ def bounces(view: View) -> Finding:
         if call is None:
             yield f"{token}: a bounce about mail that nobody submitted"
             continue
+        if call.sender == "":
+            continue  # I13 speaks of it
         if len(reports) > 1:
             yield f"{token}: {len(reports)} bounces name {recipient}"
+        if any(
+            one.copy and not view.unrecorded(one, view.message_ids.get(token, ""))
+            for one in view.tries.get((token, recipient), ())
+        ):
+            yield f"{token}: {recipient} has it, and a bounce says otherwise"
         for report in reports:
             if wrong := _wrong_bounce(view, call, recipient, report.to, report.content, report.attempt.at):
                 yield f"{token}: the bounce for {recipient} {wrong}"
@@ -387,7 +401,7 @@ def _wrong_bounce(view: View, call: Call, recipient: str, to: str, content: byte
 
 
 def null_sender(view: View) -> Finding:
-    """A message from <> never causes a message; and there are never more than two messages for one submission."""
+    """A message from <> never causes a message; never more than a submission itself and a report on each recipient."""
     senders = {call.sender for call in view.evidence.calls if call.sender}
     for report in view.reports:
         call = view.calls.get(report.token)
@@ -396,10 +410,9 @@ def null_sender(view: View) -> Finding:
         elif report.to not in senders and report.to != view.settings.postmaster:
             yield f"a report to {report.to or '<>'}, who sent nothing"
     messages = {message_id_of(attempt) for attempt in view.messages}
-    submitted = sum(call.code in (0, None, TEMPFAIL) for call in view.evidence.calls)
-    most = sum(1 + len(set(call.recipients)) for call in view.evidence.calls if call.code in (0, None, TEMPFAIL))
+    most = sum(1 + len(set(call.recipients)) for call in view.evidence.calls)
     if len(messages) > most:
-        yield f"{len(messages)} messages from {submitted} submissions"
+        yield f"{len(messages)} messages from {len(view.evidence.calls)} submissions"
 
 
 def loops(view: View) -> Finding:
@@ -429,7 +442,7 @@ def identity(view: View) -> Finding:
             said = attempt.dot.content.partition(b"\r\n")[0].decode("utf-8", "replace")
             yield f"{call.token}: submitted by uid {call.uid}, and the message begins {said!r}"
     for event in view.evidence.log:
-        call = view.calls.get(token_in(event["message_id"]))
+        call = view.calls.get(token_in(event["sender"]) or token_in(event["message_id"]))
         if event["event"] == "accepted" and call is not None and event["uid"] != str(call.uid):
             yield f"{call.token}: submitted by uid {call.uid}, logged as {event['uid']}"
 
@@ -445,45 +458,47 @@ def liveness(view: View) -> Finding:
         disturbed = call.killed or view.stopped(call.started - SLACK_S, call.ended + SLACK_S)
         if took > settings.answer_s and not disturbed and not view.excused(call.started, call.ended):
             yield f"{call.token}: sendmail had no answer for {took:.1f} s"
-    moves = sorted(
-        [one.asked.at for tries in view.tries.values() for one in tries]
-        + [attempt.at for attempt in view.attempts]
-        + [event.at for event in view.evidence.log if event["event"] == "start"]
-        + view.stop_times
-    )
+    quiet = _quiet_times(view)
     for call in view.evidence.calls:
         if not call.accepted:
             continue
         for recipient in dict.fromkeys(call.recipients):
-            for begun, ended in _due(view, call, recipient):
-                yield from _stalls(view, f"{call.token}: {recipient}", moves, begun, ended)
+            for begun, ended, first in _due(view, call, recipient):
+                waited = ended - begun
+                if waited <= settings.quiet_s or view.excused(begun, ended):
+                    continue
+                stalled = max((min(ended, end) - max(begun, start) for start, end in quiet), default=0.0)
+                if stalled > settings.quiet_s:
+                    yield f"{call.token}: {recipient} was due, and for {stalled:.1f} s nothing moved at all"
+                elif first and waited > STARVING * settings.quiet_s and not view.stopped(begun, ended):
+                    yield f"{call.token}: {recipient} waited {waited:.1f} s for a first attempt while other mail moved"
 
 
-def _due(view: View, call: Call, recipient: str) -> Iterator[tuple[float, float]]:
-    """When this recipient waited for an attempt that could have been made."""
+def _quiet_times(view: View) -> list[tuple[float, float]]:
+    """Times longer than quiet_s in which a daemon ran and nobody was sent to."""
+    moves = sorted(
+        [attempt.at for attempt in view.attempts]
+        + [one.at for attempt in view.attempts for one in attempt.asked]
+        + [event.at for event in view.evidence.log if event["event"] == "start"]
+        + view.stop_times
+    )
+    times = pairwise([-math.inf, *moves, math.inf])
+    return [
+        (start, end) for start, end in times if end - start > view.settings.quiet_s and start not in view.stop_times
+    ]
+
+
+def _due(view: View, call: Call, recipient: str) -> Iterator[tuple[float, float, bool]]:
+    """When this recipient waited for an attempt that could have been made, and whether for its first."""
     settings = view.settings
     key = (call.token, recipient)
-    begun = call.ended
+    begun, first = call.ended, True
     for deferred, one in enumerate(view.tries.get(key, [])):
-        yield begun, one.asked.at
+        yield begun, one.asked.at, first
         wait = settings.first * settings.factor ** min(deferred, 60)
-        begun = one.asked.at + min(wait, settings.maximum) * (1 + settings.jitter)
+        begun, first = one.asked.at + min(wait, settings.maximum) * (1 + settings.jitter), False
     if key in view.waiting:
-        yield begun, view.evidence.ended
-
-
-def _stalls(view: View, whose: str, moves: list[float], begun: float, ended: float) -> Iterator[str]:
-    quiet_s = view.settings.quiet_s
-    if ended - begun <= quiet_s or view.excused(begun, ended):
-        return
-    down = set(view.stop_times)
-    marks = [begun, *[at for at in moves if begun < at < ended], ended]
-    for earlier, later in pairwise(marks):
-        if later - earlier > quiet_s and earlier not in down:
-            yield f"{whose} was due for {ended - begun:.1f} s, and for {later - earlier:.1f} s nothing moved at all"
-            return
-    if ended - begun > STARVING * quiet_s and not view.stopped(begun, ended):
-        yield f"{whose} was due for {ended - begun:.1f} s while other mail moved"
+        yield begun, view.evidence.ended, first
 
 
 # -- shared by several --
@@ -509,12 +524,7 @@ def _silent(call: Call) -> bool:
 
 
 def _bounce_is_on_its_way(view: View, call: Call) -> bool:
-    return view.reports_waiting[call.sender] > 0 or view.report_refused(call.sender)
-
-
-def _message_id(view: View, token: str) -> str:
-    """As the log has it."""
-    return view.message_ids.get(token, "")
+    return view.reports_waiting[call.sender] > 0 or call.sender in view.reports_refused
 
 
 INVARIANTS: dict[str, Callable[[View], Finding]] = {

@@ -29,6 +29,7 @@ from rig.instance import BIN, PATIENCE_S, Instance, Table, as_user
 from torture.evidence import Call, Evidence, Excuse, Sample, Settings, Stop
 from torture.recorder import Recorder
 
+LOOK_S = 1.0  # a line of the log may be lost with the daemon that wrote it: look again by then
 LINE = b"0123456789abcdef" * 60 + b"\n"  # of the bodies that have a size
 
 
@@ -48,6 +49,24 @@ class Subject(Instance):
         at = time.time()
         how = signal.Signals(-code).name if code < 0 else str(code)
         self.stops.append(Stop(at=at, how=how, pid=process.pid))
+
+    def news(self, after: int, seconds: float) -> bool:
+        """Wait for a line of the log beyond the first `after`, at most so long; whether one came."""
+        with self._news:
+            return self._news.wait_for(lambda: len(self.events) > after, seconds)
+
+    def settle(self, seconds: float = PATIENCE_S) -> bool:
+        """Wait until nothing is left in the queue, at most so long; it is looked at after each line of the log."""
+        deadline = time.monotonic() + seconds
+        while True:
+            seen = len(self.events)
+            asked = self.run("mailq", "--json")
+            if asked.returncode == 0 and not asked.stdout:
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self.news(seen, min(left, LOOK_S))
 
 
 class Ledger:

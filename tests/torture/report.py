@@ -58,6 +58,7 @@ class Part:
     skips: dict[str, str] = field(default_factory=dict)  # what was left out -> why
     notes: list[str] = field(default_factory=list)  # figures worth a line in the results
     controls: dict[str, bool] = field(default_factory=dict)  # negative control -> was it caught
+    broken: str = ""  # it did not come to its end: the traceback
     seconds: float = 0.0
     _started: float = field(default_factory=time.monotonic)
     _spoke: float = field(default_factory=time.monotonic)
@@ -98,7 +99,8 @@ class Part:
 
     @property
     def good(self) -> bool:
-        return not self.problems and all(self.controls.values())
+        """No violation, every control caught, and it came to its end."""
+        return not self.broken and not self.problems and all(self.controls.values())
 
 
 def table(parts: Iterable[Part]) -> str:
@@ -120,6 +122,7 @@ def details(parts: Iterable[Part]) -> str:
     """What the table has no room for: skips by name with their reasons, notes, problems."""
     lines: list[str] = []
     for part in parts:
+        lines += [f"- {part.name}: BROKEN: {part.broken.strip().splitlines()[-1]}"] if part.broken else []
         lines += [f"- {part.name}: skipped {what}: {why}" for what, why in part.skips.items()]
         lines += [f"- {part.name}: {note}" for note in part.notes]
         lines += [

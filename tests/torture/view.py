@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torture.evidence import Asked, Attempt, Call, Connection, Evidence, Stop, token_in
 
@@ -163,7 +164,7 @@ class View:
             message_id=_id(content),
             to=to,
             token=token_in(to) or (token_in(references[1]) if references else "") or token_in(content),
-            failed=tuple(match["address"].decode().strip() for match in _FAILED.finditer(content)),
+            failed=failed_in(content),
             content=content,
         )
 
@@ -178,15 +179,16 @@ class View:
                     found[report.token, recipient].setdefault(report.message_id, report)
         return {key: list(reports.values()) for key, reports in found.items()}
 
-    def report_refused(self, to: str) -> bool:
-        """A report to that address was given up because the recorder would not have it."""
-        return any(
-            attempt.sender == "" and not attempt.token and any(one.address == to for one in attempt.asked)
-            for attempt in self.attempts
-            if attempt.dot is None or attempt.dot.code // 100 == 5
+    @cached_property
+    def reports_refused(self) -> set[str]:
+        """Whose reports the recorder would not have."""
+        reports = [attempt for attempt in self.attempts if attempt.sender == "" and not self.token(attempt)]
+        return {
+            one.address
+            for attempt in reports
             for one in attempt.asked
-            if one.code // 100 == 5 or (attempt.dot is not None and one.address == to)
-        )
+            if 5 in (one.code // 100, attempt.dot.code // 100 if attempt.dot is not None else 0)
+        }
 
     # -- what pysendmail says --
 
@@ -195,10 +197,10 @@ class View:
         """token -> queue ids, from the log and the history."""
         found: dict[str, set[str]] = defaultdict(set)
         for event in self.evidence.log:
-            if event["event"] in ("accepted", "outcome") and (token := token_in(event["message_id"])):
+            if event["event"] in ("accepted", "outcome") and (token := _owner(event)):
                 found[token].add(event["queue_id"])
         for entry in self.evidence.history:
-            if token := token_in(str(entry["message_id"])):
+            if token := _owner(entry):
                 found[token].add(str(entry["queue_id"]))
         return found
 
@@ -207,7 +209,7 @@ class View:
         """token -> Message-ID, from the wire and the log."""
         found = {self.token(attempt): message_id_of(attempt) for attempt in self.messages if not attempt.is_report}
         for event in self.evidence.log:
-            if event["event"] == "outcome" and (token := token_in(event["message_id"])):
+            if event["event"] == "outcome" and (token := _owner(event)):
                 found[token] = event["message_id"]
         return found
 
@@ -217,7 +219,7 @@ class View:
         owner = {queue_id: token for token, ids in self.queue_ids.items() for queue_id in ids}
         found = set()
         for entry in self.evidence.mailq:
-            token = owner.get(str(entry["queue_id"])) or token_in(str(entry["sender"]))
+            token = token_in(str(entry["sender"])) or owner.get(str(entry["queue_id"]), "")
             found |= {(token, str(recipient["address"])) for recipient in entry["recipients"] if token}
         return found
 
@@ -255,11 +257,11 @@ class View:
         found: dict[Key, set[str]] = defaultdict(set)
         for event in self.evidence.log:
             if event["event"] == "outcome" and event["status"] in FINAL:
-                found[token_in(event["message_id"]), event["recipient"].strip("<>")].add(event["status"])
+                found[_owner(event), event["recipient"].strip("<>")].add(event["status"])
         for entry in self.evidence.history:
             for recipient in entry["recipients"]:
                 if recipient["outcome"]:
-                    found[token_in(str(entry["message_id"])), str(recipient["address"])].add(str(recipient["outcome"]))
+                    found[_owner(entry), str(recipient["address"])].add(str(recipient["outcome"]))
         return found
 
     @cached_property
@@ -290,18 +292,28 @@ class View:
         dot = one.attempt.dot
         if not one.heard or (dot is not None and not dot.told):
             return True
-        at = (dot.answered_at if dot is not None else None) or one.asked.at
+        at = (dot.answered_at if dot is not None else None) or one.attempt.ended or one.asked.at
         if self.excused(at, at + self.settings.record_s):
             return True
         death = self.death_of(one.connection)
-        if death is None or not at - SLACK_S <= death.at <= at + self.settings.record_s:
+        if death is None or death.at > at + self.settings.record_s:
             return False
         return (message_id, one.asked.address, death.pid) not in self.recorded_sent
+
+
+def _owner(said: Mapping[str, Any]) -> str:
+    """The token of what a line of the log or of the history is about; "" for a report."""
+    return token_in(str(said["sender"])) or token_in(str(said["message_id"]))
 
 
 def _id(content: bytes) -> str:
     match = _ID.search(content)
     return match[1].decode("utf-8", "replace") if match else ""
+
+
+def failed_in(report: bytes) -> tuple[str, ...]:
+    """The recipients that a report calls failed."""
+    return tuple(match["address"].decode().strip() for match in _FAILED.finditer(report))
 
 
 def message_id_of(attempt: Attempt) -> str:
