@@ -6,7 +6,8 @@ a dot at the recorder that is not answered yet), so that kills land in the windo
 sockets outlive the daemon. At the end everything settles, and I1-I16 have to hold.
 
 K3: `sendmail` is killed while it streams 1 B to 5 MiB, before it has said that this is all, or while it waits for the
-answer. There is never a part of a message and never two; and none where the end of the input was not seen.
+answer of a daemon that is asleep. There is never a part of a message and never two; and none where the end of the
+input was not seen.
 
 `--only N` runs round N alone. The seed decides what is sent and when a kill comes; the machine decides the rest.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -127,7 +129,12 @@ def _client_round(part: Part, seed: int, number: int, directory: Path, program: 
         subject = Subject(directory, smarthosts=[smarthost(recorder)], retry=RETRY, access=ACCESS)
         ledger = Ledger(subject, name=random.getrandbits(24), program=program)
         with subject, ThreadPoolExecutor(CLIENTS) as pool:
+            daemon = subject.process
+            assert daemon is not None
             unfinished: list[str] = []
+
+            def jobs(count: int) -> list[Random]:
+                return [Random(random.random()) for _ in range(count)]
 
             def call(job: Random) -> Call:
                 token = ledger.next_token()
@@ -143,9 +150,15 @@ def _client_round(part: Part, seed: int, number: int, directory: Path, program: 
                         kill = {"kill_after": job.uniform(0.005, 0.1)}
                 return ledger.submit(f"ok.{token}@example.org", token=token, text=text, **kill)
 
-            killed = 0
+            def call_in_vain(job: Random) -> Call:
+                """While the daemon is asleep: all of it is sent, and no answer comes."""
+                return ledger.submit(f"ok.{job.random()}@example.org", kill_after=job.uniform(0.02, 0.5))
+
+            daemon.send_signal(signal.SIGSTOP)
+            killed = len(list(pool.map(call_in_vain, jobs(CLIENTS))))
+            daemon.send_signal(signal.SIGCONT)
             while killed < KILLS:
-                calls = list(pool.map(call, [Random(random.random()) for _ in range(KILLS - killed)]))
+                calls = list(pool.map(call, jobs(KILLS - killed)))
                 killed += sum(one.killed for one in calls)
             found = verdict(ledger, recorder)
     found += [
