@@ -38,7 +38,7 @@ from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import Desk, Server
 from pysendmail.settling import Settling
-from pysendmail.sockets import CONTROL, SUBMIT, HandOverError, Listener, bind, handed_over
+from pysendmail.sockets import SUBMIT, HandOverError, Listener, bind, handed_over
 from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -91,7 +91,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
         for listener in listeners:
-            server.listen(listener.sock, control=listener.name == CONTROL)
+            server.listen(listener)
         self._events.emit(
             "start",
             pid=os.getpid(),

@@ -27,9 +27,11 @@ from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_U
 from pysendmail.queue_id import QueueIds
 from pysendmail.records import Accepted
 from pysendmail.smtp.reply import printable
+from pysendmail.sockets import BACKLOG, CONTROL, Listener
 from pysendmail.submission import Caller, Refused, Submission
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
+FULL_S = 0.1  # without a descriptor for one more, until the next look
 HELLO_S = 30.0
 IDLE_S = 3600.0  # a person at a terminal thinks
 VERBOSE_S = 300.0  # -v stays so long for the first attempt
@@ -63,40 +65,58 @@ class Desk:
 class Server:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self._servers: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
+        self._stopping = False
         self._by_uid: Counter[int] = Counter()
         self._pending: dict[bytes, asyncio.Future[int | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def listen(self, sock: socket.socket, *, control: bool) -> None:
-        """Answer on a socket that is bound already. Its path stays when we stop: it may be systemd's."""
-        loop = asyncio.get_running_loop()
-        sock.setblocking(False)
-        task = loop.create_task(self._accept(sock, control))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def listen(self, listener: Listener) -> None:
+        """Answer on a socket that listens already."""
+        listener.sock.setblocking(False)
+        self._listeners.append(listener)
+        asyncio.get_running_loop().add_reader(listener.sock, self._accept, listener)
 
-    async def _accept(self, sock: socket.socket, control: bool) -> None:
+    def _accept(self, listener: Listener) -> None:
+        """Begin a conversation with everybody who waits."""
         loop = asyncio.get_running_loop()
-        while True:
+        for _ in range(BACKLOG):
             try:
-                peer, _ = await loop.sock_accept(sock)
+                peer, _ = listener.sock.accept()
+            except BlockingIOError:
+                return
             except OSError as error:
+                if self._stopping:
+                    return  # nobody is left
                 # Out of descriptors, most likely: those who wait stay in the backlog until one is free.
                 self.desk.events.emit("socket", error=str(error))
-                await asyncio.sleep(0.1)
-                continue
-            task = loop.create_task(self._converse(peer, control))
+                loop.remove_reader(listener.sock)
+                loop.call_later(FULL_S, self._listen_again, listener)
+                return
+            peer.setblocking(False)
+            task = loop.create_task(self._converse(peer, listener.name == CONTROL))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def _listen_again(self, listener: Listener) -> None:
+        if not self._stopping:
+            asyncio.get_running_loop().add_reader(listener.sock, self._accept, listener)
+
     async def stop(self, grace_s: float) -> None:
-        """Take no more; let the conversations under way end within `grace_s`."""
-        current = {task for task in self._tasks if task.get_coro().__name__ == "_accept"}  # type: ignore[union-attr]
-        for task in current:
-            task.cancel()
-        if rest := self._tasks - current:
-            _, late = await asyncio.wait(rest, timeout=grace_s)
+        """Take no more; let the conversations under way end within `grace_s`.
+
+        Who is in the backlog of a socket of ours has a conversation still: closing it would reset him. One that was
+        handed over keeps its backlog for the daemon after us.
+        """
+        self._stopping = True
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener.sock)
+            if not listener.held:
+                with suppress(OSError):
+                    listener.sock.shutdown(socket.SHUT_RD)  # from now on connecting is refused: a restart, wait
+                self._accept(listener)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
                 task.cancel()
 

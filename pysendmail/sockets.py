@@ -39,6 +39,7 @@ class Listener:
 
     name: str
     sock: socket.socket
+    held: bool  # by who handed it over: others answer on it before and after us
 
 
 def handed_over(environment: MutableMapping[str, str], pid: int) -> list[Listener]:
@@ -71,7 +72,7 @@ def _take(fd: int, name: str) -> Listener:
     if problem := _problem(name, sock):
         sock.close()
         raise HandOverError(f"{name}: the descriptor {fd} that was handed over {problem} in its .socket unit")
-    return Listener(name=name, sock=sock)
+    return Listener(name=name, sock=sock, held=True)
 
 
 def _problem(name: str, sock: socket.socket) -> str:
@@ -101,7 +102,7 @@ def bind(config: Config, uid: int, gid: int, *, but: Collection[str] = ()) -> Se
         directory.chmod(0o755)  # whatever the umask: everybody has to reach `submit`
         if os.geteuid() == 0:
             os.chown(directory, uid, gid)
-    return [Listener(name=name, sock=_bind(paths[name], MODES[name], uid, gid)) for name in wanted]
+    return [Listener(name=name, sock=_bind(paths[name], MODES[name], uid, gid), held=False) for name in wanted]
 
 
 def _bind(path: Path, mode: int, uid: int, gid: int) -> socket.socket:

@@ -182,8 +182,12 @@ class Instance:
 
     def wait_through_deaths(self, true: Callable[[], Any]) -> None:
         """As `wait_quietly`, for a daemon that somebody starts again when it dies."""
+        assert self.happens(true, PATIENCE_S), self.log
+
+    def happens(self, true: Callable[[], Any], seconds: float) -> bool:
+        """Whether this holds within `seconds`; it is looked at after each line of the log."""
         with self._news:
-            assert self._news.wait_for(true, PATIENCE_S), self.log
+            return bool(self._news.wait_for(true, seconds))
 
     def _find(self, event: str, count: int, after: int, fields: Mapping[str, str]) -> Event | None:
         matches = self.matching(event, after, fields)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pysendmail.thin import client
 from rig.ca import Authority
-from rig.instance import BIN, Instance, smarthost
+from rig.instance import BIN, Instance, as_user, smarthost
 from rig.peer import Ordinary, PeerThread
 
 
@@ -92,6 +93,31 @@ def test_root_is_still_root_when_a_daemon_comes_back(open_path: Path, other: int
                         break
             process.kill()
     assert uids[-1] == 0
+
+
+def test_who_cannot_own_the_queue_waits_for_a_restart_without_the_package(open_path: Path, other: int) -> None:
+    """Another's dead socket: its users try to connect, and load nothing to hear that they may not write the queue.
+
+    Fifty who did kept both cores busy for seconds, and with them the daemon that was starting again.
+    """
+    program = f"""
+import posix, sys
+sys.path.insert(0, {str(Path(client.__file__).parent)!r})
+import client
+client.RESTART_S = 0.2
+client.load_package = lambda: posix._exit(99)
+client.Command._directly = lambda command: 7  # the end of its patience
+sys.argv[:] = ["sendmail", "-C", {str(open_path / "pysendmail.toml")!r}, "bob@example.org"]
+client.main()
+"""
+    instance = Instance(open_path)
+    instance.socket.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(instance.socket))
+        instance.socket.chmod(0o666)
+        command = [*as_user(other), str(BIN / "python"), "-IS", "-c", program]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (7, b"")
 
 
 def test_the_daemon_of_root_becomes_the_queues_owner(open_path: Path, other: int) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rig.instance import OTHERS, Instance, can_be, smarthost
+import pytest
+
+from pysendmail.thin import client
+from rig.instance import OTHERS, PATIENCE_S, Instance, can_be, smarthost
 from rig.peer import PeerThread
 
 SUBMISSIONS = 200
 AT_ONCE = 40
+BACKLOG = 30
 
 
 def test_200_parallel_submissions_arrive_exactly_once(open_path: Path) -> None:
@@ -58,3 +63,23 @@ def test_restarts_under_load_refuse_and_lose_nothing(open_path: Path) -> None:
         instance.wait_for("outcome", count=60, status="sent")
         arrived = sorted(m.recipients[0] for m in peer.messages)
         assert arrived == sorted(f"<r{number}@example.org>" for number in range(60))
+
+
+def test_a_daemon_that_stops_serves_its_backlog(tmp_path: Path) -> None:
+    """Connected, but not accepted yet when the daemon is told to stop: taken, and not reset. Who comes later waits."""
+    with Instance(tmp_path) as instance:
+        daemon = instance.process
+        assert daemon is not None
+        daemon.send_signal(signal.SIGSTOP)
+        path = os.fsencode(instance.socket)
+        waiting = [client.Talk(client.connect(path), lambda kind, data: None) for _ in range(BACKLOG)]
+        daemon.send_signal(signal.SIGTERM)
+        daemon.send_signal(signal.SIGCONT)
+        for number, talk in enumerate(waiting):
+            start = client.opening(os.urandom(client.ID_OCTETS), [b"sendmail", b"r%d@example.org" % number], {})
+            assert talk.submit(start, client.Given(b"Subject: x\n\nhello\n")) == 0
+            talk.close()
+        with pytest.raises(ConnectionRefusedError):
+            client.connect(path)
+        assert daemon.wait(PATIENCE_S) == 0
+    assert len(instance.mailq()) == BACKLOG

@@ -70,10 +70,11 @@ class Subject(Instance):
 
 
 class Ledger:
-    """See the module. `name` makes the tokens repeatable; without it they are new each time."""
+    """`name` makes the tokens repeatable; without it they are new each time. `program` is the sendmail."""
 
-    def __init__(self, instance: Instance, name: int | None = None) -> None:
+    def __init__(self, instance: Instance, name: int | None = None, *, program: Path | None = None) -> None:
         self.instance = instance
+        self.program = program or BIN / "sendmail"
         self.calls: list[Call] = []
         self.samples: list[Sample] = []
         self._prefix = secrets.token_hex(3) if name is None else f"{name % (1 << 24):06x}"
@@ -118,7 +119,7 @@ class Ledger:
         argv = (*options, "-i", "-f", sender or "<>", *(["--", *recipients] if recipients else []))
         started = time.time()
         process = subprocess.Popen(
-            [*as_user(uid), *wrapper, str(BIN / "sendmail"), "-C", str(self.instance.config), *argv],
+            [*as_user(uid), *wrapper, str(self.program), "-C", str(self.instance.config), *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

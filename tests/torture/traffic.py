@@ -1,0 +1,126 @@
+"""Traffic: submitters that go on while something is done to the daemon, and how a run comes to its end.
+
+    program = fast_sendmail(directory)                        # the stub that `pysendmail install-client` writes
+    with Traffic(ledger, workers=50, seed=7, message=everyday) as traffic:
+        traffic.let(100)                                      # so many calls, by whichever submitter is free
+        subject.kill(); subject.launch()
+    violations = verdict(ledger, recorder, settings)          # waits until the queue is empty
+
+Submitters are threads with one real `sendmail` each. What they send is random as the seed says.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from typing import Any, Self
+
+from rig.instance import BIN, OTHERS, can_be
+from torture.checker import check
+from torture.evidence import Settings, Violation
+from torture.ledger import Ledger, gather
+from torture.recorder import Recorder
+
+SETTLE_S = 90.0
+LOOK_S = 2.0  # at the queue, at least so often
+RETRY = {"first": "0.2s", "factor": 1.0, "jitter": 0.0}
+SETTINGS = Settings(first=0.2, factor=1.0, jitter=0.0)
+ACCESS = {"connections": 1000, "messages": 1_000_000, "bytes": "100GiB"}  # one user stands for many here
+
+Message = dict[str, Any]  # arguments of Ledger.submit; "recipients" are the positional ones
+
+
+def fast_sendmail(directory: Path) -> Path:
+    """The `sendmail` of an installed system: it starts in the time of a bare interpreter."""
+    folder = directory / "bin"
+    folder.mkdir()
+    subprocess.run([BIN / "pysendmail", "install-client", folder], check=True, stdout=subprocess.DEVNULL)
+    return folder / "sendmail"
+
+
+def somebody() -> int | None:
+    """A user who may not write the queue, and so waits for the daemon; None (ourselves) where we cannot be another."""
+    return OTHERS[0] if can_be(OTHERS[0]) else None
+
+
+def everyday(random: Random) -> Message:
+    """What a busy machine sends: most of it small and wanted, some large, some to several, some refused or late."""
+    kinds = ["ok"] * 12 + ["no", "later2", "dot4x1", "dot5", "cut", "lost", "drop", "slow"]
+    names = [random.choice(kinds)]
+    if random.random() < 0.2:
+        names += random.choices(["ok", "ok", "no", "later1"], k=random.randint(1, 4))
+    recipients = [f"{name}.{random.randrange(10**9)}@d{random.randrange(5)}.example.org" for name in names]
+    size = random.choice([0] * 16 + [5_000, 5_000, 100_000, 1_500_000])
+    return {"recipients": recipients, "size": size, **({"sender": ""} if random.random() < 0.03 else {})}
+
+
+class Traffic:
+    """See the module. On leaving, the calls that were let go are waited for; a submitter's error is raised."""
+
+    def __init__(self, ledger: Ledger, *, workers: int, seed: object, message: Callable[[Random], Message]) -> None:
+        self._ledger = ledger
+        self._message = message
+        self._tickets = threading.Semaphore(0)
+        self._left = 0
+        self._lock = threading.Lock()
+        self._over = False
+        self._workers = workers
+        self._seed = seed
+        self._pool = ThreadPoolExecutor(workers)
+        self._running: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        self._running = [self._pool.submit(self._work, Random(f"{self._seed}/{n}")) for n in range(self._workers)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._tickets.release(self._workers)
+        self._pool.shutdown()
+        for one in self._running:
+            one.result()
+
+    def let(self, calls: int) -> None:
+        """Let so many more calls be made."""
+        with self._lock:
+            self._left += calls
+        self._tickets.release(calls)
+
+    def _take(self) -> bool:
+        """A ticket; False when there will be none any more."""
+        self._tickets.acquire()
+        with self._lock:
+            taken = self._left > 0
+            self._left -= taken
+        return taken
+
+    def _work(self, random: Random) -> None:
+        while self._take():
+            message = self._message(random)
+            self._ledger.submit(*message.pop("recipients"), **message)
+
+
+def settle(ledger: Ledger, seconds: float = SETTLE_S) -> int:
+    """Wait until nothing is in the queue any more; how many messages still are when `seconds` are over."""
+    instance = ledger.instance
+    deadline = time.monotonic() + seconds
+    while waiting := instance.mailq():
+        seen = len(instance.events)
+        if time.monotonic() > deadline:
+            break
+        instance.happens(lambda seen=seen: instance.matching("outcome", seen), LOOK_S)  # type: ignore[misc]
+    return len(waiting)
+
+
+def verdict(ledger: Ledger, recorder: Recorder, settings: Settings = SETTINGS) -> list[Violation]:
+    """What the checker finds once the queue is empty, and that it did not become so."""
+    left = settle(ledger)
+    found = check(gather(ledger, recorder, settings=settings))
+    if left:
+        found.append(Violation(invariant="I16", text=f"{left} messages still wait after {SETTLE_S:.0f} s of peace"))
+    return found
