@@ -6,8 +6,9 @@ targets from a file. `|command` and `/file` are refused: pysendmail delivers not
 that a message names.
 
 A line that will not do never stops mail: it is one of `problems`, the rest of the file holds, and a name that has no
-target left is one without alias. Only a loop, or an expansion beyond its bounds, is an error: AliasError means that
-the message is refused (65), since to guess who was meant could send it to nobody or to everybody.
+target left is one without alias. Only a loop, an expansion beyond its bounds, and a name that would become an address
+at a public mail provider are errors: AliasError means that the message is refused (65), since to guess who was meant
+could send it to nobody, to everybody or to a stranger.
 
 Names are compared without regard to case. A name among its own targets is final there (`root: root, a@b.example`),
 as in sendmail and Postfix; so is one with a backslash before it.
@@ -158,14 +159,22 @@ def expand_recipients(addresses: Iterable[str], aliases: Aliases, config: Config
     """(address to send to, address as it was given), each of the former once, in order.
 
     `addresses` have been through `parse_path`. A local name without alias goes to catch_all, or else is qualified
-    with `domain`. Raises AliasError, and AddressError where an address becomes too long by that.
+    with `domain`, unless that is a public mail provider's. Raises AliasError, and AddressError where an address
+    becomes too long by that.
     """
 
     def of(address: str) -> str | None:
         return local_name(address, config)
 
     def qualified(target: str) -> str:
-        return target if of(target) is None else str(Address(parse_path(target).local, config.domain))
+        if of(target) is None:
+            return target
+        if config.public_domain:
+            raise AliasError(
+                f"{printable(target, 80)} is a name on this machine without alias, and at {config.domain} it may be a "
+                "stranger's: name an address in the aliases, or in catch_all"
+            )
+        return str(Address(parse_path(target).local, config.domain))
 
     def caught(target: str) -> list[str]:
         if of(target) is None or not config.aliases.catch_all:

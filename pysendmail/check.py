@@ -28,7 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pysendmail import config_file, hostname, schema, spool
-from pysendmail.aliases import Aliases
+from pysendmail.aliases import AliasError, Aliases, expand_recipients
 from pysendmail.config import Config, Smarthost
 from pysendmail.config_file import ConfigError, Instance, Problem
 from pysendmail.exits import EX_CONFIG
@@ -48,16 +48,6 @@ REMOTE_FILE_SYSTEMS = frozenset(
 )
 # Gone after a restart, and the mail in the queue with them.
 PASSING_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
-
-# Where root@DOMAIN is somebody else: nobody has these domains for his machines.
-PUBLIC_MAIL_DOMAINS = frozenset(
-    {
-        *("gmail.com", "googlemail.com", "outlook.com", "hotmail.com", "live.com", "msn.com", "yahoo.com"),
-        *("aol.com", "icloud.com", "me.com", "proton.me", "protonmail.com", "gmx.de", "gmx.net", "gmx.at"),
-        *("web.de", "t-online.de", "freenet.de", "mail.ru", "yandex.ru", "qq.com", "163.com", "orange.fr"),
-        *("free.fr", "wanadoo.fr", "libero.it", "zoho.com", "fastmail.com", "posteo.de", "mailbox.org"),
-    }
-)
 
 
 class Level(StrEnum):
@@ -202,15 +192,34 @@ def of_names(config: Config) -> Iterator[Finding]:
     if "." not in config.domain:
         text = f"a bare address such as root becomes root@{config.domain}, which most servers refuse"
         yield finding(Level.WARNING, "domain", text, 'write domain = "..." or a name into /etc/mailname')
-    if config.domain.lower() in PUBLIC_MAIL_DOMAINS and not config.aliases.catch_all:
-        text = f"root here becomes root@{config.domain}, who is a stranger"
-        yield finding(Level.WARNING, "domain", text, "set catch_all in [aliases] to an address of yours")
+    if config.public_domain:
+        yield from of_a_public_domain(config)
     if Path("/etc/mailname").exists() and not hostname.mail_name():
         text = "there is no domain in its first line, so it is not used"
         yield Finding(level=Level.WARNING, file="/etc/mailname", text=text, mend="write the mail domain there")
     if 0 < config.queue.lifetime <= config.queue.warn_after:
         text = "mail expires before a delay notice would be sent"
         yield finding(Level.WARNING, "queue.warn_after", text, 'make it less than lifetime, or "0"')
+
+
+def of_a_public_domain(config: Config) -> Iterator[Finding]:
+    """`domain` belongs to a mail provider: no local name is made an address there, so each needs another one."""
+
+    def finding(level: Level, key: str, text: str, mend: str) -> Finding:
+        return Finding(level=level, file=str(config.file), key=key, text=text, mend=mend)
+
+    mend = "set catch_all in [aliases] to an address of yours, or domain to one of your own"
+    try:
+        expand_recipients(["root"], Aliases.load(config.aliases.file), config)
+    except AliasError as error:
+        yield finding(Level.ERROR, "domain", f"mail for root is refused: {error}", mend)
+    else:
+        if not config.aliases.catch_all:
+            text = f"a stranger may have any name at {config.domain}: local names without alias are refused"
+            yield finding(Level.WARNING, "domain", text, mend)
+    if config.rewrite.masquerade:
+        text = f"every name in these domains becomes one at {config.domain}, which may be a stranger's"
+        yield finding(Level.WARNING, "rewrite.masquerade", text, 'write from = "force" and your address as force_from')
 
 
 def of_smarthosts(config: Config) -> Iterator[Finding]:

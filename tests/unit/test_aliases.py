@@ -295,3 +295,16 @@ def test_loop_among_recipients(file: Path) -> None:
     """A loop through @localhost is one, too."""
     with pytest.raises(AliasError, match="a loop: a -> b -> a"):
         expand_recipients(["a"], load(file, "a: b@localhost\nb: a@box.example.com\n"), config())
+
+
+PUBLIC = "hostname = 'box.example.com'\ndomain = 'Gmail.com'\n[aliases]\ncatch_all = '{}'\n"
+
+
+@pytest.mark.parametrize("catch_all", ["", "someone", "someone@localhost"])
+def test_no_name_becomes_a_strangers_address(file: Path, catch_all: str) -> None:
+    """A local name without alias is never made an address at a public mail provider; an alias and catch_all help."""
+    aliases = load(file, "root: me@gmail.com\n")
+    assert expand_recipients(["root"], aliases, config(PUBLIC.format(catch_all))) == [("me@gmail.com", "root")]
+    with pytest.raises(AliasError, match=r"at Gmail\.com it may be a stranger's"):
+        expand_recipients(["root", "pi"], aliases, config(PUBLIC.format(catch_all)))
+    assert expand_recipients(["pi"], aliases, config(PUBLIC.format("me@gmail.com"))) == [("me@gmail.com", "pi")]

@@ -130,14 +130,20 @@ def test_what_is_not_there_yet(text: str, key: str) -> None:
     assert (found.key, found.level) == (key, check.Level.WARNING)
 
 
-def test_names() -> None:
+def test_names(tmp_path: Path) -> None:
     """A machine without a domain, or with everybody's, is told what becomes of root."""
-    texts = [str(f) for f in check.of_names(parsed("hostname = 'box'\ndomain = 'gmail.com'\n"))]
-    assert [text.split(": ")[2] for text in texts] == ["hostname", "domain"]
-    assert "root@gmail.com, who is a stranger" in texts[1]
-    assert (
-        list(check.of_names(parsed("hostname='a.b'\ndomain='gmail.com'\n[aliases]\ncatch_all='a@b.example'\n"))) == []
-    )
+    file = tmp_path / "aliases"
+    text = f"hostname = 'box'\ndomain = 'gmail.com'\n[aliases]\nfile = '{file}'\n"
+    first, second = check.of_names(parsed(text))
+    assert (first.key, second.key, second.level) == ("hostname", "domain", check.Level.ERROR)
+    assert "mail for root is refused" in str(second)
+    sound = text.replace("box", "a.b")
+    assert list(check.of_names(parsed(f"{sound}catch_all = 'a@b.example'\n"))) == []
+    file.write_text("root: a@b.example\n")
+    (found,) = check.of_names(parsed(sound))
+    assert found.level is check.Level.WARNING and "local names without alias are refused" in str(found)
+    (found,) = check.of_names(parsed(f"{sound}catch_all = 'a@b.example'\n[rewrite]\nmasquerade = ['b.lan']\n"))
+    assert found.key == "rewrite.masquerade"
 
 
 def test_broken_file(tmp_path: Path, queue: Path) -> None:
