@@ -7,9 +7,10 @@ Return-Path and Content-Length in every spelling of RFC 5322 (§4.5: white space
 is missing (Date, From, Message-ID, the Resent- ones) on top, and never reorders the user's own fields.
 
 Errors: MessageError, or AddressError from `recipients`; both mean that the message is refused (65).
-Sizes are octets. Lines over 998 octets (RFC 5322 §2.1.1): a header line is folded at white space; a single
-word that is longer stays as it is, since cutting it would change what it says, and a server may then refuse
-the message. A body line is only noticed (`overlong`); `mime` encodes it.
+Sizes are octets. Lines over 998 octets (RFC 5322 §2.1.1): a header line is folded, at white space if it can be, else
+where the field's syntax has room for some; a word of text that is longer becomes encoded-words. A single token of a
+structured field that is longer stays as it is, since cutting it would change what it says, and a server may then
+refuse the message. A body line is only noticed (`overlong`); `mime` encodes it.
 Not here: MIME, which recipients are allowed, aliases. The "for" clause of Received is never written: it could
 name a Bcc.
 """
@@ -23,6 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pysendmail import mime
 from pysendmail.address import parse_list
 from pysendmail.smtp.reply import printable
 
@@ -53,6 +55,19 @@ _BLANKS = b" \t"
 _BLANK = re.compile(rb"[ \t]")
 _TEXT = re.compile(rb"[^ \t]")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+# Fields in which white space may stand between any two tokens (RFC 5322 §3.2.2); all others are taken for text.
+_STRUCTURED = re.compile(
+    rb"(?:resent-)?(?:from|sender|to|cc|reply-to|message-id)|in-reply-to|references|received|list-.*|dkim-signature|arc-.*"
+    rb"|authentication-results|content-(?:type|disposition)|errors-to|disposition-notification-to",
+    re.IGNORECASE,
+)
+# A comma, a semicolon, what is in quotes, parentheses or brackets, an "<" with what follows, or what is between these.
+_PART = re.compile(
+    rb'[,;]|"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)|\[[^\[\]]*+\]|<[^,;"(\[<]*+|[^,;"(\[<]++|.', re.DOTALL
+)
+_RUN_OF_BLANKS = re.compile(rb"[ \t]++")
+_BLANKS_AT_END = re.compile(rb"(?<=[^ \t\r\n]) (?=\r\n)")
+_BLANKS_AND_FOLDS = re.compile(rb"([ \t\r\n]+)")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:\[\]-]")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -312,6 +327,14 @@ class _HeaderReader:
             raise MessageError(f"the header has more than {MAX_FIELDS} fields; is it a message?")
 
 
+def split_header(header: bytes) -> list[Field]:
+    """The fields of a header as it is stored. Together they are the header again; what is no field has no name."""
+    lines = header.splitlines(keepends=True)
+    starts = [number for number, line in enumerate(lines) if not number or not line.startswith((b" ", b"\t"))]
+    raws = (b"".join(lines[start:end]) for start, end in zip(starts, [*starts[1:], None], strict=True))
+    return [Field(match[1].lower() if (match := _FIELD.match(raw)) else b"", raw) for raw in raws]
+
+
 # -- deciding -----------------------------------------------------------------------------------------------
 
 
@@ -322,7 +345,7 @@ def recipients(fields: Sequence[Field]) -> list[str]:
     §3.6.6): the others are somebody's earlier resending. Raises AddressError.
     """
     resent = any(field.name in _RESENT_RECIPIENTS for field in fields)
-    chosen = _first_resent_block(fields) if resent else fields
+    chosen = newest_resent(fields) if resent else fields
     wanted = _RESENT_RECIPIENTS if resent else _RECIPIENTS
     return [address for field in chosen if field.name in wanted for address in parse_list(field.value)]
 
@@ -332,7 +355,7 @@ def hops(fields: Iterable[Field]) -> int:
     return sum(field.name == b"received" for field in fields)
 
 
-def _first_resent_block(fields: Iterable[Field]) -> list[Field]:
+def newest_resent(fields: Iterable[Field]) -> list[Field]:
     """The newest block: from the first Resent- field to a Received field below it or to a second block.
 
     A second block shows itself by a name that the first has had; the same name twice in a row is one long
@@ -402,7 +425,7 @@ def _missing(
     if missing("Date"):
         yield _field(prefix + "Date", date)
     if missing("From"):
-        yield _field(prefix + "From", *_mailbox(full_name, sender_address))
+        yield _field(prefix + "From", *mailbox(full_name, sender_address))
     if missing("Message-ID"):
         yield _field(prefix + "Message-ID", message_id)
 
@@ -413,7 +436,7 @@ def _resent_by_us(fields: Sequence[Field]) -> list[Field]:
         if field.name == b"received":
             return []
         if field.name.startswith(b"resent-"):
-            return _first_resent_block(fields)
+            return newest_resent(fields)
     return []
 
 
@@ -425,7 +448,7 @@ def _field(name: str, *lines: str) -> bytes:
     return f"{name}: ".encode() + "\r\n ".join(lines).encode() + b"\r\n"
 
 
-def _mailbox(full_name: str, address: str) -> list[str]:
+def mailbox(full_name: str, address: str) -> list[str]:
     """`Full Name <address>` for a header, as lines. The name is any text and is made fit to be shown."""
     if not address:
         raise ValueError("a From field needs an address")
@@ -457,22 +480,46 @@ def _encoded_words(name: str) -> list[str]:
     return [f"=?utf-8?b?{text}?=" for text in encoded]
 
 
-def fold(raw: bytes) -> bytes:
-    """A field with its lines of more than MAX_LINE_OCTETS folded at white space, where there is any."""
-    if len(raw) <= MAX_LINE_OCTETS:
+def fold(raw: bytes, width: int = MAX_LINE_OCTETS) -> bytes:
+    """A field with its lines of more than `width` octets folded at white space, where there is any.
+
+    Where that leaves a line of more than MAX_LINE_OCTETS, a run of white space becomes one space, and one is put where
+    the syntax of a structured field allows it; in any other field the word that is too long becomes encoded-words,
+    which say the same (RFC 2047 §5).
+    """
+    if len(raw) <= width:
         return raw
-    return b"".join(piece + b"\r\n" for line in raw.split(b"\r\n")[:-1] for piece in _folded(line))
+    folded = _fold_at_blanks(raw, width)
+    if _is_short(folded):
+        return folded
+    name, colon, text = folded.partition(b":")
+    text = b" " + _BLANKS_AT_END.sub(b"", _RUN_OF_BLANKS.sub(b" ", text)).removeprefix(b" ")
+    match = _FIELD.match(folded)
+    if match is not None and _STRUCTURED.fullmatch(match[1]):
+        lines = (name + colon + text).split(b"\r\n")[:-1]
+        folded = b"".join(piece + b"\r\n" for line in lines for piece in _parted(line))
+    else:
+        folded = name + colon + _encode_long_words(text)
+    return _fold_at_blanks(folded, width)
 
 
-def _folded(line: bytes) -> Iterator[bytes]:
+def _is_short(raw: bytes) -> bool:
+    return max(map(len, raw.split(b"\r\n"))) <= MAX_LINE_OCTETS
+
+
+def _fold_at_blanks(raw: bytes, width: int) -> bytes:
+    return b"".join(piece + b"\r\n" for line in raw.split(b"\r\n")[:-1] for piece in _folded(line, width))
+
+
+def _folded(line: bytes, width: int) -> Iterator[bytes]:
     """Pieces that begin with the white space they are cut at. None is blank: that could end a header."""
     text_end = len(line.rstrip(_BLANKS))
     start = 0
-    while len(line) - start > MAX_LINE_OCTETS:
+    while len(line) - start > width:
         text = _TEXT.search(line, start)
         if text is None:
             break
-        cut = max(line.rfind(blank, text.end(), start + MAX_LINE_OCTETS + 1) for blank in (b" ", b"\t"))
+        cut = max(line.rfind(blank, text.end(), start + width + 1) for blank in (b" ", b"\t"))
         if cut < 0:
             blank = _BLANK.search(line, text.end())
             cut = blank.start() if blank else len(line)
@@ -481,6 +528,37 @@ def _folded(line: bytes) -> Iterator[bytes]:
         yield line[start:cut]
         start = cut
     yield line[start:]
+
+
+def _parted(line: bytes) -> Iterator[bytes]:
+    """Pieces of a line that is too long, cut behind a comma or a semicolon, or before a "<" or a comment."""
+    if len(line) <= MAX_LINE_OCTETS:
+        yield line
+        return
+    piece = run = b""
+    for part in [*_PART.findall(line), b""]:
+        if part and not (run.endswith((b",", b";")) or part.startswith((b"<", b"("))):
+            run += part
+            continue
+        if piece.strip(_BLANKS) and len(piece) + len(run) > MAX_LINE_OCTETS:
+            yield piece
+            piece = b" "
+        piece += run
+        run = part
+    yield piece
+
+
+def _encode_long_words(text: bytes) -> bytes:
+    """Unstructured text with encoded-words for each word that fits no line."""
+    pieces = _BLANKS_AND_FOLDS.split(text)  # words at even places
+    for number in range(0, len(pieces), 2):
+        word = pieces[number]
+        if len(word) >= MAX_LINE_OCTETS:
+            # White space between two encoded-words is not shown, so it goes into one of them (RFC 2047 §6.2).
+            before = b" " if number and pieces[number - 2].endswith(b"?=") else b""
+            after = b" " if number + 2 < len(pieces) and pieces[number + 2].startswith(b"=?") else b""
+            pieces[number] = mime.encoded_words(before + word + after)
+    return b"".join(pieces)
 
 
 def received(
