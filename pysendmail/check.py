@@ -298,20 +298,14 @@ def _is_loopback(host: str) -> bool:
 
 def of_what_is_not_there_yet(config: Config) -> Iterator[Finding]:
     """Settings that this version reads and does not act on: whoever relies on one has to know."""
-    rewrites = config.rewrite.from_ != "keep" or any(s.from_ not in (None, "keep") for s in config.smarthost)
-    for key, given in (
-        ("daemon.listen", bool(config.daemon.listen)),
-        ("rewrite.from", rewrites),
-        ("rewrite.masquerade", bool(config.rewrite.masquerade)),
-    ):
-        if given:
-            yield Finding(
-                level=Level.WARNING,
-                file=str(config.file),
-                key=key,
-                text="this version does not act on it yet",
-                mend="leave it out, and do not rely on it",
-            )
+    if config.daemon.listen:
+        yield Finding(
+            level=Level.WARNING,
+            file=str(config.file),
+            key="daemon.listen",
+            text="this version does not act on it yet",
+            mend="leave it out, and do not rely on it",
+        )
 
 
 def of_routes(config: Config) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from pysendmail import mime
@@ -331,7 +332,7 @@ def split_header(header: bytes) -> list[Field]:
     """The fields of a header as it is stored. Together they are the header again; what is no field has no name."""
     lines = header.splitlines(keepends=True)
     starts = [number for number, line in enumerate(lines) if not number or not line.startswith((b" ", b"\t"))]
-    raws = (b"".join(lines[start:end]) for start, end in zip(starts, [*starts[1:], None], strict=True))
+    raws = (b"".join(lines[start:end]) for start, end in pairwise((*starts, len(lines))))
     return [Field(match[1].lower() if (match := _FIELD.match(raw)) else b"", raw) for raw in raws]
 
 
