@@ -520,12 +520,12 @@ def _folded(line: bytes, width: int) -> Iterator[bytes]:
         text = _TEXT.search(line, start)
         if text is None:
             break
-        cut = max(line.rfind(blank, text.end(), start + width + 1) for blank in (b" ", b"\t"))
+        cut = max(line.rfind(blank, text.end(), min(start + width + 1, text_end)) for blank in (b" ", b"\t"))
         if cut < 0:
-            blank = _BLANK.search(line, text.end())
-            cut = blank.start() if blank else len(line)
-        if cut >= text_end:
-            break
+            blank = _BLANK.search(line, text.end(), text_end)
+            if blank is None:
+                break
+            cut = blank.start()
         yield line[start:cut]
         start = cut
     yield line[start:]

@@ -69,25 +69,6 @@ def test_each_smarthost_has_its_rule_and_begins_with_the_original(tmp_path: Path
         assert "From: Me <me@localhost>" in instance.pysendmail("queue", "show", queue_id)
 
 
-def test_promise_5_copies_through_one_smarthost_are_identical_when_rewritten(tmp_path: Path) -> None:
-    """Sent at different times, the rewritten copies have the same bytes, and the stored body."""
-
-    class Once(dict[str, str]):
-        def get(self, address: str, default: str = "") -> str:  # type: ignore[override]
-            return self.pop(address, default)
-
-    body = b"caf\xe9 From: root@localhost\n" + b"y" * 998 + b"\n"
-    with (
-        PeerThread(Ordinary(rcpt=Once({"late@example.org": "451 4.2.0 not now"}))) as peer,
-        Instance(tmp_path, smarthosts=[smarthost(peer, **FORCE)], retry={"first": "0.2s"}) as instance,
-    ):
-        instance.submit("bob@example.org", "late@example.org", text=b"Subject: same\n\n" + body)
-        instance.wait_for("outcome", recipient="<late@example.org>", status="sent")
-        one, other = (message.content for message in peer.messages)
-        assert one == other
-        assert one.partition(b"\r\n\r\n")[2] == body.replace(b"\n", b"\r\n")
-
-
 def test_the_rewritten_header_goes_to_a_server_without_8bitmime(tmp_path: Path) -> None:
     """Re-encoding for such a server begins with the rewritten header; a broken signature is in the log."""
     with (

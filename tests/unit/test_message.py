@@ -481,6 +481,7 @@ def shown(raw: bytes) -> str:
     st.lists(st.tuples(st.integers(0, 1500), st.sampled_from([b" ", b"\t", b"  ", b" " * 1200])), max_size=8),
     st.booleans(),
 )
+@example([(92, b" "), (900, b" ")], True)  # a line that is too long by the blank at its end
 def test_folding_changes_nothing_that_is_shown(words: list[tuple[int, bytes]], twice: bool) -> None:
     """No line is blank, none too long, and what is shown is the same; the octets, too, where white space is enough."""
     line = b"X: y" + b"".join(b"w" * length + gap for length, gap in words) + b"\r\n"
