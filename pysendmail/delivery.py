@@ -33,7 +33,7 @@ from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
-REWRITE_OCTETS = 64 * 1024  # a larger header is rewritten in a thread: it may take a large part of a second
+REWRITE_OCTETS = 16 * 1024  # a larger header is rewritten in a thread: it may take a large part of a second
 STUCK_S = 5.0  # a message that takes longer no longer counts as a connection in use
 IDLE_S = 5.0  # a connection with nothing to do is kept so long
 FULL_S = 5.0  # how often a full disk is looked at again

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from pysendmail import mime
 from pysendmail.address import parse_list
 from pysendmail.smtp.reply import printable
 
@@ -62,10 +61,9 @@ _STRUCTURED = re.compile(
     rb"|authentication-results|content-(?:type|disposition)|errors-to|disposition-notification-to",
     re.IGNORECASE,
 )
-# A comma, a semicolon, what is in quotes, parentheses or brackets, an "<" with what follows, or what is between these.
-_PART = re.compile(
-    rb'[,;]|"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)|\[[^\[\]]*+\]|<[^,;"(\[<]*+|[^,;"(\[<]++|.', re.DOTALL
-)
+# What is in quotes, parentheses or brackets, where it is not closed to the end (so that it is looked at once); or else
+# a comma, a semicolon or an "<".
+_AROUND_GAPS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|\((?:[^()\\]|\\.)*+\)?|\[[^\[\]]*+\]?|[,;<]', re.DOTALL)
 _RUN_OF_BLANKS = re.compile(rb"[ \t]++")
 _BLANKS_AT_END = re.compile(rb"(?<=[^ \t\r\n]) (?=\r\n)")
 _BLANKS_AND_FOLDS = re.compile(rb"([ \t\r\n]+)")
@@ -456,7 +454,7 @@ def mailbox(full_name: str, address: str) -> list[str]:
     name = printable(" ".join(full_name.split()), MAX_FULL_NAME)
     if not name:
         return [address]
-    lines = _encoded_words(name) if not name.isascii() else [_phrase(name)]
+    lines = [_phrase(name)] if name.isascii() else [word.decode() for word in _encoded_words(name.encode())]
     if len(f"Resent-From: {lines[-1]} <{address}>") > 78:
         return [*lines, f"<{address}>"]
     return [*lines[:-1], f"{lines[-1]} <{address}>"]
@@ -469,16 +467,20 @@ def _phrase(name: str) -> str:
     return '"' + re.sub(r'["\\]', r"\\\g<0>", name) + '"'
 
 
-def _encoded_words(name: str) -> list[str]:
+def _encoded_words(text: bytes) -> Iterator[bytes]:
     """RFC 2047 §2: an encoded word has at most 75 characters, and §5: whole characters."""
-    words, piece = [], b""
-    for octets in (character.encode() for character in name):
-        if len(piece) + len(octets) > 45:
-            words.append(piece)
-            piece = b""
-        piece += octets
-    encoded = (binascii.b2a_base64(piece, newline=False).decode("ascii") for piece in (*words, piece))
-    return [f"=?utf-8?b?{text}?=" for text in encoded]
+    try:
+        text.decode("utf-8")
+        charset, most = b"utf-8", 45
+    except UnicodeDecodeError:
+        charset, most = b"unknown-8bit", 42  # RFC 1428: somebody knows the charset; we don't
+    start = 0
+    while start < len(text):
+        end = min(start + most, len(text))
+        while charset == b"utf-8" and end < len(text) and text[end] & 0xC0 == 0x80:
+            end -= 1
+        yield b"=?%b?b?%b?=" % (charset, binascii.b2a_base64(text[start:end], newline=False))
+        start = end
 
 
 def fold(raw: bytes, width: int = MAX_LINE_OCTETS) -> bytes:
@@ -532,21 +534,27 @@ def _folded(line: bytes, width: int) -> Iterator[bytes]:
 
 
 def _parted(line: bytes) -> Iterator[bytes]:
-    """Pieces of a line that is too long, cut behind a comma or a semicolon, or before a "<" or a comment."""
+    """Pieces of a line that is too long, cut where white space may stand."""
     if len(line) <= MAX_LINE_OCTETS:
         yield line
         return
-    piece = run = b""
-    for part in [*_PART.findall(line), b""]:
-        if part and not (run.endswith((b",", b";")) or part.startswith((b"<", b"("))):
-            run += part
-            continue
-        if piece.strip(_BLANKS) and len(piece) + len(run) > MAX_LINE_OCTETS:
-            yield piece
-            piece = b" "
-        piece += run
-        run = part
-    yield piece
+    start = end = 0
+    space = b""
+    for place in [*_gaps(line), len(line)]:
+        if len(space) + place - start > MAX_LINE_OCTETS and line[start:end].strip(_BLANKS):
+            yield space + line[start:end]
+            start, space = end, b" "
+        end = place
+    yield space + line[start:]
+
+
+def _gaps(line: bytes) -> Iterator[int]:
+    """Behind each comma and semicolon, and before each "<" and comment."""
+    for match in _AROUND_GAPS.finditer(line):
+        if match[0] in (b",", b";"):
+            yield match.end()
+        elif match[0].startswith((b"<", b"(")):
+            yield match.start()
 
 
 def _encode_long_words(text: bytes) -> bytes:
@@ -558,7 +566,7 @@ def _encode_long_words(text: bytes) -> bytes:
             # White space between two encoded-words is not shown, so it goes into one of them (RFC 2047 §6.2).
             before = b" " if number and pieces[number - 2].endswith(b"?=") else b""
             after = b" " if number + 2 < len(pieces) and pieces[number + 2].startswith(b"=?") else b""
-            pieces[number] = mime.encoded_words(before + word + after)
+            pieces[number] = b"\r\n ".join(_encoded_words(before + word + after))
     return b"".join(pieces)
 
 

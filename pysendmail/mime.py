@@ -686,15 +686,15 @@ def _encode_words(field: bytes) -> bytes:
         if number % 2 and run and not piece.strip(b" \t\r\n"):
             gap = piece
         elif number % 2 or piece.isascii():
-            out += (encoded_words(run), gap, piece)
+            out += (_encoded_words(run), gap, piece)
             run = gap = b""
         else:
             run += (b" " if b"\n" in gap else gap) + piece
             gap = b""
-    return b"".join([*out, encoded_words(run), gap])
+    return b"".join([*out, _encoded_words(run), gap])
 
 
-def encoded_words(text: bytes) -> bytes:
+def _encoded_words(text: bytes) -> bytes:
     """RFC 2047 §2 and §4.2: at most 75 octets each, whole characters."""
     if not text:
         return b""

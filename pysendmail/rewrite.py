@@ -16,7 +16,8 @@ Promises: bytes in, bytes out, field by field; only the address within a field i
 is comes out as it was. Same input and rule, same bytes (promise 5); done twice it changes nothing more. A changed
 field is folded at white space to lines of 78 octets where it has any, to 998 as far as `message.fold` can. A field
 that is no list of addresses stays, but at `force` in the fields of which only one address is accepted: there its text
-becomes the name of a well-formed one. A signature (DKIM) over what is changed no longer holds: `signed` tells.
+becomes the name of a well-formed one. What is beyond MAX_LIST_OCTETS stays, or is replaced without a name. A signature
+(DKIM) over what is changed no longer holds: `signed` tells.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ from pysendmail.message import Field, fold, mailbox, newest_resent, split_header
 
 # RFC 5322 §2.1.1: what a line should not exceed.
 PREFERRED_LINE_OCTETS = 78
+# Of lists of addresses in one header, the sender's first; a thousand recipients fit. What is beyond is not looked into,
+# or each attempt at a message could cost seconds.
+MAX_LIST_OCTETS = 64 * 1024
 
 _AUTHORS = (b"from", b"sender")
 _RESENDERS = (b"resent-from", b"resent-sender")
 _REPLY_TO = b"reply-to"
+_SENDERS = (*_AUTHORS, *_RESENDERS, _REPLY_TO)
 _RECIPIENTS = (b"to", b"cc", b"resent-to", b"resent-cc")
 
 
@@ -87,6 +92,9 @@ def sender(reverse_path: str, rule: Rule) -> str:
 
 def qualified(address: str, domains: Mapping[str, str]) -> str:
     """The address at its new domain; as it is, where there is none, or it cannot be written there."""
+    written = address.rpartition("@")[2].lower()
+    if "@" in address and written.isascii() and not written.endswith('"') and written not in domains:
+        return address  # by far the most are of elsewhere, and need not be understood
     try:
         parsed = parse_path(address)
         domain = domains.get(parsed.ascii_domain.lower())
@@ -99,31 +107,42 @@ def rewrite(reverse_path: str, header: bytes, rule: Rule) -> Rewritten:
     """The message with this reverse-path and header as the smarthost of the rule is to see it."""
     fields = split_header(header) if rule.domains else []
     newest = {id(field) for field in newest_resent(fields)}
-    reply_to = _reply_to(fields, rule) if rule.force_from else b""
+    readable = _readable(fields)
+    reply_to = _reply_to(fields, rule, readable) if rule.force_from else b""
     out: list[bytes] = []
     for field in fields:
         if field.name == _REPLY_TO and reply_to:
             continue  # one without a value, else it would be the only one
-        out.append(_field(field, rule, newest=id(field) in newest))
+        out.append(_field(field, rule, newest=id(field) in newest, readable=id(field) in readable))
         if field.name == b"from" and reply_to not in out:
             out.append(reply_to)
-    rewritten = b"".join(out) if rule.domains else header
-    changed = rewritten != header
+    new_sender, new_header = sender(reverse_path, rule), b"".join(out) if rule.domains else header
     return Rewritten(
-        sender=sender(reverse_path, rule),
-        header=rewritten,
-        changed=changed or sender(reverse_path, rule) != reverse_path,
-        signed=changed and any(field.name == b"dkim-signature" for field in fields),
+        sender=new_sender,
+        header=new_header,
+        changed=(new_sender, new_header) != (reverse_path, header),
+        signed=new_header != header and any(field.name == b"dkim-signature" for field in fields),
     )
 
 
-def _field(field: Field, rule: Rule, *, newest: bool) -> bytes:
+def _readable(fields: Sequence[Field]) -> set[int]:
+    """The ids of the fields whose lists of addresses are looked into."""
+    found, room = set(), MAX_LIST_OCTETS
+    lists = (field for field in fields if field.name in _SENDERS or field.name in _RECIPIENTS)
+    for field in sorted(lists, key=lambda field: field.name in _RECIPIENTS):
+        room -= len(field.raw)
+        if room >= 0:
+            found.add(id(field))
+    return found
+
+
+def _field(field: Field, rule: Rule, *, newest: bool, readable: bool) -> bytes:
     """One field, rewritten if it is one that is."""
     if rule.force_from and (field.name in _AUTHORS or (field.name in _RESENDERS and newest)):
-        return _forced(field, rule.force_from)
-    if field.name in (*_AUTHORS, *_RESENDERS, _REPLY_TO):
+        return _forced(field, rule.force_from, readable=readable)
+    if readable and field.name in _SENDERS:
         return _each(field, rule.domains)
-    if field.name in _RECIPIENTS and "" in rule.domains:
+    if readable and "" in rule.domains:
         return _each(field, {"": rule.domains[""]})
     return field.raw
 
@@ -159,9 +178,9 @@ def _qualified_text(text: str, domains: Mapping[str, str]) -> str:
     return "".join((*pieces, text[done:]))
 
 
-def _forced(field: Field, address: str) -> bytes:
+def _forced(field: Field, address: str, *, readable: bool) -> bytes:
     """The field with this address alone. What stands around the first of several stays, the others go."""
-    text = _text(field)
+    text = _text(field) if readable else ""
     try:
         places = find_in_list(text)
     except AddressError:
@@ -175,13 +194,14 @@ def _forced(field: Field, address: str) -> bytes:
     return _with_text(field, element if alone else f" {element.strip()}")
 
 
-def _reply_to(fields: Sequence[Field], rule: Rule) -> bytes:
+def _reply_to(fields: Sequence[Field], rule: Rule, readable: set[int]) -> bytes:
     """The Reply-To that the original addresses become; nothing where there is one, or no other address."""
     if any(field.name == _REPLY_TO and field.value for field in fields):
         return b""
     texts: list[str] = []
     for field in fields:
-        if field.name == b"from" and (text := _with_another_address(_text(field), rule)):
+        author = field.name == b"from" and id(field) in readable
+        if author and (text := _with_another_address(_text(field), rule)):
             texts.append(text)
     raw = f"Reply-To: {', '.join(texts)}\r\n".encode("utf-8", "surrogateescape")
     return fold(raw, PREFERRED_LINE_OCTETS) if texts else b""

@@ -516,7 +516,8 @@ def test_a_word_of_text_that_is_too_long_becomes_encoded_words(raw: bytes) -> No
 def test_an_8_bit_word_that_is_too_long_becomes_encoded_words() -> None:
     """In UTF-8 if it is that, else in a charset that nobody claims to know."""
     assert shown(fold(f"Subject: {'ü' * 700}\r\n".encode())) == "ü" * 700
-    assert b"=?unknown-8bit?Q?=FC=FC" in fold(b"Subject: " + b"\xfc" * 1500 + b"\r\n")
+    unknown = fold(b"Subject: " + b"\xfc" * 1500 + b"\r\n").split()[1:]
+    assert all(word.startswith(b"=?unknown-8bit?b?") and len(word) <= 75 for word in unknown)
 
 
 STRUCTURED = {

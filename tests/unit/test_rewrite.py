@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pysendmail.address import AddressError, parse_list
 from pysendmail.config import BounceSection, Config, Rewrite, Smarthost
 from pysendmail.message import Intake, split_header
-from pysendmail.rewrite import Rewritten, Rule, rewrite, rule
+from pysendmail.rewrite import MAX_LIST_OCTETS, Rewritten, Rule, rewrite, rule
 from rig.store import config
 
 BOX = "box@provider.example"
@@ -58,6 +58,7 @@ QUALIFIED: dict[str, tuple[str, str]] = {
     "a group": ("From: us: a, b@x.org;\n", "From: us: a@example.com, b@x.org;\n"),
     "an empty group": ("From: us:;\n", "From: us:;\n"),
     "a quoted name": ('From: "a b"@localhost\n', 'From: "a b"@example.com\n'),
+    "a quoted bare name with an @": ('From: "a@x.org"\n', 'From: "a@x.org"@example.com\n'),
     "quotes that are not needed": ('From: "root"\n', "From: root@example.com\n"),
     "a phrase with everything": (
         'From: "a, <b@c> (d" (x\\)y (z)) <root (me) @ localhost (here)> (out)\n',
@@ -228,6 +229,16 @@ def test_an_address_that_would_become_too_long_stays() -> None:
     long = "a" * 64
     given = found(rule(settings(domain=".".join(["d" * 60] * 4)[:240]), smarthost("qualify")))
     assert header(f"From: {long}\n", given) == f"From: {long}\n"
+
+
+def test_endless_lists_are_not_looked_into() -> None:
+    """The sender's fields come first, wherever they stand; beyond the bound all stay, but From is forced."""
+    endless = "To: " + "a, " * MAX_LIST_OCTETS + "b\n"
+    assert header(endless + "From: Joe <joe>\nCc: c\n", FORCE) == (
+        f"{endless}From: Joe <{BOX}>\nReply-To: Joe <joe@example.com>\nCc: c\n"
+    )
+    assert header(endless.replace("To", "From") + "Cc: c\n", FORCE) == f"From: {BOX}\nCc: c\n"
+    assert header(endless.replace("To", "From"), QUALIFY) == endless.replace("To", "From")
 
 
 # -- any header at all
