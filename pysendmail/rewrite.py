@@ -109,13 +109,14 @@ def rewrite(reverse_path: str, header: bytes, rule: Rule) -> Rewritten:
     newest = {id(field) for field in newest_resent(fields)}
     readable = _readable(fields)
     reply_to = _reply_to(fields, rule, readable) if rule.force_from else b""
+    pending = [reply_to] if reply_to else []
     out: list[bytes] = []
     for field in fields:
         if field.name == _REPLY_TO and reply_to:
             continue  # one without a value, else it would be the only one
         out.append(_field(field, rule, newest=id(field) in newest, readable=id(field) in readable))
-        if field.name == b"from" and reply_to not in out:
-            out.append(reply_to)
+        if field.name == b"from" and pending:
+            out.append(pending.pop())
     new_sender, new_header = sender(reverse_path, rule), b"".join(out) if rule.domains else header
     return Rewritten(
         sender=new_sender,

@@ -305,7 +305,7 @@ def test_only_addresses_change(text: str) -> None:
     expected = [
         one.partition("@")[0] + "@example.com" if "@" not in one or one.endswith(local) else one for one in addresses
     ]
-    if '"' not in text and "\udcff" not in text:
+    if '"' not in text and "\udcff" not in text and max(map(len, addresses), default=0) <= 64:
         assert parse_list(after.value) == expected
 
 
