@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -36,17 +37,17 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
         yield peer, instance
 
 
-def arrived(setup: Setup, text: bytes, *arguments: str) -> tuple[Message, bytes, Event]:
+def arrived(setup: Setup, text: bytes, *arguments: str, **options: Any) -> tuple[Message, bytes, Event]:
     """What the smarthost got, its content as described above, and the event of the acceptance."""
     peer, instance = setup
     peer.messages.clear()
     seen = len(instance.events)
-    instance.submit("-f", "me@example.com", "-F", "Me", *arguments, text=text)
-    instance.wait_for("outcome", after=seen, status="sent")
+    instance.submit("-f", "me@example.com", *arguments, text=text, **options)
+    accepted = instance.wait_for("accepted", after=seen)
+    instance.wait_for("outcome", queue_id=accepted["queue_id"], status="sent")
     [message] = peer.messages
     assert re.search(rb"\r(?!\n)|(?<!\r)\n|\0", message.content) is None
     content = re.sub(DATE, b"DATE", message.content.replace(b"\r\n", b"\n"))
-    accepted = instance.wait_for("accepted", after=seen)
     content = content.replace(accepted["queue_id"].encode(), b"ID")
     return message, re.sub(rb"from uid \d+", b"from uid UID", content, count=1), accepted
 
@@ -118,7 +119,7 @@ ADDITIONS: dict[str, tuple[bytes, bytes]] = {
 @pytest.mark.parametrize(("text", "expected"), ADDITIONS.values(), ids=ADDITIONS)
 def test_what_is_added(setup: Setup, text: bytes, expected: bytes) -> None:
     """What a message lacks is put on top, below Received; what is there keeps its place and its octets."""
-    assert arrived(setup, text, "bob@example.org")[1] == RECEIVED + expected
+    assert arrived(setup, text, "-F", "Me", "bob@example.org")[1] == RECEIVED + expected
 
 
 def test_nothing_is_added_for_a_gateway(setup: Setup) -> None:
@@ -189,12 +190,8 @@ def test_the_name_in_an_added_from(setup: Setup, name: str, expected: bytes) -> 
 
 def test_the_name_of_the_environment(setup: Setup) -> None:
     """$NAME is the name where -F is not given."""
-    peer, instance = setup
-    peer.messages.clear()
-    seen = len(instance.events)
-    instance.submit("-f", "me@example.com", "bob@example.org", environment={"NAME": "Somebody"})
-    instance.wait_for("outcome", after=seen, status="sent")
-    assert b"From: Somebody <me@example.com>\r\n" in peer.messages[0].content
+    content = arrived(setup, b"", "bob@example.org", environment={"NAME": "Somebody"})[1]
+    assert b"From: Somebody <me@example.com>\n" in content
 
 
 def test_8_bits_are_declared(setup: Setup) -> None:
