@@ -29,7 +29,7 @@ from pathlib import Path
 
 from pysendmail import config_file, hostname, schema, spool
 from pysendmail.aliases import AliasError, Aliases, expand_recipients
-from pysendmail.config import Config, Smarthost
+from pysendmail.config import Config, Smarthost, is_public
 from pysendmail.config_file import ConfigError, Instance, Problem
 from pysendmail.exits import EX_CONFIG
 from pysendmail.secrets import Secrets, credential_name
@@ -279,6 +279,9 @@ def _of_smarthost(smarthost: Smarthost, config: Config) -> Iterator[tuple[Level,
     rewrite = smarthost.from_ or config.rewrite.from_
     if smarthost.force_from and rewrite != "force":
         yield Level.WARNING, "force_from", f'it means nothing at from = "{rewrite}"', 'write from = "force"'
+    if credentials and rewrite != "force" and is_public(smarthost.host.partition(".")[2]):
+        text = "such a provider takes mail from its account's own address only, or puts that in place of the sender's"
+        yield Level.NOTE, "from", text, 'write from = "force" and the address as force_from'
     if smarthost.tls_client_certificate and smarthost.tls == "none":
         yield Level.WARNING, "tls_client_certificate", 'it is never shown at tls = "none"', "use TLS"
     if credentials and not (smarthost.password_file or smarthost.password_command):

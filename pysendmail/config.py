@@ -35,6 +35,11 @@ PUBLIC_MAIL_DOMAINS = frozenset(
 )
 
 
+def is_public(domain: str) -> bool:
+    """Whether it is a well-known mail provider's domain, where anybody can have a name."""
+    return domain.lower() in PUBLIC_MAIL_DOMAINS
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """How the file writes a value: the word that the manual uses for it, and the least and greatest value."""
@@ -200,7 +205,7 @@ class Config:
     @property
     def public_domain(self) -> bool:
         """Whether a name at `domain` may be a stranger's."""
-        return self.domain.lower() in PUBLIC_MAIL_DOMAINS
+        return is_public(self.domain)
 
     @property
     def sender_domain(self) -> str:

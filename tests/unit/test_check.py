@@ -74,6 +74,11 @@ CONFIGURATION = {
         "warning: /x.toml: rewrite.force_from: ",
         'from = "force"',
     ),
+    "a provider that takes one address": (
+        "[[smarthost]]\nhost='smtp.gmail.com'\nusername='u'\npassword_file='/x'\n",
+        "note: /x.toml: smarthost smtp.gmail.com: from: ",
+        'from = "force"',
+    ),
     "no source of the password": (f"{HOST}username='u'\n", "note: ", "smarthost.127.0.0.1.password"),
     "certificate that nobody sees": (f"{HOST}tls='none'\ntls_client_certificate='/x'\n", "warning: ", "never shown"),
     "a route behind one that takes all": (
