@@ -200,6 +200,54 @@ def parse_list(value: bytes) -> list[str]:
     return found + element.take()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an address stands in the text of a list: `start` to `end`, within an element from `begin` to `stop`.
+
+    The element has the display name and the comments around the address, too. In angle brackets the address goes from
+    the first token to the last, an obsolete route included, so that what is put in its place is a mailbox again.
+    """
+
+    address: str
+    begin: int
+    stop: int
+    start: int
+    end: int
+
+
+def find_in_list(text: str) -> list[Place]:
+    """The addresses of `parse_list`, and where each of them stands in the text, folded or not. Raises AddressError."""
+    unfolded = _FOLD.sub(lambda fold: " " * len(fold[0]), text)
+    addresses = parse_list(text.encode("utf-8", "surrogateescape"))
+    return [
+        Place(address=address, begin=begin, stop=stop, start=start, end=end)
+        for address, (begin, stop, start, end) in zip(addresses, _elements(unfolded), strict=True)
+    ]
+
+
+def _elements(text: str) -> Iterator[tuple[int, int, int, int]]:
+    """begin, stop, start and end of each element with an address, of a list that `parse_list` has understood."""
+    begin, start, end = 0, -1, -1
+    angle = ""  # "<" within, ">" behind
+    for kind, part, place in _tokens_with_place(text):
+        special = part if kind == "special" else ""
+        if angle == "<" and special == ">":
+            angle = ">"
+        elif special == "<":
+            angle, start = "<", -1
+        elif not angle and special == ":":  # before it stood the name of a group
+            begin, start = place + 1, -1
+        elif angle != "<" and special and special in ",;":
+            if start >= 0:
+                yield begin, place, start, end
+            begin, start, angle = place + 1, -1, ""
+        else:
+            start = place if start < 0 else start
+            end = place + len(part)
+    if start >= 0:
+        yield begin, len(text), start, end
+
+
 class _Element:
     """What stands between two commas: a display name and an address in "<>", or an address alone."""
 
@@ -236,6 +284,11 @@ class _Element:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
+    return ((kind, part) for kind, part, _ in _tokens_with_place(text))
+
+
+def _tokens_with_place(text: str) -> Iterator[tuple[str, str, int]]:
+    """Kind, text and index of each token; white space and comments are none."""
     position = 0
     while position < len(text):
         if text[position] == "(":
@@ -244,10 +297,10 @@ def _tokens(text: str) -> Iterator[_Token]:
         match = _TOKEN.match(text, position)
         if match is None:
             raise _error(text, _what_is_wrong_with(text[position]))
-        position = match.end()
         kind = match.lastgroup or ""
         if kind != "space":
-            yield kind, match[0]
+            yield kind, match[0], position
+        position = match.end()
 
 
 def _what_is_wrong_with(character: str) -> str:

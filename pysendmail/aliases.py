@@ -6,8 +6,12 @@ targets from a file. `|command` and `/file` are refused: pysendmail delivers not
 that a message names.
 
 A line that will not do never stops mail: it is one of `problems`, the rest of the file holds, and a name that has no
-target left is one without alias. Only a loop, or an expansion beyond its bounds, is an error: AliasError means that
-the message is refused (65), since to guess who was meant could send it to nobody or to everybody.
+target left is one without alias. Only a loop, an expansion beyond its bounds, and a name that would become an address
+at a public mail provider are errors: AliasError means that the message is refused (65), since to guess who was meant
+could send it to nobody, to everybody or to a stranger.
+
+Followed are aliases(5) of Sendmail and of Postfix, whose formats are meant to be one. Of the two, owner-NAME is not
+special here: it is an alias like others, and mail to NAME keeps its sender.
 
 Names are compared without regard to case. A name among its own targets is final there (`root: root, a@b.example`),
 as in sendmail and Postfix; so is one with a backslash before it.
@@ -37,6 +41,7 @@ MAX_EXPANSION = 5000
 MAX_PROBLEMS = 100
 
 _FINAL = "\\"  # before a target: not looked up again
+_JOINS = "\\"  # at the end of a line: the next one goes on with it, whatever it begins with (Sendmail)
 
 
 class AliasError(ValueError):
@@ -158,14 +163,22 @@ def expand_recipients(addresses: Iterable[str], aliases: Aliases, config: Config
     """(address to send to, address as it was given), each of the former once, in order.
 
     `addresses` have been through `parse_path`. A local name without alias goes to catch_all, or else is qualified
-    with `domain`. Raises AliasError, and AddressError where an address becomes too long by that.
+    with `domain`, unless that is a public mail provider's. Raises AliasError, and AddressError where an address
+    becomes too long by that.
     """
 
     def of(address: str) -> str | None:
         return local_name(address, config)
 
     def qualified(target: str) -> str:
-        return target if of(target) is None else str(Address(parse_path(target).local, config.domain))
+        if of(target) is None:
+            return target
+        if config.public_domain:
+            raise AliasError(
+                f"{printable(target, 80)} is a name on this machine without alias, and at {config.domain} it may be a "
+                "stranger's: name an address in the aliases, or in catch_all"
+            )
+        return str(Address(parse_path(target).local, config.domain))
 
     def caught(target: str) -> list[str]:
         if of(target) is None or not config.aliases.catch_all:
@@ -217,7 +230,7 @@ class _Reading:
         self.marks[file] = _mark(file)  # before reading: a change in between is seen as one
         try:
             data = small_file.read(file, MAX_FILE_OCTETS)
-            return data.decode("utf-8")
+            return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             self.report(file, data.count(b"\n", 0, error.start) + 1, "", "it is not UTF-8; what is not is not used")
             return data.decode("utf-8", "surrogateescape")
@@ -279,17 +292,19 @@ def _matters(line: str) -> bool:
 def _entries(text: str, report: Callable[[int, str], None]) -> Iterator[list[tuple[int, str]]]:
     """Logical lines: each a list of (line number, text), the first of which begins in the first column."""
     entry: list[tuple[int, str]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not _matters(line):
-            continue
-        if line[0] not in " \t":
-            if entry:
+    joined = False  # by a backslash at the end of the line before
+    for number, whole in enumerate(text.split("\n"), 1):
+        line = whole.removesuffix("\r").removesuffix(_JOINS)
+        if joined or _matters(line):
+            begins = not joined and line[:1] not in ("", " ", "\t")
+            joined = line != whole.removesuffix("\r")
+            if begins and entry:
                 yield entry
-            entry = [(number, line)]
-        elif entry:
-            entry.append((number, line))
-        else:
-            report(number, "it begins with white space, but there is no line before it that it could continue")
+                entry = []
+            if begins or entry:
+                entry.append((number, line))
+            else:
+                report(number, "it begins with white space, but there is no line before it that it could continue")
     if entry:
         yield entry
 

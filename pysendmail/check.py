@@ -28,8 +28,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from pysendmail import config_file, hostname, schema, spool
-from pysendmail.aliases import Aliases
-from pysendmail.config import Config, Smarthost
+from pysendmail.aliases import AliasError, Aliases, expand_recipients
+from pysendmail.config import Config, Smarthost, is_public
 from pysendmail.config_file import ConfigError, Instance, Problem
 from pysendmail.exits import EX_CONFIG
 from pysendmail.secrets import Secrets, credential_name
@@ -48,16 +48,6 @@ REMOTE_FILE_SYSTEMS = frozenset(
 )
 # Gone after a restart, and the mail in the queue with them.
 PASSING_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
-
-# Where root@DOMAIN is somebody else: nobody has these domains for his machines.
-PUBLIC_MAIL_DOMAINS = frozenset(
-    {
-        *("gmail.com", "googlemail.com", "outlook.com", "hotmail.com", "live.com", "msn.com", "yahoo.com"),
-        *("aol.com", "icloud.com", "me.com", "proton.me", "protonmail.com", "gmx.de", "gmx.net", "gmx.at"),
-        *("web.de", "t-online.de", "freenet.de", "mail.ru", "yandex.ru", "qq.com", "163.com", "orange.fr"),
-        *("free.fr", "wanadoo.fr", "libero.it", "zoho.com", "fastmail.com", "posteo.de", "mailbox.org"),
-    }
-)
 
 
 class Level(StrEnum):
@@ -202,15 +192,34 @@ def of_names(config: Config) -> Iterator[Finding]:
     if "." not in config.domain:
         text = f"a bare address such as root becomes root@{config.domain}, which most servers refuse"
         yield finding(Level.WARNING, "domain", text, 'write domain = "..." or a name into /etc/mailname')
-    if config.domain.lower() in PUBLIC_MAIL_DOMAINS and not config.aliases.catch_all:
-        text = f"root here becomes root@{config.domain}, who is a stranger"
-        yield finding(Level.WARNING, "domain", text, "set catch_all in [aliases] to an address of yours")
+    if config.public_domain:
+        yield from of_a_public_domain(config)
     if Path("/etc/mailname").exists() and not hostname.mail_name():
         text = "there is no domain in its first line, so it is not used"
         yield Finding(level=Level.WARNING, file="/etc/mailname", text=text, mend="write the mail domain there")
     if 0 < config.queue.lifetime <= config.queue.warn_after:
         text = "mail expires before a delay notice would be sent"
         yield finding(Level.WARNING, "queue.warn_after", text, 'make it less than lifetime, or "0"')
+
+
+def of_a_public_domain(config: Config) -> Iterator[Finding]:
+    """`domain` belongs to a mail provider: no local name is made an address there, so each needs another one."""
+
+    def finding(level: Level, key: str, text: str, mend: str) -> Finding:
+        return Finding(level=level, file=str(config.file), key=key, text=text, mend=mend)
+
+    mend = "set catch_all in [aliases] to an address of yours, or domain to one of your own"
+    try:
+        expand_recipients(["root"], Aliases.load(config.aliases.file), config)
+    except AliasError as error:
+        yield finding(Level.ERROR, "domain", f"mail for root is refused: {error}", mend)
+    else:
+        if not config.aliases.catch_all:
+            text = f"a stranger may have any name at {config.domain}: local names without alias are refused"
+            yield finding(Level.WARNING, "domain", text, mend)
+    if config.rewrite.masquerade:
+        text = f"every name in these domains becomes one at {config.domain}, which may be a stranger's"
+        yield finding(Level.WARNING, "rewrite.masquerade", text, 'write from = "force" and your address as force_from')
 
 
 def of_smarthosts(config: Config) -> Iterator[Finding]:
@@ -270,6 +279,9 @@ def _of_smarthost(smarthost: Smarthost, config: Config) -> Iterator[tuple[Level,
     rewrite = smarthost.from_ or config.rewrite.from_
     if smarthost.force_from and rewrite != "force":
         yield Level.WARNING, "force_from", f'it means nothing at from = "{rewrite}"', 'write from = "force"'
+    if credentials and rewrite != "force" and is_public(smarthost.host.partition(".")[2]):
+        text = "such a provider takes mail from its account's own address only, or puts that in place of the sender's"
+        yield Level.NOTE, "from", text, 'write from = "force" and the address as force_from'
     if smarthost.tls_client_certificate and smarthost.tls == "none":
         yield Level.WARNING, "tls_client_certificate", 'it is never shown at tls = "none"', "use TLS"
     if credentials and not (smarthost.password_file or smarthost.password_command):
@@ -289,20 +301,14 @@ def _is_loopback(host: str) -> bool:
 
 def of_what_is_not_there_yet(config: Config) -> Iterator[Finding]:
     """Settings that this version reads and does not act on: whoever relies on one has to know."""
-    rewrites = config.rewrite.from_ != "keep" or any(s.from_ not in (None, "keep") for s in config.smarthost)
-    for key, given in (
-        ("daemon.listen", bool(config.daemon.listen)),
-        ("rewrite.from", rewrites),
-        ("rewrite.masquerade", bool(config.rewrite.masquerade)),
-    ):
-        if given:
-            yield Finding(
-                level=Level.WARNING,
-                file=str(config.file),
-                key=key,
-                text="this version does not act on it yet",
-                mend="leave it out, and do not rely on it",
-            )
+    if config.daemon.listen:
+        yield Finding(
+            level=Level.WARNING,
+            file=str(config.file),
+            key="daemon.listen",
+            text="this version does not act on it yet",
+            mend="leave it out, and do not rely on it",
+        )
 
 
 def of_routes(config: Config) -> Iterator[Finding]:

@@ -23,6 +23,22 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 MAX_DURATION = 3650 * DAY
 MAX_SIZE = 1 << 40
 
+# Where root@DOMAIN is somebody else: nobody has these domains for his machines. The well-known ones are enough: it is
+# a net for a mistake that is often made, not a rule about domains.
+PUBLIC_MAIL_DOMAINS = frozenset(
+    {
+        *("gmail.com", "googlemail.com", "outlook.com", "hotmail.com", "live.com", "msn.com", "yahoo.com"),
+        *("aol.com", "icloud.com", "me.com", "proton.me", "protonmail.com", "gmx.de", "gmx.net", "gmx.at"),
+        *("web.de", "t-online.de", "freenet.de", "mail.ru", "yandex.ru", "qq.com", "163.com", "orange.fr"),
+        *("free.fr", "wanadoo.fr", "libero.it", "zoho.com", "fastmail.com", "posteo.de", "mailbox.org"),
+    }
+)
+
+
+def is_public(domain: str) -> bool:
+    """Whether it is a well-known mail provider's domain, where anybody can have a name."""
+    return domain.lower() in PUBLIC_MAIL_DOMAINS
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -185,3 +201,13 @@ class Config:
     rewrite: Rewrite = field(default_factory=Rewrite)
     headers: Headers = field(default_factory=Headers)
     bounce: BounceSection = field(default_factory=BounceSection)
+
+    @property
+    def public_domain(self) -> bool:
+        """Whether a name at `domain` may be a stranger's."""
+        return is_public(self.domain)
+
+    @property
+    def sender_domain(self) -> str:
+        """What a local name gets as a sender. `hostname` where `domain` is public: that is local, so bounces arrive."""
+        return self.hostname if self.public_domain else self.domain

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pysendmail import mime, schedule, tlspolicy
+from pysendmail import mime, rewrite, schedule, tlspolicy
 from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.lanes import Lanes, Route
@@ -33,6 +33,7 @@ from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
+REWRITE_OCTETS = 16 * 1024  # a larger header is rewritten in a thread: it may take a large part of a second
 STUCK_S = 5.0  # a message that takes longer no longer counts as a connection in use
 IDLE_S = 5.0  # a connection with nothing to do is kept so long
 FULL_S = 5.0  # how often a full disk is looked at again
@@ -346,6 +347,7 @@ class Delivery:
         """One claim on this connection, or a new one; returns the connection if it is still of use."""
         started_at = time.time()
         try:
+            outgoing, rewritten = await self._outgoing(relay, claim)
             if session is None or not session.usable:
                 session = await self._open_unless_stopped(relay)
         except SessionError as error:
@@ -356,17 +358,18 @@ class Delivery:
             raise
         except Exception as error:
             await self._bug(claim, error)
-            return None
+            return session if session is not None and session.usable else None
         self._events.attempt(
             queue_id=claim.queue_id,
             smarthost=relay.name,
             address=session.address,
             tls=session.tls,
             recipients=len(claim.recipients),
+            rewritten=rewritten,
         )
         stuck = self._loop.call_later(STUCK_S, self._stuck, relay, claim)
         try:
-            results = await self._send(session, claim)
+            results = await session.send(outgoing)
         except asyncio.CancelledError:
             if not session.in_doubt:
                 await self._give_back(claim)  # else the next start finds it, and calls it uncertain
@@ -436,17 +439,24 @@ class Delivery:
             await self._writer.run(lambda queue: queue.remember_tls(relay.name, now), must=True)
             relay.tls_seen_at = now
 
-    async def _send(self, session: Session, claim: Claim) -> list[Result]:
-        body = Body(claim, self._reader)
+    async def _outgoing(self, relay: Relay, claim: Claim) -> tuple[Outgoing, str]:
+        """The message as this smarthost is to see it, and the log's word on what was rewritten for that."""
+        envelope, header, word = claim.envelope, claim.header, ""
+        if (rule := rewrite.rule(self._config, relay.smarthost)) is not None:
+            work = partial(rewrite.rewrite, envelope.sender, header, rule)
+            new = work() if len(header) <= REWRITE_OCTETS else await asyncio.to_thread(work)
+            envelope, header = replace(envelope, sender=new.sender), new.header
+            word = "signed" if new.signed else "yes" if new.changed else ""
+        body = Body(claim, self._reader, header)
         outgoing = Outgoing(
-            envelope=claim.envelope,
-            header=claim.header,
+            envelope=envelope,
+            header=header,
             body=body.stream,
-            size=claim.size,
-            eight_bit=claim.eight_bit,
+            size=claim.size - len(claim.header) + len(header),
+            eight_bit=claim.eight_bit or not header.isascii(),
             seven_bit=body.seven_bit,
         )
-        return await session.send(outgoing)
+        return outgoing, word
 
     async def _settle(
         self,
@@ -649,11 +659,12 @@ class Delivery:
 
 
 class Body:
-    """The stored body of a claim, as a stream with bounded memory."""
+    """The stored body of a claim, as a stream with bounded memory. `header` is the one that it is sent with."""
 
-    def __init__(self, claim: Claim, reader: Reader) -> None:
+    def __init__(self, claim: Claim, reader: Reader, header: bytes) -> None:
         self._claim = claim
         self._reader = reader
+        self._header = header
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The body's octets in order; from the start each time it is called."""
@@ -674,7 +685,7 @@ class Body:
 
     async def seven_bit(self) -> tuple[bytes, Callable[[], AsyncIterator[bytes]]]:
         """Header and body without 8-bit octets in the body, for a server without 8BITMIME (RFC 6152 §3)."""
-        survey = mime.Survey(self._claim.header, seven_bit=True)
+        survey = mime.Survey(self._header, seven_bit=True)
         async for octets in self.stream():
             survey.feed(octets)
         plan = survey.finish()

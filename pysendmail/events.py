@@ -142,8 +142,25 @@ class Events:
     def refused(self, *, uid: int, code: int, reason: str) -> None:
         self.emit("refused", uid=uid, code=code, reason=reason)
 
-    def attempt(self, *, queue_id: str, smarthost: str, address: str | None, tls: str | None, recipients: int) -> None:
-        self.emit("attempt", queue_id=queue_id, smarthost=smarthost, address=address, tls=tls, recipients=recipients)
+    def attempt(
+        self,
+        *,
+        queue_id: str,
+        smarthost: str,
+        address: str | None,
+        tls: str | None,
+        recipients: int,
+        rewritten: str = "",
+    ) -> None:
+        self.emit(
+            "attempt",
+            queue_id=queue_id,
+            smarthost=smarthost,
+            address=address,
+            tls=tls,
+            recipients=recipients,
+            rewritten=rewritten or None,
+        )
 
     def ended(self, ended: Ended, *, smarthost: str | None, tls: str | None, address: str | None = None) -> None:
         """A recipient's outcome: the line with `status=`."""

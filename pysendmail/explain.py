@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pysendmail import rewrite
 from pysendmail.config import Config
 from pysendmail.hints import PASSING, hint
 from pysendmail.relay import Relay
@@ -29,7 +30,7 @@ def message(
     for recipient in history["recipients"]:
         words += _recipient(recipient, removers.get(recipient["address"]))
     if waiting["recipients"] and waiting["queue_name"] != "hold":
-        words += _next(waiting, relays, config, now)
+        words += [*_next(waiting, relays, config, now), *_senders(history["sender"] or "", config)]
     return {**history, "words": words}
 
 
@@ -81,3 +82,11 @@ def _next(waiting: Entry, relays: dict[str, Relay], config: Config, now: float) 
         command = f"pysendmail queue retry {waiting['queue_id']}"
         lines.append(f"The next attempt is at {waiting['next_attempt_at']}; {command} does it now.")
     return lines
+
+
+def _senders(sender: str, config: Config) -> Iterator[str]:
+    """Where a smarthost is to see another envelope sender."""
+    for smarthost in config.smarthost:
+        rule = rewrite.rule(config, smarthost)
+        if rule is not None and (written := rewrite.sender(sender, rule)) != sender:
+            yield f"Through the smarthost {smarthost.name} its sender is written <{written}> ([rewrite])."

@@ -16,7 +16,8 @@ _TOO_LARGE = "The message is too large. Send it in parts, or put the file somewh
 _LOOP = "The mail went round in a loop among servers. Only their administrators can mend that."
 _WRONG_SENDER = (
     "The account that this machine uses at the smarthost may not send under the sender's address. The "
-    "administrator can allow that at the provider, or set `from` under [rewrite] in the configuration."
+    'administrator can allow that at the provider, or set from = "force" and force_from under [rewrite] in the '
+    "configuration."
 )
 _BAD_SENDER = (
     "The server does not take the sender's address. Check it, above all its domain; the administrator "

@@ -7,9 +7,10 @@ Return-Path and Content-Length in every spelling of RFC 5322 (§4.5: white space
 is missing (Date, From, Message-ID, the Resent- ones) on top, and never reorders the user's own fields.
 
 Errors: MessageError, or AddressError from `recipients`; both mean that the message is refused (65).
-Sizes are octets. Lines over 998 octets (RFC 5322 §2.1.1): a header line is folded at white space; a single
-word that is longer stays as it is, since cutting it would change what it says, and a server may then refuse
-the message. A body line is only noticed (`overlong`); `mime` encodes it.
+Sizes are octets. Lines over 998 octets (RFC 5322 §2.1.1): a header line is folded, at white space if it can be, else
+where the field's syntax has room for some; a word of text that is longer becomes encoded-words. A single token of a
+structured field that is longer stays as it is, since cutting it would change what it says, and a server may then
+refuse the message. A body line is only noticed (`overlong`); `mime` encodes it.
 Not here: MIME, which recipients are allowed, aliases. The "for" clause of Received is never written: it could
 name a Bcc.
 """
@@ -21,6 +22,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from pysendmail.address import parse_list
@@ -53,6 +55,18 @@ _BLANKS = b" \t"
 _BLANK = re.compile(rb"[ \t]")
 _TEXT = re.compile(rb"[^ \t]")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+# Fields in which white space may stand between any two tokens (RFC 5322 §3.2.2); all others are taken for text.
+_STRUCTURED = re.compile(
+    rb"(?:resent-)?(?:from|sender|to|cc|reply-to|message-id)|in-reply-to|references|received|list-.*|dkim-signature|arc-.*"
+    rb"|authentication-results|content-(?:type|disposition)|errors-to|disposition-notification-to",
+    re.IGNORECASE,
+)
+# What is in quotes, parentheses or brackets, where it is not closed to the end (so that it is looked at once); or else
+# a comma, a semicolon or an "<".
+_AROUND_GAPS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|\((?:[^()\\]|\\.)*+\)?|\[[^\[\]]*+\]?|[,;<]', re.DOTALL)
+_RUN_OF_BLANKS = re.compile(rb"[ \t]++")
+_BLANKS_AT_END = re.compile(rb"(?<=[^ \t\r\n]) (?=\r\n)")
+_BLANKS_AND_FOLDS = re.compile(rb"([ \t\r\n]+)")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:\[\]-]")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -312,6 +326,14 @@ class _HeaderReader:
             raise MessageError(f"the header has more than {MAX_FIELDS} fields; is it a message?")
 
 
+def split_header(header: bytes) -> list[Field]:
+    """The fields of a header as it is stored. Together they are the header again; what is no field has no name."""
+    lines = header.splitlines(keepends=True)
+    starts = [number for number, line in enumerate(lines) if not number or not line.startswith((b" ", b"\t"))]
+    raws = (b"".join(lines[start:end]) for start, end in pairwise((*starts, len(lines))))
+    return [Field(match[1].lower() if (match := _FIELD.match(raw)) else b"", raw) for raw in raws]
+
+
 # -- deciding -----------------------------------------------------------------------------------------------
 
 
@@ -322,7 +344,7 @@ def recipients(fields: Sequence[Field]) -> list[str]:
     §3.6.6): the others are somebody's earlier resending. Raises AddressError.
     """
     resent = any(field.name in _RESENT_RECIPIENTS for field in fields)
-    chosen = _first_resent_block(fields) if resent else fields
+    chosen = newest_resent(fields) if resent else fields
     wanted = _RESENT_RECIPIENTS if resent else _RECIPIENTS
     return [address for field in chosen if field.name in wanted for address in parse_list(field.value)]
 
@@ -332,7 +354,7 @@ def hops(fields: Iterable[Field]) -> int:
     return sum(field.name == b"received" for field in fields)
 
 
-def _first_resent_block(fields: Iterable[Field]) -> list[Field]:
+def newest_resent(fields: Iterable[Field]) -> list[Field]:
     """The newest block: from the first Resent- field to a Received field below it or to a second block.
 
     A second block shows itself by a name that the first has had; the same name twice in a row is one long
@@ -402,7 +424,7 @@ def _missing(
     if missing("Date"):
         yield _field(prefix + "Date", date)
     if missing("From"):
-        yield _field(prefix + "From", *_mailbox(full_name, sender_address))
+        yield _field(prefix + "From", *mailbox(full_name, sender_address))
     if missing("Message-ID"):
         yield _field(prefix + "Message-ID", message_id)
 
@@ -413,7 +435,7 @@ def _resent_by_us(fields: Sequence[Field]) -> list[Field]:
         if field.name == b"received":
             return []
         if field.name.startswith(b"resent-"):
-            return _first_resent_block(fields)
+            return newest_resent(fields)
     return []
 
 
@@ -425,14 +447,14 @@ def _field(name: str, *lines: str) -> bytes:
     return f"{name}: ".encode() + "\r\n ".join(lines).encode() + b"\r\n"
 
 
-def _mailbox(full_name: str, address: str) -> list[str]:
+def mailbox(full_name: str, address: str) -> list[str]:
     """`Full Name <address>` for a header, as lines. The name is any text and is made fit to be shown."""
     if not address:
         raise ValueError("a From field needs an address")
     name = printable(" ".join(full_name.split()), MAX_FULL_NAME)
     if not name:
         return [address]
-    lines = _encoded_words(name) if not name.isascii() else [_phrase(name)]
+    lines = [_phrase(name)] if name.isascii() else [word.decode() for word in _encoded_words(name.encode())]
     if len(f"Resent-From: {lines[-1]} <{address}>") > 78:
         return [*lines, f"<{address}>"]
     return [*lines[:-1], f"{lines[-1]} <{address}>"]
@@ -445,42 +467,107 @@ def _phrase(name: str) -> str:
     return '"' + re.sub(r'["\\]', r"\\\g<0>", name) + '"'
 
 
-def _encoded_words(name: str) -> list[str]:
+def _encoded_words(text: bytes) -> Iterator[bytes]:
     """RFC 2047 §2: an encoded word has at most 75 characters, and §5: whole characters."""
-    words, piece = [], b""
-    for octets in (character.encode() for character in name):
-        if len(piece) + len(octets) > 45:
-            words.append(piece)
-            piece = b""
-        piece += octets
-    encoded = (binascii.b2a_base64(piece, newline=False).decode("ascii") for piece in (*words, piece))
-    return [f"=?utf-8?b?{text}?=" for text in encoded]
+    try:
+        text.decode("utf-8")
+        charset, most = b"utf-8", 45
+    except UnicodeDecodeError:
+        charset, most = b"unknown-8bit", 42  # RFC 1428: somebody knows the charset; we don't
+    start = 0
+    while start < len(text):
+        end = min(start + most, len(text))
+        while charset == b"utf-8" and end < len(text) and text[end] & 0xC0 == 0x80:
+            end -= 1
+        yield b"=?%b?b?%b?=" % (charset, binascii.b2a_base64(text[start:end], newline=False))
+        start = end
 
 
-def fold(raw: bytes) -> bytes:
-    """A field with its lines of more than MAX_LINE_OCTETS folded at white space, where there is any."""
-    if len(raw) <= MAX_LINE_OCTETS:
+def fold(raw: bytes, width: int = MAX_LINE_OCTETS) -> bytes:
+    """A field with its lines of more than `width` octets folded at white space, where there is any.
+
+    Where that leaves a line of more than MAX_LINE_OCTETS, a run of white space becomes one space, and one is put where
+    the syntax of a structured field allows it; in any other field the word that is too long becomes encoded-words,
+    which say the same (RFC 2047 §5).
+    """
+    if len(raw) <= width:
         return raw
-    return b"".join(piece + b"\r\n" for line in raw.split(b"\r\n")[:-1] for piece in _folded(line))
+    folded = _fold_at_blanks(raw, width)
+    if _is_short(folded):
+        return folded
+    name, colon, text = folded.partition(b":")
+    text = b" " + _BLANKS_AT_END.sub(b"", _RUN_OF_BLANKS.sub(b" ", text)).removeprefix(b" ")
+    match = _FIELD.match(folded)
+    if match is not None and _STRUCTURED.fullmatch(match[1]):
+        lines = (name + colon + text).split(b"\r\n")[:-1]
+        folded = b"".join(piece + b"\r\n" for line in lines for piece in _parted(line))
+    else:
+        folded = name + colon + _encode_long_words(text)
+    return _fold_at_blanks(folded, width)
 
 
-def _folded(line: bytes) -> Iterator[bytes]:
+def _is_short(raw: bytes) -> bool:
+    return max(map(len, raw.split(b"\r\n"))) <= MAX_LINE_OCTETS
+
+
+def _fold_at_blanks(raw: bytes, width: int) -> bytes:
+    return b"".join(piece + b"\r\n" for line in raw.split(b"\r\n")[:-1] for piece in _folded(line, width))
+
+
+def _folded(line: bytes, width: int) -> Iterator[bytes]:
     """Pieces that begin with the white space they are cut at. None is blank: that could end a header."""
     text_end = len(line.rstrip(_BLANKS))
     start = 0
-    while len(line) - start > MAX_LINE_OCTETS:
+    while len(line) - start > width:
         text = _TEXT.search(line, start)
         if text is None:
             break
-        cut = max(line.rfind(blank, text.end(), start + MAX_LINE_OCTETS + 1) for blank in (b" ", b"\t"))
+        cut = max(line.rfind(blank, text.end(), min(start + width + 1, text_end)) for blank in (b" ", b"\t"))
         if cut < 0:
-            blank = _BLANK.search(line, text.end())
-            cut = blank.start() if blank else len(line)
-        if cut >= text_end:
-            break
+            blank = _BLANK.search(line, text.end(), text_end)
+            if blank is None:
+                break
+            cut = blank.start()
         yield line[start:cut]
         start = cut
     yield line[start:]
+
+
+def _parted(line: bytes) -> Iterator[bytes]:
+    """Pieces of a line that is too long, cut where white space may stand."""
+    if len(line) <= MAX_LINE_OCTETS:
+        yield line
+        return
+    start = end = 0
+    space = b""
+    for place in [*_gaps(line), len(line)]:
+        if len(space) + place - start > MAX_LINE_OCTETS and line[start:end].strip(_BLANKS):
+            yield space + line[start:end]
+            start, space = end, b" "
+        end = place
+    yield space + line[start:]
+
+
+def _gaps(line: bytes) -> Iterator[int]:
+    """Behind each comma and semicolon, and before each "<" and comment."""
+    for match in _AROUND_GAPS.finditer(line):
+        if match[0] in (b",", b";"):
+            yield match.end()
+        elif match[0].startswith((b"<", b"(")):
+            yield match.start()
+
+
+def _encode_long_words(text: bytes) -> bytes:
+    """Unstructured text with encoded-words for each word that fits no line."""
+    pieces = _BLANKS_AND_FOLDS.split(text)  # words at even places
+    for number in range(0, len(pieces), 2):
+        word = pieces[number]
+        if len(word) >= MAX_LINE_OCTETS:
+            # White space between two encoded-words is not shown, so it goes into one of them (RFC 2047 §6.2).
+            before = b" " if number and pieces[number - 2].endswith(b"?=") else b""
+            after = b" " if number + 2 < len(pieces) and pieces[number + 2].startswith(b"=?") else b""
+            pieces[number] = b"\r\n ".join(_encoded_words(before + word + after))
+    return b"".join(pieces)
 
 
 def received(

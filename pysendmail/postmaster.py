@@ -33,7 +33,7 @@ class Postmaster:
         self._hosts = {smarthost.name: smarthost.host for smarthost in config.smarthost}
         self._reporter = bounce.Reporter(
             hostname=config.hostname,
-            domain=config.domain,
+            domain=config.sender_domain,
             date=message.rfc5322_date,
             sender=config.bounce.sender,
             max_return=config.bounce.max_return,

@@ -207,7 +207,7 @@ class Submission:
         config, intake = self._config, self._intake
         date = rfc5322_date(now)
         host = config.hostname
-        author = self._sender or f"{self._caller.login}@{config.domain}"
+        author = self._sender or f"{self._caller.login}@{config.sender_domain}"
         completed = complete(
             intake.fields,
             sender_address=author,
@@ -266,7 +266,7 @@ class Submission:
     def _sender_policy(self) -> str:
         """The X-Authentication-Warning that is due for a sender address that is not the caller's own, or "" """
         policy = self._config.access.sender_policy
-        own = f"{self._caller.login}@{self._config.domain}"
+        own = f"{self._caller.login}@{self._config.sender_domain}"
         if policy == "off" or self._caller.uid == 0 or self._sender in ("", own):
             return ""
         if policy == "enforce":
@@ -283,7 +283,7 @@ class Submission:
         if given == "":
             return ""
         if given is None:
-            return f"{self._caller.login}@{self._config.domain}"
+            return f"{self._caller.login}@{self._config.sender_domain}"
         return self._qualified(self._one_address(given))
 
     def _one_address(self, text: str) -> str:
@@ -301,7 +301,7 @@ class Submission:
             address = parse_path(text)
         except AddressError as error:
             raise Refused(EX_DATAERR, f"sender: {error}") from None
-        return str(address) if address.domain else f"{address}@{self._config.domain}"
+        return str(address) if address.domain else f"{address}@{self._config.sender_domain}"
 
     def _destinations(self) -> tuple[Destination, ...]:
         found: list[str] = []

@@ -597,6 +597,29 @@ async def test_a_bug_costs_one_attempt(tmp_path: Path) -> None:
         one.events.all = [entry for entry in one.events.all if entry[0] != "bug"]
 
 
+async def test_a_bug_in_rewriting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in what is done to a message before it is sent costs that attempt; nothing stays claimed."""
+    async with Peer() as peer, engine(tmp_path, smarthost(peer, from_="qualify")) as one:
+        with monkeypatch.context() as broken:
+            broken.setattr(delivery_module.rewrite, "rewrite", lambda *_: 1 / 0)
+            queue_id = await one.accept()
+            await one.events.wait_for("bug", queue_id=queue_id)
+        await one.accept("carol@example.net")
+        await one.events.wait_for("outcome", status="sent")
+        states = await one.rows("SELECT state, attempts FROM recipient WHERE address = 'bob@example.org'")
+        assert states == [("queued", 1)] and len(peer.messages) == 1
+        one.events.all = [entry for entry in one.events.all if entry[0] != "bug"]
+
+
+async def test_a_large_header_is_rewritten_beside_the_loop(tmp_path: Path) -> None:
+    """It arrives as a small one would, and only its thread had the work."""
+    header = b"From: alice@localhost\r\n" + b"X-Filler: %b\r\n" % (b"x" * 900) * 100
+    async with Peer() as peer, engine(tmp_path, smarthost(peer, from_="qualify")) as one:
+        await one.accept(header=header)
+        await one.events.wait_for("outcome", status="sent")
+        assert peer.messages[0].content.startswith(b"From: alice@example.com\r\nX-Filler: x")
+
+
 async def test_a_bug_outside_of_any_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error in the loop itself is logged, and mail flows again as soon as it is over."""
     monkeypatch.setattr(delivery_module, "BUG_S", 0.01)

@@ -212,6 +212,15 @@ def test_aliases_and_routes(store: Store) -> None:
     assert accepted.queue_id
 
 
+def test_a_public_domain_names_nobody(store: Store) -> None:
+    """With a mail provider's domain a local sender is one at the hostname, and a local name needs an alias."""
+    assert refused(store, "pi", domain="gmail.com")[0] == 65
+    accepted = submit(store, "b@example.org", domain="gmail.com")
+    header, _ = stored(store, accepted.queue_id)
+    assert store.one("SELECT sender FROM message").endswith("@box.example.com")
+    assert b"gmail.com" not in header
+
+
 @pytest.mark.parametrize("given", ["root@localhost", "jürgen@localhost"])
 def test_orcpt_can_always_be_written(store: Store, given: str) -> None:
     """What was given before the aliases is told to a server with DSN in a form that fits it, ASCII or not."""

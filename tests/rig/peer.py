@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email
+import email.policy
 import socket
 import ssl
 import struct
@@ -149,11 +151,12 @@ class Ordinary:
     data: str = "354 go ahead"
     dot: str = "250 2.0.0 queued"
     starttls: str = "220 2.0.0 go ahead"
+    only: str = ""  # the one address that may send here, in envelope and From, as at a provider
 
     async def __call__(self, client: Client) -> None:
         """The whole conversation."""
         await client.say(self.greeting)
-        sender, recipients = "", list[str]()
+        sender, recipients, mail = "", list[str](), ""
         while True:
             line = await client.hear()
             verb, _, argument = line.partition(" ")
@@ -174,11 +177,14 @@ class Ordinary:
                     await self._authenticate(client, argument)
                 case "MAIL":
                     sender, recipients = argument[5:], []
-                    await client.say(self.mail)
+                    mail = self.mail
+                    if self.only and not sender.startswith((f"<{self.only}>", "<>")):
+                        mail = "553 5.7.1 Sender address rejected: not owned by user box"
+                    await client.say(mail)
                 case "RCPT":
                     address = argument[4:].partition(">")[0].removeprefix("<")
                     reply = self.rcpt.get(address, "250 2.1.5 ok")
-                    if reply.startswith("2") and self.mail.startswith("2"):
+                    if reply.startswith("2") and mail.startswith("2"):
                         recipients.append(argument[3:])
                     await client.say(reply)
                 case "DATA":
@@ -189,6 +195,9 @@ class Ordinary:
                     if not self.data.startswith("354"):
                         continue
                     content = await client.hear_message()
+                    if self.only and self._authors(content) != [self.only]:
+                        await client.say("554 5.2.252 SendAsDenied")
+                        continue
                     if self.dot.startswith("2"):
                         client.peer.messages.append(Message(sender, recipients, content, client.encrypted))
                         client.peer.changed()
@@ -201,6 +210,12 @@ class Ordinary:
                     return
                 case _:
                     await client.say("502 5.5.2 not understood")
+
+    @staticmethod
+    def _authors(content: bytes) -> list[str]:
+        """The addresses of all From fields, as Python's own parser reads them."""
+        fields = email.message_from_bytes(content, policy=email.policy.SMTP).get_all("From", [])
+        return [address.addr_spec for field in fields for address in field.addresses]
 
     async def _authenticate(self, client: Client, argument: str) -> None:
         """Keep the exchange, without judging it: `users` maps it whole to the reply; else it is accepted."""

@@ -24,12 +24,10 @@ def config(directory: Path = Path("/nowhere"), *smarthosts: Smarthost, **section
     queue = QueueSection(directory=directory, **{"reserve": 65536, **sections.pop("queue", {})})
     return Config(
         file=directory / "pysendmail.toml",
-        hostname="box.example.com",
-        domain="example.com",
         queue=queue,
         daemon=Daemon(socket=directory / "submit"),
         smarthost=smarthosts,
-        **sections,
+        **{"hostname": "box.example.com", "domain": "example.com", **sections},
     )
 
 

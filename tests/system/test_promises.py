@@ -24,7 +24,8 @@ from rig.peer import Client, Ordinary, PeerThread
 NASTY = b"first\n.\n..\n.dot\nbare \r cr\n\0nul\r\n.\r\nX\r\r\n" + bytes(range(128, 256)) + b"\nFrom here\n.\r\nno end"
 
 
-def test_promise_5_copies_are_identical_and_bodies_unchanged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"from_": "force", "force_from": "box@provider.example"}], ids=["", "force"])
+def test_promise_5_copies_are_identical_and_bodies_unchanged(tmp_path: Path, settings: dict[str, str]) -> None:
     """Two copies of one message, sent at different times: the same bytes; the body is what was submitted."""
 
     class Once(dict[str, str]):
@@ -34,7 +35,7 @@ def test_promise_5_copies_are_identical_and_bodies_unchanged(tmp_path: Path) -> 
     body = b"caf\xe9 \t trailing  \n\n\n" + b"y" * 998 + b"\nlast line\n"
     with (
         PeerThread(Ordinary(rcpt=Once({"late@example.org": "451 4.2.0 not now"}))) as peer,
-        Instance(tmp_path, smarthosts=[smarthost(peer)], retry={"first": "0.2s"}) as instance,
+        Instance(tmp_path, smarthosts=[smarthost(peer, **settings)], retry={"first": "0.2s"}) as instance,
     ):
         instance.submit("bob@example.org", "late@example.org", text=b"Subject: same\n\n" + body)
         instance.wait_for("outcome", recipient="<late@example.org>", status="sent")

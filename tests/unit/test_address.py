@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pysendmail.address import Address, AddressError, parse_list, parse_path
+from pysendmail.address import Address, AddressError, find_in_list, parse_list, parse_path
 from pysendmail.smtp.reply import printable
 
 # name: (text, local, domain, wire form)
@@ -260,3 +260,24 @@ def test_a_list_takes_linear_time(unit: bytes) -> None:
     """Half a megabyte of anything is done in a moment; if it were quadratic, this test would not end."""
     with contextlib.suppress(AddressError):
         parse_list(unit * (500_000 // len(unit)))
+
+
+@given(
+    st.lists(st.sampled_from([*' \t<>@,;:."()\\[]', "\r\n ", "ab", '"q, r"', "(c)", "x.example"]), max_size=20).map(
+        "".join
+    )
+)
+def test_addresses_are_found_where_they_stand(text: str) -> None:
+    """find_in_list knows the addresses of parse_list, each between its own commas, and its place alone is it again."""
+    try:
+        expected = parse_list(text.encode())
+    except AddressError:
+        with pytest.raises(AddressError):
+            find_in_list(text)
+        return
+    places = find_in_list(text)
+    assert [place.address for place in places] == expected
+    for place in places:
+        assert place.begin <= place.start < place.end <= place.stop
+        assert parse_list(text[place.begin : place.stop].encode()) == [place.address]
+        assert parse_list(text[place.start : place.end].join("<>").encode()) == [place.address]

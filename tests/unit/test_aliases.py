@@ -54,6 +54,23 @@ EXPANSIONS: dict[str, tuple[str, str, list[str]]] = {
     "a command beside an address": ("a: |/bin/x, b@x.example\n", "a", ["b@x.example"]),
     "a command alone": ('a: "|/bin/x y"\n', "a", ["a"]),
     "not ASCII": ("a: bü@x.example\n", "a", ["bü@x.example"]),
+    "continued by a backslash": (
+        "a: b@x.example, \\\nc@x.example\nd: e@x.example\n",
+        "a",
+        ["b@x.example", "c@x.example"],
+    ),
+    "the name after one": ("a: b@x.example, \\\nc@x.example\nd: e@x.example\n", "d", ["e@x.example"]),
+    "a backslash and CRLF": ("a: \\\r\nb@x.example\r\n", "a", ["b@x.example"]),
+    "a backslash and nothing": ("a: b@x.example \\\n\nc: d@x.example\n", "a", ["b@x.example"]),
+    "a backslash in a comment": ("# x \\\na: b@x.example\n", "a", ["b@x.example"]),
+    "a comment that is indented": ("a: b@x.example,\n  # no\n  c@x.example\n", "a", ["b@x.example", "c@x.example"]),
+    "a mark of the octets' order": ("\ufeffa: b@x.example\n", "a", ["b@x.example"]),
+    "many commas": ("a: ,, b@x.example,,\n", "a", ["b@x.example"]),
+    "a name with every special": ('"a b#c:d@e,f": g@x.example\n', '"a b#c:d@e,f"', ["g@x.example"]),
+    "a quoted name that needs none": ('"Root": b@x.example\n', "root", ["b@x.example"]),
+    "a quoted target that needs none": ('a: "b"\nb: c@x.example\n', "a", ["c@x.example"]),
+    "owner- is a name": ("list: b@x.example\nowner-list: c@x.example\n", "list", ["b@x.example"]),
+    "owner- by itself": ("list: b@x.example\nowner-list: c@x.example\n", "owner-list", ["c@x.example"]),
     "two ways to one name": ("a: b, c\nb: d\nc: d\nd: e@x.example\n", "a", ["e@x.example"]),
 }
 
@@ -159,6 +176,37 @@ def test_include(tmp_path: Path, file: Path) -> None:
     assert [f"{name}@x.example" for name in "bcdef"] == found.expand("a")
     (problem,) = found.problems
     assert str(problem).startswith(f"{tmp_path}/list:6: a: |x: ")
+
+
+@pytest.mark.parametrize("written", [":include:{}", ":include: {}", ":INCLUDE:{}", '":include:{}"', '":include: {}"'])
+def test_include_is_written_in_many_ways(tmp_path: Path, file: Path, written: str) -> None:
+    """With a space, as Sendmail's manual has it, without, and in quotes."""
+    (tmp_path / "the list").write_text("b@x.example\n")
+    assert load(file, f"a: {written.format(tmp_path / 'the list')}, c@x.example\n").expand("a") == [
+        "b@x.example",
+        "c@x.example",
+    ]
+
+
+# What systems install, shortened.
+INSTALLED = {
+    "Debian": "# /etc/aliases\nmailer-daemon: postmaster\npostmaster: root\nnobody: root\nhostmaster: root\nroot: me\n",
+    "Red Hat": (
+        "#\n#  Aliases in this file will NOT be expanded in the header from\n\n# Basic system aliases\n"
+        "mailer-daemon:\tpostmaster\npostmaster:\troot\n\n# General redirections\nbin:\t\troot\n"
+        "www:\t\twebmaster\nwebmaster:\troot\n\n# trap decode to catch security attacks\ndecode:\t\troot\n\n"
+        "# Person who should get root's mail\nroot:\t\tme\n"
+    ),
+    "FreeBSD": 'MAILER-DAEMON: postmaster\npostmaster: root\n\n# "root" is somebody\nroot:\tme\n\n# abuse:\troot\n',
+}
+
+
+@pytest.mark.parametrize("text", INSTALLED.values(), ids=INSTALLED)
+def test_files_that_systems_install(file: Path, text: str) -> None:
+    """They are understood without a complaint, and lead to root's person."""
+    found = load(file, text)
+    assert (found.problems, found.loops()) == ((), ())
+    assert found.expand("Mailer-Daemon") == ["me"]
 
 
 def test_include_of_itself(tmp_path: Path, file: Path) -> None:
@@ -295,3 +343,16 @@ def test_loop_among_recipients(file: Path) -> None:
     """A loop through @localhost is one, too."""
     with pytest.raises(AliasError, match="a loop: a -> b -> a"):
         expand_recipients(["a"], load(file, "a: b@localhost\nb: a@box.example.com\n"), config())
+
+
+PUBLIC = "hostname = 'box.example.com'\ndomain = 'Gmail.com'\n[aliases]\ncatch_all = '{}'\n"
+
+
+@pytest.mark.parametrize("catch_all", ["", "someone", "someone@localhost"])
+def test_no_name_becomes_a_strangers_address(file: Path, catch_all: str) -> None:
+    """A local name without alias is never made an address at a public mail provider; an alias and catch_all help."""
+    aliases = load(file, "root: me@gmail.com\n")
+    assert expand_recipients(["root"], aliases, config(PUBLIC.format(catch_all))) == [("me@gmail.com", "root")]
+    with pytest.raises(AliasError, match=r"at Gmail\.com it may be a stranger's"):
+        expand_recipients(["root", "pi"], aliases, config(PUBLIC.format(catch_all)))
+    assert expand_recipients(["pi"], aliases, config(PUBLIC.format("me@gmail.com"))) == [("me@gmail.com", "pi")]

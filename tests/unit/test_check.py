@@ -74,6 +74,11 @@ CONFIGURATION = {
         "warning: /x.toml: rewrite.force_from: ",
         'from = "force"',
     ),
+    "a provider that takes one address": (
+        "[[smarthost]]\nhost='smtp.gmail.com'\nusername='u'\npassword_file='/x'\n",
+        "note: /x.toml: smarthost smtp.gmail.com: from: ",
+        'from = "force"',
+    ),
     "no source of the password": (f"{HOST}username='u'\n", "note: ", "smarthost.127.0.0.1.password"),
     "certificate that nobody sees": (f"{HOST}tls='none'\ntls_client_certificate='/x'\n", "warning: ", "never shown"),
     "a route behind one that takes all": (
@@ -105,6 +110,7 @@ SOUND = {
     "credentials and a checked certificate": f"{FAR}username='u'\npassword_file='/x'\n",
     "force": f"{HOST}from='force'\nforce_from='a@b.example'\n",
     "force of all for one": f"{HOST}from='force'\n[rewrite]\nforce_from='a@b.example'\n",
+    "qualify": f"{HOST}[rewrite]\nfrom='qualify'\nmasquerade=['a.example']\n",
     "no notices": f"{HOST}[queue]\nlifetime='1h'\nwarn_after='0'\n",
 }
 
@@ -120,8 +126,6 @@ def test_configuration_that_is_sound(text: str) -> None:
     ("text", "key"),
     [
         ("[daemon]\nlisten=['127.0.0.1:2525']\n", "daemon.listen"),
-        ("[rewrite]\nfrom='qualify'\n", "rewrite.from"),
-        ("[rewrite]\nmasquerade=['a.example']\n", "rewrite.masquerade"),
     ],
 )
 def test_what_is_not_there_yet(text: str, key: str) -> None:
@@ -130,14 +134,20 @@ def test_what_is_not_there_yet(text: str, key: str) -> None:
     assert (found.key, found.level) == (key, check.Level.WARNING)
 
 
-def test_names() -> None:
+def test_names(tmp_path: Path) -> None:
     """A machine without a domain, or with everybody's, is told what becomes of root."""
-    texts = [str(f) for f in check.of_names(parsed("hostname = 'box'\ndomain = 'gmail.com'\n"))]
-    assert [text.split(": ")[2] for text in texts] == ["hostname", "domain"]
-    assert "root@gmail.com, who is a stranger" in texts[1]
-    assert (
-        list(check.of_names(parsed("hostname='a.b'\ndomain='gmail.com'\n[aliases]\ncatch_all='a@b.example'\n"))) == []
-    )
+    file = tmp_path / "aliases"
+    text = f"hostname = 'box'\ndomain = 'gmail.com'\n[aliases]\nfile = '{file}'\n"
+    first, second = check.of_names(parsed(text))
+    assert (first.key, second.key, second.level) == ("hostname", "domain", check.Level.ERROR)
+    assert "mail for root is refused" in str(second)
+    sound = text.replace("box", "a.b")
+    assert list(check.of_names(parsed(f"{sound}catch_all = 'a@b.example'\n"))) == []
+    file.write_text("root: a@b.example\n")
+    (found,) = check.of_names(parsed(sound))
+    assert found.level is check.Level.WARNING and "local names without alias are refused" in str(found)
+    (found,) = check.of_names(parsed(f"{sound}catch_all = 'a@b.example'\n[rewrite]\nmasquerade = ['b.lan']\n"))
+    assert found.key == "rewrite.masquerade"
 
 
 def test_broken_file(tmp_path: Path, queue: Path) -> None:

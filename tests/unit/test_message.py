@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import email.header
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pysendmail.address import AddressError
+from pysendmail.address import AddressError, parse_list
 from pysendmail.message import (
     MAX_CR_RUN,
     MAX_FIELDS,
@@ -467,27 +468,85 @@ def test_text_that_is_not_fit_for_a_field_is_a_bug() -> None:
 # -- folding
 
 
+def shown(raw: bytes) -> str:
+    """What a reader shows of an unstructured field: unfolded, decoded, runs of white space as one."""
+    decoded = "".join(
+        piece.decode(charset or "ascii") if isinstance(piece, bytes) else piece
+        for piece, charset in email.header.decode_header(Field(b"x", raw).value.decode("ascii"))
+    )
+    return " ".join(decoded.split())
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 1500), st.sampled_from([b" ", b"\t", b"  ", b" " * 1200])), max_size=8),
     st.booleans(),
 )
-def test_folding_changes_nothing_but_lines(words: list[tuple[int, bytes]], twice: bool) -> None:
-    """Unfolded, it is what it was; no line is blank; none is too long that could be cut."""
+@example([(92, b" "), (900, b" ")], True)  # a line that is too long by the blank at its end
+def test_folding_changes_nothing_that_is_shown(words: list[tuple[int, bytes]], twice: bool) -> None:
+    """No line is blank, none too long, and what is shown is the same; the octets, too, where white space is enough."""
     line = b"X: y" + b"".join(b"w" * length + gap for length, gap in words) + b"\r\n"
     raw = line + b" " + line if twice else line
     folded = fold(raw)
-    assert Field(b"x", raw).value == Field(b"x", folded).value
+    assert shown(raw) == shown(folded)
     pieces = folded.removesuffix(b"\r\n").split(b"\r\n")
     assert all(piece.strip() for piece in pieces)
+    assert all(len(piece) <= 998 for piece in pieces)
     if all(length <= 900 and len(gap) < 3 for length, gap in words):
-        assert all(len(piece) <= 998 for piece in pieces)
+        assert Field(b"x", raw).value == Field(b"x", folded).value
+    assert fold(folded) == folded
 
 
-def test_a_word_that_is_too_long_stays_whole() -> None:
-    """A single word over 998 octets is not cut: that would change what it says."""
-    word = b"w" * 1500
-    assert fold(b"X: a " + word + b" b\r\n") == b"X: a\r\n " + word + b"\r\n b\r\n"
-    assert fold(b"X: " + b" " * 1500 + b"\r\n") == b"X: " + b" " * 1500 + b"\r\n"
+LONG_TEXT = {
+    "a word": b"X: a " + b"w" * 1500 + b" b\r\n",
+    "glued to the colon": b"X-Long:" + b"w" * 1500 + b"\r\n",
+    "between encoded-words": b"Subject: =?utf-8?Q?a?= " + b"w" * 1500 + b" =?utf-8?Q?b?=\r\n",
+    "two of them": b"Subject: " + b"v" * 1500 + b" " + b"w" * 1500 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("raw", LONG_TEXT.values(), ids=LONG_TEXT)
+def test_a_word_of_text_that_is_too_long_becomes_encoded_words(raw: bytes) -> None:
+    """It is neither cut nor refused: a reader shows the same."""
+    folded = fold(raw)
+    assert all(len(line) <= 998 for line in folded.split(b"\r\n"))
+    assert shown(raw) == shown(folded)
+    assert fold(folded) == folded
+
+
+def test_an_8_bit_word_that_is_too_long_becomes_encoded_words() -> None:
+    """In UTF-8 if it is that, else in a charset that nobody claims to know."""
+    assert shown(fold(f"Subject: {'ü' * 700}\r\n".encode())) == "ü" * 700
+    unknown = fold(b"Subject: " + b"\xfc" * 1500 + b"\r\n").split()[1:]
+    assert all(word.startswith(b"=?unknown-8bit?b?") and len(word) <= 75 for word in unknown)
+
+
+STRUCTURED = {
+    "addresses": b"To:" + b",".join(b"user%d@example.org" % n for n in range(200)),
+    "names in quotes": b"Cc: " + b",".join(b'"a,b;<c"<u%d@example.org>' % n for n in range(200)),
+    "message ids": b"References:" + b"".join(b"<%d@example.org>" % n for n in range(200)),
+    "comments": b"To: a@example.org(" + b"c," * 400 + b"),b@example.org,<c@example.org>(" + b"d," * 200 + b")",
+    "a group": b"Resent-To: g:" + b",".join(b"u%d@example.org" % n for n in range(200)) + b";",
+    "tags": b"DKIM-Signature:v=1;" + b"".join(b"t%d=%d;" % (n, n) for n in range(300)),
+}
+
+
+@pytest.mark.parametrize("raw", STRUCTURED.values(), ids=STRUCTURED)
+def test_a_long_structured_field_is_folded_between_its_tokens(raw: bytes) -> None:
+    """White space is put where it means nothing, and nowhere else."""
+    folded = fold(raw + b"\r\n")
+    assert all(len(line) <= 998 and line.strip() for line in folded.removesuffix(b"\r\n").split(b"\r\n"))
+    assert folded.replace(b"\r\n ", b"").replace(b": ", b":") == raw.replace(b": ", b":") + b"\r\n"
+    assert fold(folded) == folded
+    if not raw.startswith((b"DKIM", b"References")):
+        [before, after] = [parse_list(each.partition(b":")[2]) for each in (raw, folded.removesuffix(b"\r\n"))]
+        assert before == after
+
+
+def test_a_token_that_is_too_long_stays_whole() -> None:
+    """A single token of a structured field is not cut: that would change what it says."""
+    raw = b"Message-ID: <" + b"w" * 1500 + b"@example.org>\r\n"
+    assert raw.split(b" ")[1] in fold(raw)
+    assert fold(b"X: " + b" " * 1500 + b"\r\n").strip() == b"X:"
 
 
 def test_long_fields_are_folded_when_completed() -> None:

@@ -160,6 +160,7 @@ FULL = {"address": "bob@example.org", "outcome": "expired", "finished_at": LATE,
 def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, **changes: Any) -> str:
     history = {
         "queue_id": "Q1",
+        "sender": "alice@example.com",
         "recipients": [{"address": "bob@example.org", "outcome": None, "finished_at": None, "attempts": [ATTEMPT]}],
         **changes.pop("history", {}),
     }
@@ -209,7 +210,7 @@ def test_explain(text: str, words: list[str]) -> None:
 
 def test_explain_without_a_smarthost() -> None:
     """Where nothing is configured, that is the reason, and the file to mend is named."""
-    history = {"queue_id": "Q1", "recipients": []}
+    history = {"queue_id": "Q1", "sender": None, "recipients": []}
     waiting = {"queue_id": "Q1", "queue_name": "incoming", "recipients": [{}], "next_attempt_at": None}
     answer = explain.message(history, waiting, removers={}, relays={}, config=config(Path("/q")), now=NOW)
     assert "add [[smarthost]] to /q/pysendmail.toml" in answer["words"][-1]
