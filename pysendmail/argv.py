@@ -606,6 +606,8 @@ def _check(asked: Invocation) -> None:
         raise UsageError(f"{asked.mode.value} takes no addresses; leave {what!r} out, or see --help")
     if asked.mode is Mode.SUBMIT and not asked.recipients and not asked.read_recipients:
         raise UsageError("no recipients; give them as arguments, or put them into the header and use -t")
+    if asked.read_recipients and asked.mode is not Mode.SUBMIT:
+        raise UsageError(f"option -t is for a message on standard input, not for {asked.mode.value}; leave it out")
     if asked.format is not None and asked.mode is not Mode.LIST:
         raise UsageError("options --format and --json are for a listing; use them with mailq or -bp")
     if asked.mode is Mode.HOLD and not asked.filters:

@@ -13,8 +13,8 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from pysendmail import __version__, argv, frames, mailq
@@ -25,7 +25,7 @@ from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events, Value, line
 from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.queue_id import QueueIds
-from pysendmail.records import Accepted
+from pysendmail.reception import Reception, log_accepted
 from pysendmail.smtp.reply import printable
 from pysendmail.submission import Caller, Refused, Submission
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -60,24 +60,56 @@ class Desk:
         self.ids = ids
         self.events = events
 
+    def reception(self, invocation: Invocation, caller: Caller) -> Reception:
+        return Reception(
+            invocation,
+            caller=caller,
+            config=self.config,
+            aliases=self.aliases,
+            store=WriterStore(self.writer, self.ids),
+            events=self.events,
+        )
+
+
+class WriterStore:
+    """The queue of the daemon, as a Reception wants it."""
+
+    def __init__(self, writer: Writer, ids: QueueIds) -> None:
+        self._ids = ids
+        self.commit = writer.run
+
+    def begin(self) -> str:
+        return self._ids.new(time.time())
+
+    def end(self) -> None:
+        pass
+
 
 class Server:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self._servers: list[asyncio.Server] = []
+        self._receptions: set[Reception] = set()  # under way, to be told when we stop
         self._by_uid: Counter[int] = Counter()
         self._pending: dict[bytes, asyncio.Future[int | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def listen(self, sock: socket.socket, *, control: bool) -> None:
         """Answer on a socket that is bound already. Its path stays when we stop: it may be systemd's."""
-        loop = asyncio.get_running_loop()
+        self.attend(sock, lambda peer: self._converse(peer, control))
+
+    def attend(
+        self, sock: socket.socket, converse: Callable[[socket.socket], Coroutine[Any, Any, None]]
+    ) -> asyncio.Task[None]:
+        """Take connections on a listening socket, each a task of its own, until the task returned is cancelled."""
         sock.setblocking(False)
-        task = loop.create_task(self._accept(sock, control))
+        task = asyncio.get_running_loop().create_task(self._accept(sock, converse))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _accept(self, sock: socket.socket, control: bool) -> None:
+    async def _accept(
+        self, sock: socket.socket, converse: Callable[[socket.socket], Coroutine[Any, Any, None]]
+    ) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -87,7 +119,7 @@ class Server:
                 self.desk.events.emit("socket", error=str(error))
                 await asyncio.sleep(0.1)
                 continue
-            task = loop.create_task(self._converse(peer, control))
+            task = loop.create_task(converse(peer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -96,6 +128,8 @@ class Server:
         current = {task for task in self._tasks if task.get_coro().__name__ == "_accept"}  # type: ignore[union-attr]
         for task in current:
             task.cancel()
+        for reception in self._receptions:
+            reception.stop()
         if rest := self._tasks - current:
             _, late = await asyncio.wait(rest, timeout=grace_s)
             for task in late:
@@ -105,16 +139,35 @@ class Server:
         _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         limit = self.desk.config.access.connections
         reader, writer = await asyncio.open_unix_connection(sock=peer, limit=READ_OCTETS)
-        conversation = Conversation(self.desk, reader, writer, Right(uid=uid, all=control), self._pending)
-        if not control and uid != 0 and self._by_uid[uid] >= limit:
-            await conversation.refuse(
-                EX_TEMPFAIL,
-                f"uid {uid} has {limit} commands under way ([access] connections): nothing was queued, try again",
-            )
+        right = Right(uid=uid, all=control)
+        conversation = Conversation(self.desk, reader, writer, right, self._pending, self.under_way)
+        with self.place(uid, free=control) as has_place:
+            if has_place:
+                await conversation.run()
+            else:
+                await conversation.refuse(
+                    EX_TEMPFAIL,
+                    f"uid {uid} has {limit} commands under way ([access] connections): nothing was queued, try again",
+                )
+
+    @contextmanager
+    def under_way(self, reception: Reception) -> Iterator[None]:
+        """As long as the context lasts, this dialogue is told when we stop."""
+        self._receptions.add(reception)
+        try:
+            yield
+        finally:
+            self._receptions.discard(reception)
+
+    @contextmanager
+    def place(self, uid: int, *, free: bool = False) -> Iterator[bool]:
+        """Whether this user may have one connection more, which then counts as long as the context lasts."""
+        if not free and uid != 0 and self._by_uid[uid] >= self.desk.config.access.connections:
+            yield False
             return
         self._by_uid[uid] += 1
         try:
-            await conversation.run()
+            yield True
         finally:
             self._by_uid[uid] -= 1
             if not self._by_uid[uid]:
@@ -131,12 +184,14 @@ class Conversation:
         writer: asyncio.StreamWriter,
         right: Right,
         pending: dict[bytes, asyncio.Future[int | None]],
+        under_way: Callable[[Reception], AbstractContextManager[None]],
     ) -> None:
         self._desk = desk
         self._reader = reader
         self._writer = writer
         self._right = right
         self._pending = pending
+        self._under_way = under_way
         self._decoder = frames.Decoder()
         self._frames: list[frames.Frame] = []
         self._name = "sendmail"
@@ -249,6 +304,8 @@ class Conversation:
         match invocation.mode:
             case Mode.SUBMIT:
                 await self._submit(invocation, submission_id)
+            case Mode.SMTP:
+                await self._smtp(invocation)
             case Mode.LIST | Mode.FLUSH:
                 if invocation.format != "json" and (heading := mailq.heading(self._desk.config.file)):
                     await self._say(f"{self._name}: {heading}\n", frames.STDERR)
@@ -271,7 +328,7 @@ class Conversation:
                 accepted = await self._desk.writer.run(submission.finish(time.time()))
                 submission.stored = False
                 pending.set_result(EX_OK)
-                self._log(submission, accepted)
+                log_accepted(self._desk.events, submission, accepted)
                 if invocation.verbose and not accepted.again:
                     await self._show_attempts(submission, following)
         except Refused as error:
@@ -286,6 +343,20 @@ class Conversation:
             if submission is not None and submission.stored:
                 await self._forget(submission)
         await self.close(EX_OK)
+
+    async def _smtp(self, invocation: Invocation) -> None:
+        """-bs: the client carries octets both ways."""
+        reception = self._desk.reception(invocation, Caller(uid=self._right.uid))
+
+        async def read() -> bytes:
+            while (frame := await self._frame(IDLE_S)).kind != frames.END:
+                if frame.kind == frames.DATA and frame.payload:
+                    return frame.payload
+            return b""
+
+        with self._under_way(reception):
+            code = await reception.run(read, self._say)
+        await self.close(code)
 
     async def _receive(self, invocation: Invocation, submission_id: bytes) -> Submission:
         """All of stdin, up to its end or a lone dot."""
@@ -320,22 +391,6 @@ class Conversation:
         """Nothing of a broken off submission stays."""
         with suppress(StoreFull, StoreBroken):
             await self._desk.writer.run(submission.forget)
-
-    def _log(self, submission: Submission, accepted: Accepted) -> None:
-        new = submission.new
-        if accepted.again or new is None:
-            return
-        self._desk.events.accepted(
-            queue_id=new.queue_id,
-            message_id=new.message_id,
-            sender=new.envelope.sender,
-            uid=new.uid,
-            size=len(new.header) + 2 + new.body_size,
-            recipients=len(new.destinations),
-            kind=new.kind,
-            stray=submission.stray,
-            reencoded=submission.reencoded,
-        )
 
     async def _show_attempts(
         self, submission: Submission, following: asyncio.Queue[tuple[str, dict[str, Value]]]

@@ -156,6 +156,7 @@ class Service:
         self._asked: Begin | Add | Finish | None = None  # what the driver has yet to answer
         self._reading = False  # a message
         self._first = False  # the first piece of it has two octets of ours before it
+        self._ended = False  # all of it was handed on
         self._refusal: Refusal | None = None  # of the message that is being read
         self._smtputf8 = False
         self._recipients = 0
@@ -224,7 +225,7 @@ class Service:
         self._say(code, status, f"{name} {text}" if code in (221, 421) else text)
         self._steps.append(Leave(reason))
         self.closed = True
-        self._reading = False
+        self._reading = self._ended = False
         self._buffer.clear()
 
     def _abort(self) -> None:
@@ -371,6 +372,10 @@ class Service:
 
     def _read_message(self) -> bool:
         """Hand on what is there of the message; False when nothing can be said before more has come."""
+        if self._ended:  # a turn of its own, since the last piece may have been refused
+            self._reading = self._ended = False
+            self._steps.append(Finish() if self._refusal is None else self._refused())
+            return True
         end = self._buffer.find(_END)
         if end >= 0:
             stop, drop = end + 2, end + len(_END)
@@ -384,11 +389,8 @@ class Service:
             text, self._first = text[2:] if self._first else text, False
             if text:
                 self._steps.append(Take(text))
-        if end < 0:
-            return bool(self._steps)
-        self._reading = False
-        self._steps.append(Finish() if self._refusal is None else self._refused())
-        return True
+        self._ended = end >= 0
+        return self._ended or bool(self._steps)
 
     def _refused(self) -> Say:
         """The end of a message that was refused on its way."""

@@ -368,10 +368,13 @@ def test_what_the_queue_refuses(kind: type) -> None:
     assert driver.texts == [b"y\r\n"]
 
 
-def test_a_message_refused_on_its_way_is_read_to_its_end() -> None:
+@pytest.mark.parametrize("cuts", [True, False], ids=["in pieces", "at once"])
+def test_a_message_refused_on_its_way_is_read_to_its_end(cuts: bool) -> None:
     """The refusal is the reply to its end; nothing of it is a command; what is pipelined after it is done."""
     rest = b"x\r\nRCPT TO:<c@example.org>\r\n" * 10
-    driver = Driver(refusing=[b"LARGE"]).run(BEGIN, b"LARGE", rest, b"\r\n.\r\nNOOP\r\nMAIL FROM:<>\r\n")
+    octets = BEGIN + b"LARGE" + rest + b"\r\n.\r\nNOOP\r\nMAIL FROM:<>\r\n"
+    at = len(BEGIN) + len(b"LARGE")
+    driver = Driver(refusing=[b"LARGE"]).run(*pieces(octets, [at] if cuts else []))
     assert driver.said == BEGUN + b"552 5.3.4 too large\r\n250 2.0.0 ok\r\n250 2.1.0 ok\r\n"
     assert (driver.messages, driver.dropped) == ([], 1)
 
