@@ -12,6 +12,7 @@ most MAX_RESOLVE_S for all smarthosts together.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import re
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pysendmail import config_file, hostname, schema, spool
+from pysendmail import config_file, hostname, listener, schema, spool
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config, Smarthost
 from pysendmail.config_file import ConfigError, Instance, Problem
@@ -122,6 +123,7 @@ def _findings(config: Config) -> Iterator[Finding]:
     yield from of_names(config)
     yield from of_smarthosts(config)
     yield from of_routes(config)
+    yield from of_listen(config)
     yield from of_what_is_not_there_yet(config)
     yield from of_queue_directory(config)
     yield from of_database(config.queue.directory)
@@ -287,11 +289,29 @@ def _is_loopback(host: str) -> bool:
     return host.lower() == "localhost"
 
 
+def of_listen(config: Config) -> Iterator[Finding]:
+    """Whether somebody listens where [daemon] listen says, and whether that is our daemon as far as can be told."""
+    daemon = spool.answers(config.daemon.socket)
+    for address in config.daemon.listen:
+        try:
+            listener.bind(address).close()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and daemon:
+                continue  # by us, or else `status` says so
+            text, mend = f"{address} cannot be bound: {error.strerror}", "take another port, or end what holds this one"
+            if error.errno == errno.EACCES:
+                mend = "take a port from 1024 up"
+        else:
+            if not daemon:
+                continue
+            text, mend = f"a daemon runs, and nothing listens on {address}", "reload the daemon"
+        yield Finding(level=Level.WARNING, file=str(config.file), key="daemon.listen", text=text, mend=mend)
+
+
 def of_what_is_not_there_yet(config: Config) -> Iterator[Finding]:
     """Settings that this version reads and does not act on: whoever relies on one has to know."""
     rewrites = config.rewrite.from_ != "keep" or any(s.from_ not in (None, "keep") for s in config.smarthost)
     for key, given in (
-        ("daemon.listen", bool(config.daemon.listen)),
         ("rewrite.from", rewrites),
         ("rewrite.masquerade", bool(config.rewrite.masquerade)),
     ):

@@ -30,6 +30,7 @@ from pysendmail.control import Control, ControlError
 from pysendmail.delivery import Delivery
 from pysendmail.events import Events
 from pysendmail.exits import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
+from pysendmail.listener import Listener
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
@@ -68,6 +69,7 @@ class Daemon:
         self._store_error: str | None = None
         self._delivery: Delivery | None = None
         self._server: Server | None = None
+        self._listener: Listener | None = None
         self._rerouting: asyncio.Task[None] | None = None
 
     async def run(self, queue: Queue, sockets: list[tuple[socket.socket, bool]], *, once: bool) -> int:
@@ -89,6 +91,9 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
         for sock, control in sockets:
             server.listen(sock, control=control)
+        self._listener = listener = Listener(server)
+        if not once:
+            listener.configure(self._config.daemon.listen)
         self._events.emit(
             "start",
             pid=os.getpid(),
@@ -105,6 +110,7 @@ class Daemon:
         stop.cancel()
         self._events.emit("stopping", pid=os.getpid())
         deadline = loop.time() + STOP_S
+        listener.close()
         await server.stop(min(STOP_S, 5.0))
         self._writer.hurry()
         await delivery.stop(deadline - loop.time())
@@ -184,6 +190,7 @@ class Daemon:
             config_error=self._config_error,
             reserve_given_up=self._reserve.given_up,
             takes_mail=takes_mail(self._config.queue.directory, self._config.queue.reserve),
+            listen_problems=self._listener.problems if self._listener is not None else {},
             secret_problems={
                 smarthost.name: problem
                 for smarthost in self._config.smarthost
@@ -253,6 +260,8 @@ class Daemon:
         self._configure(config)
         if self._server is not None:
             self._server.desk = self._desk()
+        if self._listener is not None:
+            self._listener.configure(config.daemon.listen)
         self._events.emit("reload", config=str(config.file))
         with suppress(StoreBroken):
             await self._reroute()

@@ -119,7 +119,6 @@ def test_configuration_that_is_sound(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("[daemon]\nlisten=['127.0.0.1:2525']\n", "daemon.listen"),
         ("[rewrite]\nfrom='qualify'\n", "rewrite.from"),
         ("[rewrite]\nmasquerade=['a.example']\n", "rewrite.masquerade"),
     ],
