@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pysendmail import config_file, hostname, listener, schema, spool
+from pysendmail import config_file, hostname, loopback, schema, spool
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config, Smarthost
 from pysendmail.config_file import ConfigError, Instance, Problem
@@ -294,7 +294,7 @@ def of_listen(config: Config) -> Iterator[Finding]:
     daemon = spool.answers(config.daemon.socket)
     for address in config.daemon.listen:
         try:
-            listener.bind(address).close()
+            loopback.bind(address).close()
         except OSError as error:
             if error.errno == errno.EADDRINUSE and daemon:
                 continue  # by us, or else `status` says so

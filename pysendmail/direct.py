@@ -25,7 +25,7 @@ from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError, Right
-from pysendmail.events import Events
+from pysendmail.events import Events, Lines
 from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
@@ -232,7 +232,7 @@ class QueueInTurns:
 
 def _silent() -> Events:
     """A command has no log of its own."""
-    return Events(open(os.devnull, "w", encoding="utf-8"))
+    return Events(Lines(None))
 
 
 def _commit(queue: Queue, step: Callable[[Queue], T]) -> T:

@@ -1,4 +1,4 @@
-"""Reception: one SMTP dialogue, whoever carries its octets: `sendmail -bs` or the loopback listener.
+"""Reception: one SMTP dialogue, whoever carries its octets: `sendmail -bs` or a loopback address.
 
 It feeds `smtp.service` and does what that asks with one Submission for each message, so that a message means the same
 as from the command: sender policy, aliases, limits, C1 before the 250 to its end. What breaks off before that (QUIT,

@@ -13,7 +13,7 @@ import pytest
 from pysendmail import argv, reception
 from pysendmail.aliases import Aliases
 from pysendmail.config import Access
-from pysendmail.events import Events
+from pysendmail.events import Events, Lines
 from pysendmail.queue import COMMIT_OCTETS, Queue
 from pysendmail.reception import Reception
 from pysendmail.submission import Caller
@@ -78,7 +78,7 @@ class Dialogue:
             config=config(store.directory, **sections),
             aliases=lambda: Aliases.load(file),
             store=queue,
-            events=Events(log),
+            events=Events(Lines(log)),
         )
         self.said = b""
         self._pieces = [p.replace("\n", "\r\n").encode() if isinstance(p, str) else p for p in pieces]

@@ -1,4 +1,4 @@
-"""The engine of -bs and the listener: octets in, replies and messages out, whatever the octets and however cut."""
+"""The engine behind -bs and [daemon] listen: octets in, replies and messages out, whatever they are and however cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listener: SMTP on loopback addresses, for programs on this machine that know no sendmail ([daemon] listen).
+"""Loopback: SMTP on loopback addresses, for programs on this machine that know no sendmail ([daemon] listen).
 
 Each connection is a Reception, as `sendmail -bs` is. It belongs to the uid that the kernel names (`tcp_owner`), else to
 NOBODY, who has no right but to send under his own name where [access] says anything. Refused before the greeting, with
@@ -18,8 +18,9 @@ from contextlib import suppress
 from pysendmail import tcp_owner
 from pysendmail.argv import Invocation, Mode
 from pysendmail.exits import EX_TEMPFAIL, EX_USAGE
-from pysendmail.server import BACKLOG, READ_OCTETS, Server
+from pysendmail.server import READ_OCTETS, Server
 from pysendmail.smtp.service import say
+from pysendmail.sockets import BACKLOG
 from pysendmail.submission import Caller
 
 NOBODY = 65534  # the kernel's overflow uid: whose processes we cannot tell apart
@@ -27,7 +28,7 @@ LINGER_S = 1.0  # for a client to read our last reply, which a reset would take 
 _DIALOGUE = Invocation(mode=Mode.SMTP)
 
 
-class Listener:
+class Loopback:
     """The sockets of `[daemon] listen`, as it stands now."""
 
     def __init__(self, server: Server) -> None:
