@@ -296,11 +296,11 @@ def of_listen(config: Config) -> Iterator[Finding]:
         try:
             loopback.bind(address).close()
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and daemon:
-                continue  # by us, or else `status` says so
+            if error.errno in (errno.EADDRINUSE, errno.EACCES) and daemon:
+                continue  # by us or for us, or else `status` says so
             text, mend = f"{address} cannot be bound: {error.strerror}", "take another port, or end what holds this one"
             if error.errno == errno.EACCES:
-                mend = "take a port from 1024 up"
+                mend = "take a port from 1024 up, or have systemd open it"
         else:
             if not daemon:
                 continue

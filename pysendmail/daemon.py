@@ -39,7 +39,7 @@ from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import Desk, Server
 from pysendmail.settling import Settling
-from pysendmail.sockets import CONTROL, SUBMIT, HandOverError, Listener, bind, handed_over
+from pysendmail.sockets import CONTROL, SMTP, SUBMIT, HandOverError, Listener, bind, handed_over
 from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -92,9 +92,12 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
-        for listener in listeners:
-            server.listen(listener.sock, control=listener.name == CONTROL)
         self._loopback = loopback = Loopback(server)
+        for listener in listeners:
+            if listener.name == SMTP:
+                loopback.take(listener.sock)
+            else:
+                server.listen(listener.sock, control=listener.name == CONTROL)
         if not once:
             loopback.configure(self._config.daemon.listen)
         self._events.emit(

@@ -6,7 +6,8 @@ NOBODY, who has no right but to send under his own name where [access] says anyt
 greeted, which no SMTP client does, but what was sent to a wrong port does.
 
 An address that cannot be bound is an event and a line in `problems`, and keeps nothing from starting; a reload tries
-it again, and takes addresses away. Nothing but loopback is ever bound: `config_values` refuses it.
+it again, and takes addresses away. Ports below 1024 are sockets that the daemon was started with (`take`). Nothing but
+loopback is ever bound or taken: `config_values` and `sockets` refuse it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,16 @@ class Loopback:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._bound: dict[str, asyncio.Task[None]] = {}
+        self._given: set[str] = set()
         self.problems: dict[str, str] = {}  # address -> why nothing listens there
+
+    def take(self, sock: socket.socket) -> None:
+        """Answer on a socket that the daemon was started with, whatever the configuration says."""
+        host, port = sock.getsockname()[:2]
+        address = f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+        self._given.add(address)
+        self._server.attend(sock, self._converse)
+        self._server.desk.events.emit("listen", address=address, state="open")
 
     def configure(self, addresses: tuple[str, ...]) -> None:
         """Listen on these, and on no others. Connections under way go on."""
@@ -42,7 +52,7 @@ class Loopback:
             self._bound.pop(address).cancel()
         self.problems.clear()
         for address in addresses:
-            if address not in self._bound:
+            if address not in self._bound and address not in self._given:
                 self._listen(address)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiosmtplib
 import pytest
 
+from rig.activation import Activation
 from rig.instance import BIN, OTHERS, PATIENCE_S, Instance, as_user, can_be, smarthost
 from rig.peer import Ordinary, PeerThread
 
@@ -177,6 +178,25 @@ def test_an_address_in_use_is_said_and_stops_nothing(tmp_path: Path) -> None:
             instance.wait_for("listen", state="open")
             assert "listen" not in instance.pysendmail("check", code=None)
             assert not any("listens" in warning for warning in instance.status()["warnings"])
+
+
+def test_an_address_that_was_handed_over(tmp_path: Path) -> None:
+    """A socket from the service manager is answered on, with [daemon] listen or without; who waits is served next."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    port = sock.getsockname()[1]
+    for tables in ({}, {"daemon": {"listen": [f"127.0.0.1:{port}"]}}):
+        directory = tmp_path / str(len(tables))
+        directory.mkdir()
+        instance = Instance(directory, **tables)
+        instance.activation = Activation(instance.socket, sock.dup())
+        with connect(port) as early, instance:
+            assert early.recv(1000).startswith(b"220 ")
+            with smtplib.SMTP("127.0.0.1", port) as client:
+                client.send_message(message())
+            assert len(instance.mailq()) == 1
+            assert instance.matching("listen") == [instance.wait_for("listen", state="open")]
+        instance.activation.close()
+    sock.close()
 
 
 def test_the_daemon_stops(instance: Instance, port: int) -> None:
