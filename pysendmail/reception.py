@@ -139,6 +139,7 @@ class Reception:
                 case Say(octets):
                     async with asyncio.timeout(IDLE_S):  # who reads no answers gets no more of them
                         await write(octets)
+                    await asyncio.sleep(0)  # others have their turn, however many commands came at once
                 case Begin() | Add() | Finish():
                     await self._decide(step)
                 case Take():
