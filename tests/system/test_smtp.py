@@ -94,6 +94,39 @@ def test_a_message_arrives_with_all_that_was_asked_for(tmp_path: Path) -> None:
         assert b"hidden" not in header
 
 
+SMUGGLED = b"MAIL FROM:<evil@example.com>\r\nRCPT TO:<victim@example.org>\r\nDATA\r\nSubject: owned\r\n\r\nowned\r\n"
+ENDS = (
+    b"\n.\n",
+    b"\n.\r\n",
+    b"\r\n.\n",
+    b"\r\n.\r",
+    b"\r.\r",
+    b"\r.\r\n",
+    b"\r\n\0.\r\n",
+    b"\r\n.\0\r\n",
+    b"\n.\r\r\n",
+)
+
+
+def test_promise_6_no_message_is_smuggled(tmp_path: Path) -> None:
+    """Every odd end of data with a second message after it: one message leaves, and its text cannot end it either."""
+    text = b"".join(b"text" + end + SMUGGLED for end in ENDS)
+    with (
+        PeerThread(Ordinary()) as peer,
+        Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance,
+    ):
+        stdin = SESSION[: SESSION.index(b"From:")] + b"Subject: one\r\n\r\n" + text + b".\r\nQUIT\r\n"
+        done = instance.run("sendmail", "-bs", stdin=stdin)
+        assert done.stdout.count(b"queued as") == 1
+        assert done.stdout.endswith(b"221 2.0.0 box.example.com goodbye\r\n")
+        instance.wait_for("outcome", count=2, status="sent")
+        wire = peer.clear
+        assert re.search(rb"\r(?!\n)|(?<!\r)\n|\0", wire) is None
+        assert wire.count(b"\r\n.\r\n") == 1
+        assert len(peer.messages) == len(instance.matching("accepted")) == 1
+        assert peer.messages[0].content.count(b"Subject: owned") == len(ENDS)
+
+
 def test_one_command_at_a_time(tmp_path: Path) -> None:
     """Each reply is there before the next command is sent; two messages in one session; the end of input is no QUIT."""
     with Instance(tmp_path) as instance, Client(instance) as client:
