@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pysendmail.envelope import NOTIFY_WORDS
 from pysendmail.smtp.reply import printable
+from pysendmail.smtp.wire import WireError, from_xtext
 from pysendmail.units import UnitError, duration
 
 # CVE-2017-1000369: bound argv. The kernel's own bound is higher than any caller needs.
@@ -28,9 +29,6 @@ MAX_ARGV_OCTETS = 1 << 20
 MAX_ENVID = 100  # RFC 3461 §4.4
 MAX_TAG = 32  # as Sendmail
 MAX_HOPS = 1000
-
-_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
-_XTEXT_HEX = re.compile(r"\+([0-9A-F]{2})")
 
 Delivery = Literal["background", "interactive", "queue-only"]
 ErrorMode = Literal["mail", "print", "quiet", "write", "exit"]
@@ -180,12 +178,12 @@ def _ret(so_far: Invocation, value: str) -> Invocation:
 
 def _envid(so_far: Invocation, value: str) -> Invocation:
     _once("-V", so_far.envid)
-    if len(value) > MAX_ENVID or not _XTEXT.fullmatch(value):
+    if len(value) > MAX_ENVID:
         raise _bad("-V", value, f"xtext (RFC 3461 §4) of at most {MAX_ENVID} characters")
-    envid = _XTEXT_HEX.sub(lambda match: chr(int(match[1], 16)), value)
-    if not (envid.isascii() and envid.isprintable()):
-        raise _bad("-V", value, "xtext that stands for printable ASCII (RFC 3461 §4.4)")
-    return replace(so_far, envid=envid)
+    try:
+        return replace(so_far, envid=from_xtext(value))
+    except WireError:
+        raise _bad("-V", value, "xtext that stands for printable ASCII (RFC 3461 §4)") from None
 
 
 def _once(option: str, before: object) -> None:
@@ -606,6 +604,8 @@ def _check(asked: Invocation) -> None:
         raise UsageError(f"{asked.mode.value} takes no addresses; leave {what!r} out, or see --help")
     if asked.mode is Mode.SUBMIT and not asked.recipients and not asked.read_recipients:
         raise UsageError("no recipients; give them as arguments, or put them into the header and use -t")
+    if asked.read_recipients and asked.mode is not Mode.SUBMIT:
+        raise UsageError(f"option -t is for a message on standard input, not for {asked.mode.value}; leave it out")
     if asked.format is not None and asked.mode is not Mode.LIST:
         raise UsageError("options --format and --json are for a listing; use them with mailq or -bp")
     if asked.mode is Mode.HOLD and not asked.filters:

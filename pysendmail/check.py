@@ -12,6 +12,7 @@ most MAX_RESOLVE_S for all smarthosts together.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import re
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pysendmail import config_file, hostname, schema, spool
+from pysendmail import config_file, hostname, loopback, schema, spool
 from pysendmail.aliases import AliasError, Aliases, expand_recipients
 from pysendmail.config import Config, Smarthost, is_public
 from pysendmail.config_file import ConfigError, Instance, Problem
@@ -112,7 +113,7 @@ def _findings(config: Config) -> Iterator[Finding]:
     yield from of_names(config)
     yield from of_smarthosts(config)
     yield from of_routes(config)
-    yield from of_what_is_not_there_yet(config)
+    yield from of_listen(config)
     yield from of_queue_directory(config)
     yield from of_database(config.queue.directory)
     yield from of_secrets(config, owner)
@@ -299,16 +300,23 @@ def _is_loopback(host: str) -> bool:
     return host.lower() == "localhost"
 
 
-def of_what_is_not_there_yet(config: Config) -> Iterator[Finding]:
-    """Settings that this version reads and does not act on: whoever relies on one has to know."""
-    if config.daemon.listen:
-        yield Finding(
-            level=Level.WARNING,
-            file=str(config.file),
-            key="daemon.listen",
-            text="this version does not act on it yet",
-            mend="leave it out, and do not rely on it",
-        )
+def of_listen(config: Config) -> Iterator[Finding]:
+    """Whether somebody listens where [daemon] listen says, and whether that is our daemon as far as can be told."""
+    daemon = spool.answers(config.daemon.socket)
+    for address in config.daemon.listen:
+        try:
+            loopback.bind(address).close()
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES) and daemon:
+                continue  # by us or for us, or else `status` says so
+            text, mend = f"{address} cannot be bound: {error.strerror}", "take another port, or end what holds this one"
+            if error.errno == errno.EACCES:
+                mend = "take a port from 1024 up, or have systemd open it"
+        else:
+            if not daemon:
+                continue
+            text, mend = f"a daemon runs, and nothing listens on {address}", "reload the daemon"
+        yield Finding(level=Level.WARNING, file=str(config.file), key="daemon.listen", text=text, mend=mend)
 
 
 def of_routes(config: Config) -> Iterator[Finding]:

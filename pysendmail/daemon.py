@@ -29,6 +29,7 @@ from pysendmail.control import Control, ControlError, Right
 from pysendmail.delivery import Delivery
 from pysendmail.events import Events
 from pysendmail.exits import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
+from pysendmail.loopback import Loopback
 from pysendmail.manager import STATUS_S, Manager
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
@@ -38,7 +39,7 @@ from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import Desk, Server
 from pysendmail.settling import Settling
-from pysendmail.sockets import SUBMIT, HandOverError, Listener, bind, handed_over
+from pysendmail.sockets import SMTP, SUBMIT, HandOverError, Listener, bind, handed_over
 from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -71,6 +72,7 @@ class Daemon:
         self._store_error: str | None = None
         self._delivery: Delivery | None = None
         self._server: Server | None = None
+        self._loopback: Loopback | None = None
         self._rerouting: asyncio.Task[None] | None = None
 
     async def run(self, queue: Queue, listeners: Sequence[Listener], *, once: bool) -> int:
@@ -90,8 +92,14 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+        self._loopback = loopback = Loopback(server)
         for listener in listeners:
-            server.listen(listener)
+            if listener.name == SMTP:
+                loopback.take(listener)
+            else:
+                server.listen(listener)
+        if not once:
+            loopback.configure(self._config.daemon.listen)
         self._events.emit(
             "start",
             pid=os.getpid(),
@@ -113,6 +121,7 @@ class Daemon:
             self._manager.stopping()
         self._events.emit("stopping", pid=os.getpid())
         deadline = loop.time() + STOP_S
+        loopback.close()
         await server.stop(min(STOP_S, 5.0))
         self._writer.hurry()
         await delivery.stop(deadline - loop.time())
@@ -192,6 +201,7 @@ class Daemon:
             config_error=self._config_error,
             reserve_given_up=self._reserve.given_up,
             takes_mail=takes_mail(self._config.queue.directory, self._config.queue.reserve),
+            listen_problems=self._loopback.problems if self._loopback is not None else {},
             secret_problems={
                 smarthost.name: problem
                 for smarthost in self._config.smarthost
@@ -271,6 +281,8 @@ class Daemon:
         self._configure(config)
         if self._server is not None:
             self._server.desk = self._desk()
+        if self._loopback is not None:
+            self._loopback.configure(config.daemon.listen)
         self._events.emit("reload", config=str(config.file))
         with suppress(StoreBroken):
             await self._reroute()

@@ -29,6 +29,7 @@ from pysendmail.events import Events, Lines
 from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
+from pysendmail.reception import IDLE_S, Reception
 from pysendmail.relay import Relay
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
@@ -48,6 +49,7 @@ from pysendmail.spool import (
 from pysendmail.status import Circumstances
 from pysendmail.submission import Caller, Refused, Submission
 from pysendmail.thin import client
+from pysendmail.writer import StoreBroken, StoreFull, is_full
 
 T = TypeVar("T")
 DAEMON_IS_BACK = -1  # what `run` returns instead of an exit code; the thin client has it too
@@ -96,6 +98,8 @@ def run(
         config = loaded.config
         if invocation.mode is Mode.SUBMIT:
             return _submit(invocation, environ, chunks, submission_id, config, socket_path)
+        if invocation.mode is Mode.SMTP:
+            return asyncio.run(_smtp(invocation, chunks, config, socket_path))
         if invocation.mode in (Mode.LIST, Mode.FLUSH):
             asyncio.run(_perform(invocation, loaded, socket_path))
         else:
@@ -130,13 +134,7 @@ def _submit(
     socket_path: str,
 ) -> int:
     uid = os.getuid()
-    directory = config.queue.directory
-    if not may_write(directory):
-        raise Refused(
-            EX_TEMPFAIL,
-            f"no daemon answers at {socket_path}, and you may not write the queue in {directory}: "
-            "nothing was queued; start the daemon (pysendmail daemon) or ask your administrator",
-        )
+    _check_right(config, socket_path)
     with ExitStack() as stack:
         try:
             queue = stack.enter_context(_owned_queue(config, unless=partial(answers, Path(socket_path))))
@@ -167,6 +165,74 @@ def _submit(
     if invocation.verbose and new is not None:
         print(f"queued as {accepted.queue_id}; no daemon is running, so nothing is tried yet")
     return EX_OK
+
+
+def _check_right(config: Config, socket_path: str) -> None:
+    directory = config.queue.directory
+    if not may_write(directory):
+        raise Refused(
+            EX_TEMPFAIL,
+            f"no daemon answers at {socket_path}, and you may not write the queue in {directory}: "
+            "nothing was queued; start the daemon (pysendmail daemon) or ask your administrator",
+        )
+
+
+async def _smtp(invocation: Invocation, chunks: Iterator[bytes], config: Config, socket_path: str) -> int:
+    """-bs: the dialogue of `reception` on our own standard input and output."""
+    _check_right(config, socket_path)
+    aliases = Aliases.load(config.aliases.file)
+    reception = Reception(
+        invocation,
+        caller=Caller(uid=os.getuid()),
+        config=config,
+        aliases=lambda: aliases,
+        store=QueueInTurns(config, Path(socket_path)),
+        events=_silent(),
+    )
+
+    # Neither waits for anything else: there is nothing else to do in this process.
+    async def read() -> bytes:
+        if not client.wait_for(0, seconds=IDLE_S):
+            raise TimeoutError
+        return next(chunks, b"")
+
+    async def write(octets: bytes) -> None:
+        if not client.emit(1, octets, IDLE_S):
+            raise ConnectionError("nobody reads our answers")
+
+    return await reception.run(read, write)
+
+
+class QueueInTurns:
+    """The queue for a dialogue: ours from MAIL to the end of that message, another command's in between."""
+
+    def __init__(self, config: Config, socket: Path) -> None:
+        self._config = config
+        self._socket = socket
+        self._owned = ExitStack()
+        self._queue: Queue | None = None
+
+    def begin(self) -> str:
+        try:
+            self._queue = self._owned.enter_context(_owned_queue(self._config, unless=partial(answers, self._socket)))
+        except (QueueError, SchemaError, OSError, sqlite3.Error) as error:
+            raise Refused(EX_TEMPFAIL, f"{error}: nothing was queued, connect again", "4.3.0") from None
+        return self._queue.ids.new(time.time())
+
+    async def commit(self, step: Callable[[Queue], T]) -> T:
+        assert self._queue is not None
+        try:
+            return _commit(self._queue, step)
+        except sqlite3.Error as error:
+            raise (StoreFull if is_full(error) else StoreBroken)(str(error)) from None
+
+    def end(self) -> None:
+        self._owned.close()
+
+
+def _silent() -> Events:
+    """A command has no log of its own."""
+    return Events(Lines(None))
 
 
 def _commit(queue: Queue, step: Callable[[Queue], T]) -> T:
@@ -254,7 +320,7 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
         Control(
             config=config,
             store=store,
-            events=Events(Lines(None)),
+            events=_silent(),
             postmaster=Postmaster(config, lambda: aliases),
             circumstances=lambda: Circumstances(
                 daemon=False,

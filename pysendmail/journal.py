@@ -41,7 +41,7 @@ def priority(event: str, fields: Mapping[str, Value]) -> int:
     """syslog(3)'s level of one event."""
     if event == "outcome":
         return OUTCOMES.get(str(fields.get("status")), INFO)
-    if event == "reload" and fields.get("error"):
+    if event in ("reload", "listen") and fields.get("error"):
         return WARNING
     return PRIORITIES.get(event, INFO)
 

@@ -13,8 +13,8 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from pysendmail import __version__, argv, frames, mailq
@@ -25,7 +25,7 @@ from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events, Value, line
 from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.queue_id import QueueIds
-from pysendmail.records import Accepted
+from pysendmail.reception import Reception, log_accepted
 from pysendmail.smtp.reply import printable
 from pysendmail.sockets import BACKLOG, CONTROL, Listener
 from pysendmail.submission import Caller, Refused, Submission
@@ -61,21 +61,58 @@ class Desk:
         self.ids = ids
         self.events = events
 
+    def reception(self, invocation: Invocation, caller: Caller) -> Reception:
+        return Reception(
+            invocation,
+            caller=caller,
+            config=self.config,
+            aliases=self.aliases,
+            store=WriterStore(self.writer, self.ids),
+            events=self.events,
+        )
+
+
+class WriterStore:
+    """The queue of the daemon, as a Reception wants it."""
+
+    def __init__(self, writer: Writer, ids: QueueIds) -> None:
+        self._ids = ids
+        self.commit = writer.run
+
+    def begin(self) -> str:
+        return self._ids.new(time.time())
+
+    def end(self) -> None:
+        pass
+
+
+Converse = Callable[[socket.socket], Coroutine[Any, Any, None]]
+
 
 class Server:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self._listeners: list[Listener] = []
+        self._listeners: dict[Listener, Converse] = {}
         self._stopping = False
+        self._receptions: set[Reception] = set()  # under way, to be told when we stop
         self._by_uid: Counter[int] = Counter()
         self._pending: dict[bytes, asyncio.Future[int | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def listen(self, listener: Listener) -> None:
-        """Answer on a socket that listens already."""
+        """Answer commands on a socket that listens already."""
+        self.attend(listener, lambda peer: self._converse(peer, listener.name == CONTROL))
+
+    def attend(self, listener: Listener, converse: Converse) -> None:
+        """Take connections on a listening socket, each a task of its own, until `leave` or `stop`."""
         listener.sock.setblocking(False)
-        self._listeners.append(listener)
+        self._listeners[listener] = converse
         asyncio.get_running_loop().add_reader(listener.sock, self._accept, listener)
+
+    def leave(self, listener: Listener) -> None:
+        """Take no more connections there; those under way go on."""
+        asyncio.get_running_loop().remove_reader(listener.sock)
+        del self._listeners[listener]
 
     def _accept(self, listener: Listener) -> None:
         """Begin a conversation with everybody who waits."""
@@ -94,12 +131,12 @@ class Server:
                 loop.call_later(FULL_S, self._listen_again, listener)
                 return
             peer.setblocking(False)
-            task = loop.create_task(self._converse(peer, listener.name == CONTROL))
+            task = loop.create_task(self._listeners[listener](peer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     def _listen_again(self, listener: Listener) -> None:
-        if not self._stopping:
+        if listener in self._listeners and not self._stopping:
             asyncio.get_running_loop().add_reader(listener.sock, self._accept, listener)
 
     async def stop(self, grace_s: float) -> None:
@@ -115,6 +152,8 @@ class Server:
                 with suppress(OSError):
                     listener.sock.shutdown(socket.SHUT_RD)  # from now on connecting is refused: a restart, wait
                 self._accept(listener)
+        for reception in self._receptions:
+            reception.stop()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -124,16 +163,35 @@ class Server:
         _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         limit = self.desk.config.access.connections
         reader, writer = await asyncio.open_unix_connection(sock=peer, limit=READ_OCTETS)
-        conversation = Conversation(self.desk, reader, writer, Right(uid=uid, all=control), self._pending)
-        if not control and uid != 0 and self._by_uid[uid] >= limit:
-            await conversation.refuse(
-                EX_TEMPFAIL,
-                f"uid {uid} has {limit} commands under way ([access] connections): nothing was queued, try again",
-            )
+        right = Right(uid=uid, all=control)
+        conversation = Conversation(self.desk, reader, writer, right, self._pending, self.under_way)
+        with self.place(uid, free=control) as has_place:
+            if has_place:
+                await conversation.run()
+            else:
+                await conversation.refuse(
+                    EX_TEMPFAIL,
+                    f"uid {uid} has {limit} commands under way ([access] connections): nothing was queued, try again",
+                )
+
+    @contextmanager
+    def under_way(self, reception: Reception) -> Iterator[None]:
+        """As long as the context lasts, this dialogue is told when we stop."""
+        self._receptions.add(reception)
+        try:
+            yield
+        finally:
+            self._receptions.discard(reception)
+
+    @contextmanager
+    def place(self, uid: int, *, free: bool = False) -> Iterator[bool]:
+        """Whether this user may have one connection more, which then counts as long as the context lasts."""
+        if not free and uid != 0 and self._by_uid[uid] >= self.desk.config.access.connections:
+            yield False
             return
         self._by_uid[uid] += 1
         try:
-            await conversation.run()
+            yield True
         finally:
             self._by_uid[uid] -= 1
             if not self._by_uid[uid]:
@@ -150,12 +208,14 @@ class Conversation:
         writer: asyncio.StreamWriter,
         right: Right,
         pending: dict[bytes, asyncio.Future[int | None]],
+        under_way: Callable[[Reception], AbstractContextManager[None]],
     ) -> None:
         self._desk = desk
         self._reader = reader
         self._writer = writer
         self._right = right
         self._pending = pending
+        self._under_way = under_way
         self._decoder = frames.Decoder()
         self._frames: list[frames.Frame] = []
         self._name = "sendmail"
@@ -268,6 +328,8 @@ class Conversation:
         match invocation.mode:
             case Mode.SUBMIT:
                 await self._submit(invocation, submission_id)
+            case Mode.SMTP:
+                await self._smtp(invocation)
             case Mode.LIST | Mode.FLUSH:
                 if invocation.format != "json" and (heading := mailq.heading(self._desk.config.file)):
                     await self._say(f"{self._name}: {heading}\n", frames.STDERR)
@@ -290,7 +352,7 @@ class Conversation:
                 accepted = await self._desk.writer.run(submission.finish(time.time()))
                 submission.stored = False
                 pending.set_result(EX_OK)
-                self._log(submission, accepted)
+                log_accepted(self._desk.events, submission, accepted)
                 if invocation.verbose and not accepted.again:
                     await self._show_attempts(submission, following)
         except Refused as error:
@@ -305,6 +367,20 @@ class Conversation:
             if submission is not None and submission.stored:
                 await self._forget(submission)
         await self.close(EX_OK)
+
+    async def _smtp(self, invocation: Invocation) -> None:
+        """-bs: the client carries octets both ways."""
+        reception = self._desk.reception(invocation, Caller(uid=self._right.uid))
+
+        async def read() -> bytes:
+            while (frame := await self._frame(IDLE_S)).kind != frames.END:
+                if frame.kind == frames.DATA and frame.payload:
+                    return frame.payload
+            return b""
+
+        with self._under_way(reception):
+            code = await reception.run(read, self._say)
+        await self.close(code)
 
     async def _receive(self, invocation: Invocation, submission_id: bytes) -> Submission:
         """All of stdin, up to its end or a lone dot."""
@@ -339,22 +415,6 @@ class Conversation:
         """Nothing of a broken off submission stays."""
         with suppress(StoreFull, StoreBroken):
             await self._desk.writer.run(submission.forget)
-
-    def _log(self, submission: Submission, accepted: Accepted) -> None:
-        new = submission.new
-        if accepted.again or new is None:
-            return
-        self._desk.events.accepted(
-            queue_id=new.queue_id,
-            message_id=new.message_id,
-            sender=new.envelope.sender,
-            uid=new.uid,
-            size=len(new.header) + 2 + new.body_size,
-            recipients=len(new.destinations),
-            kind=new.kind,
-            stray=submission.stray,
-            reencoded=submission.reencoded,
-        )
 
     async def _show_attempts(
         self, submission: Submission, following: asyncio.Queue[tuple[str, dict[str, Value]]]

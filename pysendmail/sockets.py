@@ -1,15 +1,17 @@
 """Sockets: what the daemon answers on, each already listening: handed over by who started it, or bound by path.
 
 `handed_over` takes the descriptors of sd_listen_fds(3): LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES, where the names are
-`submit` and `control`. Such a socket outlives daemons, so that nobody is refused while one follows the other; its
-path, owner and mode are its maker's, and we neither unlink nor replace it. The variables are taken away: they are
-for this process, none of its children. What is for another process is left alone.
+`submit`, `control` and `smtp`, the last for loopback addresses. Such a socket outlives daemons, so that nobody is
+refused while one follows the other; its path, owner and mode are its maker's, and we neither unlink nor replace it.
+The variables are taken away: they are for this process, none of its children. What is for another process is left
+alone.
 
 `bind` makes the rest. HandOverError leaves `handed_over` for what is not as it should be, QueueError leaves `bind`.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import stat
@@ -21,8 +23,8 @@ from pysendmail.config import Config
 from pysendmail.spool import QueueError, answers
 
 BACKLOG = 1024
-SUBMIT, CONTROL = "submit", "control"
-NAMES = (SUBMIT, CONTROL)
+SUBMIT, CONTROL, SMTP = "submit", "control", "smtp"
+NAMES = (SUBMIT, CONTROL, SMTP)
 FIRST_DESCRIPTOR = 3
 MAX_DESCRIPTORS = 64
 MODES = {SUBMIT: 0o666, CONTROL: 0o600}
@@ -35,7 +37,7 @@ class HandOverError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """A listening socket; `name` is `submit`, for everybody, or `control`, for the queue's owner and root."""
+    """A listening socket; `name` is `submit`, for everybody, `control`, for the queue's owner and root, or `smtp`."""
 
     name: str
     sock: socket.socket
@@ -78,6 +80,11 @@ def _take(fd: int, name: str) -> Listener:
 def _problem(name: str, sock: socket.socket) -> str:
     """Why we cannot answer on it, and what mends that; "" if we can."""
     listens = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    if name == SMTP:
+        inet = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM and listens
+        if not inet or not ipaddress.ip_address(sock.getsockname()[0]).is_loopback:
+            return "is not listening on a loopback address: ListenStream=127.0.0.1:25, and Accept=no,"
+        return ""
     if (sock.family, sock.type, listens) != (socket.AF_UNIX, socket.SOCK_STREAM, True):
         return "is no listening Unix stream socket: ListenStream= with a path, and Accept=no,"
     if name == CONTROL:
@@ -95,7 +102,7 @@ def _problem(name: str, sock: socket.socket) -> str:
 def bind(config: Config, uid: int, gid: int, *, but: Collection[str] = ()) -> Sequence[Listener]:
     """The sockets whose names are not in `but`, bound by path. One that answers is another's: QueueError."""
     paths = {SUBMIT: config.daemon.socket, CONTROL: config.daemon.control}
-    wanted = [name for name in NAMES if name not in but]
+    wanted = [name for name in paths if name not in but]
     directory = config.daemon.socket.parent
     if wanted and not directory.exists():
         directory.mkdir(parents=True)

@@ -2,7 +2,8 @@
 
     2  critical  no daemon; every smarthost of a route in trouble with mail waiting; the store cannot be written
     1  warning   mail older than warn_after, the last good configuration in use, the reserve given up, no room for
-                 new mail, a damaged row, TLS memory deferring mail, a bounce that could not be delivered
+                 new mail, a damaged row, TLS memory deferring mail, a bounce that could not be delivered, an address of
+                 [daemon] listen that cannot be bound
     0  ok
 
 Pure: counts and states are arguments.
@@ -43,6 +44,7 @@ class Circumstances:
     config_error: str | None = None  # why the last good configuration is in use
     reserve_given_up: bool = False
     takes_mail: bool = True  # whether the disk has room for it
+    listen_problems: Mapping[str, str] = field(default_factory=dict)  # by address
     secret_problems: Mapping[str, str] = field(default_factory=dict)  # by smarthost
 
 
@@ -163,5 +165,7 @@ def _findings(
         found.append(
             (1, f"{counts.lost_reports} bounce(s) could not be delivered to anyone: pysendmail history --bounces")
         )
+    for address, reason in circumstances.listen_problems.items():
+        found.append((1, f"nothing listens on {address} ([daemon] listen): {reason}; free the port, then reload"))
     found += [(1, problem) for problem in circumstances.secret_problems.values()]
     return found

@@ -25,6 +25,7 @@ from pysendmail.message import Intake, MessageError, complete, hops, received, r
 from pysendmail.queue import COMMIT_OCTETS, PART_OCTETS, Queue
 from pysendmail.records import Accepted, Destination, NewMessage
 from pysendmail.smtp.reply import printable
+from pysendmail.smtp.service import Hello
 from pysendmail.spool import FREE_FLOOR, free_beside_reserve
 
 MAX_WARNING = 200  # characters of X-Authentication-Warning: it stays one line
@@ -32,11 +33,15 @@ MAX_HOPS = 50  # Received fields: more of them is a loop
 
 
 class Refused(Exception):
-    """The submission is refused; nothing of it is queued. `code` is the exit code, the text one line."""
+    """The submission is refused; nothing of it is queued. `code` is the exit code, the text one line.
 
-    def __init__(self, code: int, text: str) -> None:
+    `status` (RFC 3463) is what an SMTP client is told where the code alone says too little.
+    """
+
+    def __init__(self, code: int, text: str, status: str = "") -> None:
         super().__init__(text)
         self.code = code
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +68,10 @@ class Caller:
 
 
 class Submission:
-    """One message on its way in. `queue_id` is fixed at the start, since Received names it."""
+    """One message on its way in. `queue_id` is fixed at the start, since Received names it.
+
+    With `hello` it comes by SMTP: its recipients are those that `add` takes, one by one.
+    """
 
     def __init__(
         self,
@@ -74,6 +82,7 @@ class Submission:
         aliases: Aliases,
         queue_id: str,
         submission_id: bytes,
+        hello: Hello | None = None,
     ) -> None:
         self.queue_id = queue_id
         self.reencoded = ""  # lines were too long and are encoded now: "yes", or "signed" where that broke a signature
@@ -83,6 +92,8 @@ class Submission:
         self._config = config
         self._aliases = aliases
         self._submission_id = submission_id
+        self._hello = hello
+        self._added: dict[str, Recipient] = {}  # by address
         self._intake = Intake(dot_ends=invocation.dot_ends)
         self._pending = bytearray()
         self._message = 0
@@ -95,8 +106,13 @@ class Submission:
             raise Refused(
                 EX_UNAVAILABLE, "-O requiretls=yes: REQUIRETLS (RFC 8689) is not supported; nothing was queued"
             )
-        if not invocation.recipients and not invocation.read_recipients:
+        if not hello and not invocation.recipients and not invocation.read_recipients:
             raise Refused(EX_USAGE, "no recipient: name one, or use -t to take them from To, Cc and Bcc")
+
+    def add(self, recipient: Recipient) -> None:
+        """One more recipient, with what he is to be told. Raises Refused, and then he is not added."""
+        self._expanded([recipient.address])
+        self._added.setdefault(recipient.address, recipient)
 
     # -- input --
 
@@ -124,6 +140,7 @@ class Submission:
             raise Refused(
                 EX_DATAERR,
                 f"the message is larger than {limit} octets, the limit of [queue] max_message_size",
+                "5.3.4",
             )
 
     def spill(self) -> Callable[[Queue], None] | None:
@@ -225,7 +242,13 @@ class Submission:
             self.reencoded = "signed" if encoded.signed else "yes"
             body_size = len(body)
         trace = received(
-            host=host, queue_id=self.queue_id, date=date, uid=self._caller.uid, style=config.headers.received
+            host=host,
+            queue_id=self.queue_id,
+            date=date,
+            uid=self._caller.uid,
+            style=config.headers.received,
+            helo=self._hello.name if self._hello else "",
+            esmtp=self._hello is not None and self._hello.extended,
         )
         if self._warning:
             text = printable(self._warning, MAX_WARNING).encode("ascii", "backslashreplace")
@@ -274,7 +297,8 @@ class Submission:
                 EX_NOPERM,
                 f"user {self._caller.login} may send as {own} only ([access] sender_policy): nothing was queued",
             )
-        return f"{self._config.hostname}: {self._caller.login} set sender to {self._sender} using -f"
+        how = "SMTP" if self._hello else "-f"
+        return f"{self._config.hostname}: {self._caller.login} set sender to {self._sender} using {how}"
 
     # -- envelope --
 
@@ -304,7 +328,7 @@ class Submission:
         return str(address) if address.domain else f"{address}@{self._config.sender_domain}"
 
     def _destinations(self) -> tuple[Destination, ...]:
-        found: list[str] = []
+        found = list(self._added)
         try:
             for argument in self._invocation.recipients:
                 found += parse_list(_octets(argument))
@@ -316,23 +340,34 @@ class Submission:
         if not addresses:
             raise Refused(EX_USAGE, "no recipient: neither an argument nor To, Cc or Bcc names one")
         limit = self._config.queue.max_recipients
-        try:
-            aliases = Aliases.load("") if self._invocation.no_aliases else self._aliases
-            expanded = expand_recipients(addresses, aliases, self._config)
-        except AliasError as error:
-            raise Refused(EX_DATAERR, str(error)) from None
+        expanded = self._expanded(addresses)
         if len(expanded) > limit:
             raise Refused(
-                EX_DATAERR, f"{len(expanded)} recipients, and [queue] max_recipients allows {limit}: send it in parts"
+                EX_DATAERR,
+                f"{len(expanded)} recipients, and [queue] max_recipients allows {limit}: send it in parts",
+                "5.5.3",
             )
         return tuple(
             Destination(
-                recipient=Recipient(address=final, notify=self._invocation.notify, orcpt=self._orcpt(final, original)),
+                recipient=self._recipient(final, original),
                 original=original,
                 route=route.route(self._sender, final, self._config),
             )
             for final, original in expanded
         )
+
+    def _expanded(self, addresses: list[str]) -> list[tuple[str, str]]:
+        aliases = Aliases.load("") if self._invocation.no_aliases else self._aliases
+        try:
+            return expand_recipients(addresses, aliases, self._config)
+        except (AliasError, AddressError) as error:  # AddressError: too long with the domain that it gets
+            raise Refused(EX_DATAERR, str(error), "5.1.3") from None
+
+    def _recipient(self, final: str, original: str) -> Recipient:
+        given = self._added.get(original)
+        notify = given.notify if given else self._invocation.notify
+        orcpt = given.orcpt if given else ""
+        return Recipient(address=final, notify=notify, orcpt=orcpt or self._orcpt(final, original))
 
     def _orcpt(self, final: str, original: str) -> str:
         """What the sender called the recipient, where a DSN should know it (RFC 3461 §5.2.3; RFC 6533 §3)."""
@@ -343,7 +378,7 @@ class Submission:
         limit = min(self._invocation.max_hops or MAX_HOPS, MAX_HOPS)
         if (count := hops(self._intake.fields) + self._invocation.hops) > limit:
             raise Refused(
-                EX_DATAERR, f"{count} Received fields: the message goes round in a loop (the limit is {limit})"
+                EX_DATAERR, f"{count} Received fields: the message goes round in a loop (the limit is {limit})", "5.4.6"
             )
 
 

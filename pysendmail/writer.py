@@ -117,7 +117,7 @@ class Writer:
                 return
             except sqlite3.Error as error:
                 self._queue.rollback()
-                if not _is_full(error):
+                if not is_full(error):
                     self._break(waiting, error)
                     return
             waiting = self._turn_away(waiting)
@@ -218,5 +218,5 @@ def _tell(step: _Step) -> None:
         step.future.set_result(step.result)
 
 
-def _is_full(error: sqlite3.Error) -> bool:
+def is_full(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"

@@ -20,6 +20,8 @@ from pysendmail.envelope import Recipient
 MAX_COMMAND_OCTETS = 2048
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
+_XTEXT_HEX = re.compile(r"\+([0-9A-F]{2})")
 _NOT_XTEXT = re.compile(rb"[^!-*,-<>-~]")
 _NOT_UTF8_XTEXT = re.compile(r"[^!-*,-<>-\[\]-~]")
 
@@ -57,6 +59,16 @@ def xtext(text: str) -> bytes:
     except UnicodeEncodeError as error:
         raise WireError("a DSN parameter that is not ASCII") from error
     return _NOT_XTEXT.sub(lambda match: b"+%02X" % match[0][0], octets)
+
+
+def from_xtext(text: str) -> str:
+    """What xtext stands for, where that is printable ASCII: no encoded control character gets any further."""
+    if not _XTEXT.fullmatch(text):
+        raise WireError("not xtext (RFC 3461 §4)")
+    decoded = _XTEXT_HEX.sub(lambda match: chr(int(match[1], 16)), text)
+    if not (decoded.isascii() and decoded.isprintable()):
+        raise WireError("xtext that does not stand for printable ASCII")
+    return decoded
 
 
 def command(*words: bytes) -> bytes:

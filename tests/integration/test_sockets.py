@@ -83,6 +83,22 @@ def test_named_sockets_are_taken_and_the_variables_go(parent: Parent) -> None:
         one.sock.detach()
 
 
+def test_a_loopback_address_is_taken(parent: Parent) -> None:
+    """A port that only root may bind comes so; its name is smtp."""
+    sock = parent.keep(socket.create_server(("127.0.0.1", 0)))
+    (taken,) = handed_over(parent.hand_over(sock, names="smtp"), PID)
+    with taken.sock:
+        assert (taken.name, taken.sock.getsockname()) == ("smtp", sock.getsockname())
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", None], ids=["the network", "not listening"])
+def test_smtp_is_for_loopback_only(parent: Parent, address: str | None) -> None:
+    """An address that others can reach is refused, and says how it is written."""
+    sock = parent.keep(socket.create_server((address, 0)) if address else socket.socket())
+    with pytest.raises(HandOverError, match=r"loopback address: ListenStream=127\.0\.0\.1:25"):
+        handed_over(parent.hand_over(sock, names="smtp"), PID)
+
+
 def test_what_is_for_another_process_is_left_alone(parent: Parent) -> None:
     """LISTEN_PID is not ours, or nothing was handed over: no sockets, and the descriptors stay open."""
     kept = parent.listening("submit")

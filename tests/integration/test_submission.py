@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import quopri
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,22 @@ def refused(store: Store, *arguments: str, **options: Any) -> tuple[int, str]:
     assert store.one("SELECT count(*) FROM message WHERE queue_id != 'OWN'") == 0
     assert store.one("SELECT count(*) FROM body WHERE message NOT IN (SELECT id FROM message)") == 0
     return caught.value.code, str(caught.value)
+
+
+def test_a_local_name_that_gets_too_long(store: Store) -> None:
+    """With the domain that it gets it is no address any more: refused with those words, not an error of ours."""
+    domain = ".".join(["d" * 60] * 4)
+    one = Submission(
+        argv.parse([b"sendmail", b"a" * 20]),
+        caller=Caller(uid=1000),
+        config=replace(config(store.directory, MAIN), domain=domain),
+        aliases=Aliases.load(""),
+        queue_id=store.queue.ids.new(NOW),
+        submission_id=b"s" * 16,
+    )
+    one.feed(TEXT)
+    with pytest.raises(Refused, match="the address is longer than 254 octets"):
+        one.finish(NOW)
 
 
 LARGE = TEXT + b"x" * 70 + b"\n" * 3_000_000

@@ -26,12 +26,13 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Activation:
-    """See the module. `submit` is for everybody, `control` beside it for us."""
+    """See the module. `submit` is for everybody, `control` beside it for us; `smtp` are TCP sockets that listen."""
 
-    def __init__(self, submit: Path) -> None:
+    def __init__(self, submit: Path, *smtp: socket.socket) -> None:
         submit.parent.mkdir(exist_ok=True)
         submit.parent.chmod(0o755)
-        self._sockets = [self._listen(submit, 0o666), self._listen(submit.with_name("control"), 0o600)]
+        self._sockets = [self._listen(submit, 0o666), self._listen(submit.with_name("control"), 0o600), *smtp]
+        self._names = ":".join(["submit", "control", *["smtp"] * len(smtp)])
         self.descriptors = [fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, _HIGH) for sock in self._sockets]
 
     def _listen(self, path: Path, mode: int) -> socket.socket:
@@ -44,7 +45,7 @@ class Activation:
     @property
     def wrapper(self) -> list[str]:
         """What goes before the daemon's command; it needs `descriptors` to be passed."""
-        given = ",".join(["submit:control", *map(str, self.descriptors)])
+        given = ",".join([self._names, *map(str, self.descriptors)])
         return [sys.executable, "-IS", "-c", _HAND_OVER, given]
 
     def close(self) -> None:

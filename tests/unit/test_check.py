@@ -122,18 +122,6 @@ def test_configuration_that_is_sound(text: str) -> None:
     assert [*check.of_smarthosts(config), *check.of_routes(config), *check.of_names(config)] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        ("[daemon]\nlisten=['127.0.0.1:2525']\n", "daemon.listen"),
-    ],
-)
-def test_what_is_not_there_yet(text: str, key: str) -> None:
-    """A key that is read and not acted on is named, so that nobody relies on it."""
-    (found,) = check.of_what_is_not_there_yet(parsed(NAMES + HOST + text))
-    assert (found.key, found.level) == (key, check.Level.WARNING)
-
-
 def test_names(tmp_path: Path) -> None:
     """A machine without a domain, or with everybody's, is told what becomes of root."""
     file = tmp_path / "aliases"

@@ -156,3 +156,16 @@ def test_any_cut_of_any_text(parts: list[bytes], cuts: list[int]) -> None:
     text = b"".join(parts)
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
     assert stuff([text]) == stuff([text[a:b] for a, b in pairwise(edges)])
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a=b", "a+2", "a+2b", "a+0Ab", "a+00", "a+7F", "ä", "a\0", "a+C3+A4"])
+def test_xtext_that_is_none(text: str) -> None:
+    """Neither broken xtext nor such as stands for a control character or for what is not ASCII gets any further."""
+    with pytest.raises(WireError):
+        wire.from_xtext(text)
+
+
+def test_xtext_both_ways() -> None:
+    """What was encoded is decoded to the same."""
+    text = "".join(map(chr, range(0x20, 0x7F)))
+    assert wire.from_xtext(wire.xtext(text).decode()) == text
