@@ -280,7 +280,7 @@ class Queue:
                 original=destination.original,
                 orcpt=destination.recipient.orcpt,
                 notify=",".join(sorted(destination.recipient.notify)),
-                now=now,
+                now=now + new.wait,
             )
 
     def accept(self, new: NewMessage, *, submission: bytes | None, now: float) -> Accepted:
@@ -826,6 +826,14 @@ class Queue:
     def make_due(self, message: int, now: float) -> None:
         self._run("release_due", message=message, now=now)
         self._touch_message(message)
+
+    def make_one_due(self, queue_id: str, now: float) -> bool:
+        """The same by queue id; False if it has left meanwhile."""
+        row = self.find(queue_id)
+        if row is None or row["state"] != "queued":
+            return False
+        self.make_due(row["id"], now)
+        return True
 
     def remove(self, message: int, uid: int, policy: Policy, now: float) -> list[Ended]:
         """End all that still waits as removed, by whom; what is being attempted follows, unless it is sent by that."""

@@ -89,7 +89,7 @@ class Submission:
         self._parts = 0
         self.new: NewMessage | None = None
         self._check_access()
-        self._sender = self._envelope_sender()
+        self._sender = envelope_sender(invocation, caller, config)
         self._warning = self._sender_policy()
         if invocation.require_tls:
             raise Refused(
@@ -250,6 +250,7 @@ class Submission:
             eight_bit=eight_bit,
             lifetime=config.queue.lifetime if self._invocation.lifetime is None else self._invocation.lifetime,
             warn_after=config.queue.warn_after,
+            wait=config.retry.maximum if self._invocation.delivery == "queue-only" else 0.0,
         )
 
     # -- access --
@@ -277,31 +278,6 @@ class Submission:
         return f"{self._config.hostname}: {self._caller.login} set sender to {self._sender} using -f"
 
     # -- envelope --
-
-    def _envelope_sender(self) -> str:
-        given = self._invocation.sender
-        if given == "":
-            return ""
-        if given is None:
-            return f"{self._caller.login}@{self._config.domain}"
-        return self._qualified(self._one_address(given))
-
-    def _one_address(self, text: str) -> str:
-        """The address in a -f argument, which may carry a display name or angle brackets."""
-        try:
-            found = parse_list(_octets(text))
-        except AddressError as error:
-            raise Refused(EX_DATAERR, f"sender: {error}") from None
-        if len(found) != 1:
-            raise Refused(EX_DATAERR, f"sender: one address is needed, {len(found)} were given")
-        return found[0]
-
-    def _qualified(self, text: str) -> str:
-        try:
-            address = parse_path(text)
-        except AddressError as error:
-            raise Refused(EX_DATAERR, f"sender: {error}") from None
-        return str(address) if address.domain else f"{address}@{self._config.domain}"
 
     def _destinations(self) -> tuple[Destination, ...]:
         found: list[str] = []
@@ -345,6 +321,22 @@ class Submission:
             raise Refused(
                 EX_DATAERR, f"{count} Received fields: the message goes round in a loop (the limit is {limit})"
             )
+
+
+def envelope_sender(invocation: Invocation, caller: Caller, config: Config) -> str:
+    """The reverse-path: that of -f, which may carry a display name or angle brackets, or else the caller's own."""
+    if invocation.sender == "":
+        return ""
+    if invocation.sender is None:
+        return f"{caller.login}@{config.domain}"
+    try:
+        found = parse_list(_octets(invocation.sender))
+        if len(found) != 1:
+            raise AddressError(f"one address is needed, {len(found)} were given")
+        address = parse_path(found[0])
+    except AddressError as error:
+        raise Refused(EX_DATAERR, f"sender: {error}") from None
+    return str(address) if address.domain else f"{address}@{config.domain}"
 
 
 def _octets(argument: str) -> bytes:

@@ -287,6 +287,8 @@ REFUSED = {
     "sendmail -qfx": "unknown",
     "sendmail -q15x": "interval",
     "sendmail -Q": "which messages",
+    "sendmail -bv": "which addresses",
+    "sendmail -bv -t": "which addresses",
     "sendmail -Mrm 1A2B": "pysendmail queue",
     "sendmail -Sjoe": "-qS",
     "sendmail -apsecret joe": "refused",
@@ -351,11 +353,11 @@ def test_the_table_and_the_parser_agree(option: Any) -> None:
     argv = [word]
     if option.value is Value.REQUIRED:
         argv.append(values.get(option.name, "x"))
-    with_addresses = [["-t"], ["-bp"], [], ["-qIx"]]
+    with_addresses = [["-t"], ["-bp"], [], ["-qIx"], ["-bt"]]
     results: list[Invocation | str] = []
     for before in with_addresses:
         try:
-            results.append(run("sendmail", *before, *argv))
+            results.append(run("sendmail", *before, *argv, *(["--", "joe"] if before == ["-bt"] else [])))
         except UsageError as error:
             results.append(str(error))
     understood = [result for result in results if isinstance(result, Invocation)]

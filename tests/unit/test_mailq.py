@@ -41,12 +41,12 @@ def entry(queue_id: str = "0uZ4M1qZabcd", **changes: Any) -> dict[str, Any]:
     }
 
 
-async def listed(layout: Callable[[AsyncIterator[Any]], AsyncIterator[str]], *entries: dict[str, Any]) -> str:
+async def listed(layout: Callable[[AsyncIterator[Any], str], AsyncIterator[str]], *entries: dict[str, Any]) -> str:
     async def each() -> AsyncIterator[dict[str, Any]]:
         for one in entries:
             yield one
 
-    return "".join([text async for text in layout(each())])
+    return "".join([text async for text in layout(each(), "/var/spool/queue")])
 
 
 THREE = (
@@ -87,12 +87,12 @@ POSTFIX = f"""\
 """
 
 SENDMAIL = """\
-		The queue (3 requests)
+		/var/spool/queue (3 requests)
 -----Q-ID----- --Size-- -----Q-Time----- ------------Sender/Recipient-----------
  0uZ4M1qZabcd*    1234 Fri Nov 21 23:08 <alice@example.com>
                  (451 4.3.0 later)
 					 <bob@example.org>
- 0uZ4M1qZabce 123456789 Fri Nov 21 23:08 MAILER-DAEMON
+ 0uZ4M1qZabce 123456789 Fri Nov 21 23:08 <>
                  (451 4.3.0 later)
 					 <a@example.org>
 					 <b@example.org>
@@ -125,7 +125,7 @@ async def test_sendmail() -> None:
 async def test_empty() -> None:
     """An empty queue in the words that scripts look for."""
     assert await listed(mailq.postfix) == "Mail queue is empty\n"
-    assert await listed(mailq.sendmail) == "The queue is empty\n\t\tTotal requests: 0\n"
+    assert await listed(mailq.sendmail) == "/var/spool/queue is empty\n\t\tTotal requests: 0\n"
     assert await listed(mailq.jsonl) == ""
     assert "empty" in await listed(mailq.table)
 
