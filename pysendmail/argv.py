@@ -325,7 +325,7 @@ def _filter(what: Filtered) -> _Apply:
         wanted = QueueFilter(what=what, text=text, negated=negated)
         so_far = replace(so_far, filters=(*so_far.filters, wanted))
         # "mailq -qI..." lists those; "sendmail -qI..." flushes those.
-        return so_far if so_far.mode is Mode.LIST else _flush(so_far, value)
+        return so_far if so_far.mode in (Mode.LIST, Mode.COUNT) else _flush(so_far, value)
 
     return apply
 

@@ -115,8 +115,11 @@ LAYOUTS: dict[str, Callable[[AsyncIterator[Entry], str], AsyncIterator[str]]] = 
 
 async def hosts(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
     """hoststat: one line a smarthost, with its trouble and when it is tried again. Entries as in `status --json`."""
-    row = "{:<20} {:<8} {:<20} {:<20} {}\n"
-    yield row.format("SMARTHOST", "STATE", "SINCE", "NEXT TRY", "REASON").rstrip() + "\n"
+    row = "{:<20} {:<8} {:<20} {:<20} {}"
+    title = row.format("SMARTHOST", "STATE", "SINCE", "NEXT TRY", "REASON") + "\n"
     async for entry in entries:
+        if title:
+            yield title
+            title = ""
         facts = (entry[key] or "-" for key in ("name", "state", "since", "next_try_at"))
         yield row.format(*facts, entry["reason"] or "").rstrip() + "\n"

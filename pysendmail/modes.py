@@ -36,7 +36,7 @@ async def on_queue(invocation: Invocation, desk: Control, right: Right) -> Async
         case Mode.FLUSH:
             async for flushed in desk.flush(right, request):
                 if invocation.verbose and invocation.filters:
-                    yield f"{flushed['flushed']} messages are due now\n"
+                    yield f"messages that are due now: {flushed['flushed']}\n"
         case Mode.HOLD:
             async for entry in desk.hold(right, {**request, "reason": invocation.hold_reason}):
                 yield f"{entry['queue_id']}: {entry['done']}\n"
