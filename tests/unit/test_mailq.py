@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,3 +145,40 @@ async def test_jsonl() -> None:
     """One object a line, as it is."""
     text = await listed(mailq.jsonl, *THREE)
     assert [json.loads(line) for line in text.splitlines()] == list(THREE)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "mailq"  # from the real programs: make.py there says how
+LONG = "with.a.very.long.local.part.that.goes.on.and.on@a.very.long.domain.name.example"
+
+
+def golden(name: str) -> str:
+    return (GOLDEN / name).read_text("utf-8")
+
+
+async def test_postfix_prints_what_postfix_does() -> None:
+    """Given what `postqueue -j` says of a queue, every byte of what `postqueue -p` prints of it."""
+    entries = [json.loads(line) for line in golden("postfix.json").splitlines()]
+    assert await listed(mailq.postfix, *entries) == golden("postfix.txt")
+    assert await listed(mailq.postfix) == golden("postfix_empty.txt")
+
+
+async def test_sendmail_prints_what_sendmail_does() -> None:
+    """Every byte of `sendmail -bp`, for the messages that make.py wrote into its queue."""
+
+    def message(queue_id: str, sender: str, recipients: list[str], reason: str | None, size: int) -> dict[str, Any]:
+        waiting = [{"address": address, "delay_reason": reason} for address in recipients]
+        facts = {"arrival_time": 1_795_910_926, "message_size": size, "sender": sender, "recipients": waiting}
+        return entry(queue_id, **facts)
+
+    deferred = "Deferred: 451 4.3.0 later"
+    messages = {
+        one["queue_id"]: one
+        for one in (
+            message("0uZ4M1qZabcd", "alice@example.com", ["bob@example.org", "carol@example.org"], deferred, 12),
+            message("0uZ4M1qZabce", "MAILER-DAEMON", ["bob@example.org"], None, 123456789),
+            message("0uZ4M1qZabcf", f"alice.{LONG}", [f"bob.{LONG}"], "x" * 90, 3),
+        )
+    }
+    order = [line.split()[0] for line in golden("sendmail.txt").splitlines() if line.startswith(" 0uZ")]
+    assert await listed(mailq.sendmail, *(messages[queue_id] for queue_id in order)) == golden("sendmail.txt")
+    assert await listed(mailq.sendmail) == golden("sendmail_empty.txt")
