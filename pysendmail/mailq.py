@@ -18,8 +18,8 @@ Entry = dict[str, Any]
 _MARKS = {"active": "*", "hold": "!"}
 SYSTEM_FILE = Path("/etc/pysendmail/pysendmail.toml")
 _REASON_END = 76  # a reason ends at this column
-_SHOWN = 38  # characters of an address, and
-_SHOWN_REASON = 60  # of a reason, that Sendmail shows: the line ends there
+# What Sendmail shows, in characters: the line ends there.
+_SHOWN_SENDER, _SHOWN_RECIPIENT, _SHOWN_REASON = 39, 38, 60
 
 
 def heading(asked: Invocation, file: Path) -> str:
@@ -62,12 +62,14 @@ async def sendmail(entries: AsyncIterator[Entry], directory: str) -> AsyncIterat
         arrived = time.asctime(time.localtime(entry["arrival_time"]))
         mark = "*" if entry["queue_name"] == "active" else " "
         sender = "<>" if entry["sender"] == "MAILER-DAEMON" else f"<{entry['sender']}>"
-        lines.append(f"{entry['queue_id']:>13}{mark}{entry['message_size']:>8} {arrived:.16} {sender:.{_SHOWN}}\n")
+        lines.append(
+            f"{entry['queue_id']:>13}{mark}{entry['message_size']:>8} {arrived:.16} {sender:.{_SHOWN_SENDER}}\n"
+        )
         if (reason := next((r["delay_reason"] for r in entry["recipients"] if r["delay_reason"]), None)) is not None:
             lines.append(f"{'':17}({reason:.{_SHOWN_REASON}})\n")
         for recipient in entry["recipients"]:
             address = f"<{recipient['address']}>"
-            lines.append(f"\t\t\t\t\t {address:.{_SHOWN}}\n")
+            lines.append(f"\t\t\t\t\t {address:.{_SHOWN_RECIPIENT}}\n")
     if not requests:
         yield f"{directory} is empty\n\t\tTotal requests: 0\n"
         return
