@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pysendmail.envelope import NOTIFY_WORDS
 from pysendmail.smtp.reply import printable
@@ -33,6 +33,8 @@ MAX_HOPS = 1000
 Delivery = Literal["background", "interactive", "queue-only"]
 ErrorMode = Literal["mail", "print", "quiet", "write", "exit"]
 Format = Literal["postfix", "sendmail", "table", "json"]
+Filtered = Literal["id", "sender", "recipient"]
+FILTERED: tuple[Filtered, ...] = get_args(Filtered)
 
 
 class UsageError(ValueError):
@@ -64,9 +66,20 @@ class Mode(StrEnum):
 class QueueFilter:
     """`-qI`, `-qS`, `-qR`: messages whose queue id, sender or a recipient contains the text (or not)."""
 
-    what: Literal["id", "sender", "recipient"]
+    what: Filtered
     text: str
     negated: bool = False
+
+    def fits(self, entry: dict[str, Any]) -> bool:
+        """Whether it holds of a message, an entry of the queue's listing. Case matters in a queue id only."""
+        match self.what:
+            case "id":
+                found = self.text in entry["queue_id"]
+            case "sender":
+                found = self.text.lower() in f"<{entry['sender']}>".lower()
+            case "recipient":
+                found = any(self.text.lower() in f"<{one['address']}>".lower() for one in entry["recipients"])
+        return found != self.negated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,7 +314,7 @@ def _flush_and_wait(so_far: Invocation, value: str) -> Invocation:
     return replace(_flush(so_far, value), wait=True)
 
 
-def _filter(what: Literal["id", "sender", "recipient"]) -> _Apply:
+def _filter(what: Filtered) -> _Apply:
     def apply(so_far: Invocation, value: str) -> Invocation:
         negated = value.startswith("!")
         text = value[2:] if negated else value[1:]
@@ -310,7 +323,7 @@ def _filter(what: Literal["id", "sender", "recipient"]) -> _Apply:
         wanted = QueueFilter(what=what, text=text, negated=negated)
         so_far = replace(so_far, filters=(*so_far.filters, wanted))
         # "mailq -qI..." lists those; "sendmail -qI..." flushes those.
-        return so_far if so_far.mode is Mode.LIST else _flush(so_far, value)
+        return so_far if so_far.mode in (Mode.LIST, Mode.COUNT) else _flush(so_far, value)
 
     return apply
 
@@ -377,7 +390,10 @@ OPTIONS: tuple[Option, ...] = (
     _honoured("-h", "hops that the message has made already", _hops, "N"),
     _honoured("-L", "a tag for the log", _tag, "TAG"),
     _honoured("-n", "do not look into the aliases", _sets(no_aliases=True)),
-    _honoured("-v", "wait for the first attempt and show it", _sets(verbose=True)),
+    _honoured("-v", "wait for the first attempt and show it on standard error", _sets(verbose=True)),
+    _honoured(
+        "-d", "say which configuration and which socket are used", _ignore, "LEVEL", _ATTACHED
+    ),  # the client does
     _honoured("-C", "configuration file, to choose where to queue", _config, "FILE"),
     _honoured("-e", "the same as -oe", _error_mode, "MODE"),
     _honoured("-bm", "take a message from standard input (the default)", _sets(mode=Mode.SUBMIT)),
@@ -389,7 +405,7 @@ OPTIONS: tuple[Option, ...] = (
     _honoured("-bv", "show where the addresses would go; send nothing", _sets(mode=Mode.VERIFY)),
     _honoured("-bt", "test addresses: route, sender, TLS, rewriting", _sets(mode=Mode.TEST)),
     _honoured("-bh", "show the health of the smarthosts (hoststat)", _sets(mode=Mode.HOST_STATUS)),
-    _honoured("-bH", "forget the health of the smarthosts (purgestat)", _sets(mode=Mode.PURGE_STATUS)),
+    _honoured("-bH", "end the rest of smarthosts in trouble (purgestat)", _sets(mode=Mode.PURGE_STATUS)),
     _honoured("-bC", "check the configuration", _sets(mode=Mode.CHECK)),
     _honoured("-bV", "show the version", _sets(mode=Mode.VERSION)),
     _honoured("-bq", "the same as -odq", _sets(mode=Mode.SUBMIT, delivery="queue-only")),
@@ -409,12 +425,14 @@ OPTIONS: tuple[Option, ...] = (
     _honoured("-oi", "the same as -i", _ignore_dots),
     _honoured(
         "-od",
-        "b: deliver in the background; i: now; q or d: when the queue is run",
+        "b: deliver in the background; i: the same; q or d: at the next flush, or after [retry] maximum",
         _delivery,
         "MODE",
         _ATTACHED,
     ),
-    _honoured("-oe", "error mode: m p q w e", _error_mode, "MODE", _ATTACHED),
+    _honoured(
+        "-oe", "q: refuse without words, by the exit status alone; m p w e: say why", _error_mode, "MODE", _ATTACHED
+    ),
     _honoured("-ov", "the same as -v", _verbose),
     _honoured(
         "-O",
@@ -434,7 +452,6 @@ OPTIONS: tuple[Option, ...] = (
     _ignored("-p", "the protocol is known by other means", "PROTOCOL", Value.REQUIRED),
     _ignored("-X", "traffic is in the log; no file is opened", "FILE", Value.REQUIRED, _warns("-X")),
     _ignored("-D", "no file is opened", "FILE", _ATTACHED, _warns("-D")),
-    _ignored("-d", "the log has what there is", "LEVEL", _ATTACHED),
     _ignored("-oA", "the aliases are those of the configuration", "FILE", _ATTACHED, _warns("-oA")),
     _ignored("-o", "all other short options of Sendmail", "OPTION", Value.REQUIRED),
     _ignored("-q15m", "the daemon keeps its own time; with -bD it may stand", "INTERVAL", _ATTACHED, _interval),
@@ -610,6 +627,8 @@ def _check(asked: Invocation) -> None:
         raise UsageError("options --format and --json are for a listing; use them with mailq or -bp")
     if asked.mode is Mode.HOLD and not asked.filters:
         raise UsageError("option -Q: which messages? choose them with -qI, -qS or -qR")
+    if asked.mode is Mode.VERIFY and not asked.recipients:
+        raise UsageError("option -bv: which addresses? give them as arguments")
     # The owner of a configuration decides who delivers with its credentials; a caller only where to queue.
     if asked.config is not None and (option := _delivering(asked)):
         raise UsageError(f"option -C may choose where to queue, not deliver; leave {option} out")

@@ -8,6 +8,7 @@ not exist. Answers are dictionaries, one a line of JSON; `ControlError` carries 
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,9 +17,11 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from pysendmail import explain, listing, status
+from pysendmail.argv import FILTERED, QueueFilter
 from pysendmail.config import Config
-from pysendmail.events import Events
+from pysendmail.events import EVERY, Events
 from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.frames import ALIVE_S
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.records import Ended
@@ -93,6 +96,11 @@ class Control:
 
     # -- looking --
 
+    @property
+    def directory(self) -> str:
+        """Where the queue is, as listings say it."""
+        return str(self._config.queue.directory)
+
     def obstacle(self, route: tuple[str, ...]) -> status.Obstacle | None:
         """Why mail on this route cannot leave now, when the smarthosts are the reason."""
         return status.obstacle(route, self._relays())
@@ -106,12 +114,14 @@ class Control:
                 yield entry
 
     async def waiting(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        filters = _filters(request)
         for queue_id in _ids(request):
             row = await self._waiting(right, queue_id)
             yield await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
         if not _ids(request):
             async for entry in self._pages(partial(listing.waiting_page, uid=right.only, obstacle=self.obstacle)):
-                yield entry
+                if all(one.fits(entry) for one in filters):
+                    yield entry
 
     async def history(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         since, to, ids = _time(request, "since"), _optional(request, "to"), _ids(request)
@@ -173,19 +183,76 @@ class Control:
     # -- changing --
 
     async def flush(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        """Make everything that he may touch due now; with filters, what they choose: then `flushed` is their number."""
         now = time.time()
-        await self._store.change(lambda queue: queue.flush(now, right.only))
-        self._events.flush(uid=right.uid, scope="all" if right.all else "own")
+        scope = "all" if right.all else "own"
+        number = 0
+        if _filters(request):
+            scope = "chosen"
+            chosen = [entry["queue_id"] async for entry in self.waiting(right, request)]
+            for at in range(0, len(chosen), listing.PAGE):
+                number += await self._store.change(partial(_make_due, ids=chosen[at : at + listing.PAGE], now=now))
+        else:
+            await self._store.change(lambda queue: queue.flush(now, right.only))
+        self._events.flush(uid=right.uid, scope=scope)
         if right.all:
             self._flush()
-        yield {"flushed": "all" if right.all else "own"}
+        yield {"flushed": number if scope == "chosen" else scope}
+
+    async def flush_and_wait(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        """Flush; then what happens to that mail, until all of it was tried or its smarthosts rest again.
+
+        An entry is an event with its fields, or {}: still at it.
+        """
+        with self._events.follow(EVERY) as following:
+            async for _flushed in self.flush(right, request):
+                pass
+            while untried := await self._untried(right, request):
+                ids = {queue_id for queue_id, _ in untried}
+                rested = False
+                while untried and not rested:
+                    try:
+                        async with asyncio.timeout(ALIVE_S):
+                            event, fields = await following.get()
+                    except TimeoutError:
+                        yield {}
+                        break
+                    if fields.get("queue_id") in ids:
+                        yield {"event": event, **fields}
+                    if event == "outcome":
+                        untried.discard((str(fields["queue_id"]), str(fields["recipient"])))
+                    rested = event == "trouble"
+
+    async def _untried(self, right: Right, request: Entry) -> set[tuple[str, str]]:
+        """Queue id and `<recipient>` of what is due or being attempted, but for mail whose smarthosts rest."""
+        chosen = {entry["queue_id"] async for entry in self.waiting(right, request)}
+        now = time.time()
+
+        def page(queue: Queue, after: int) -> tuple[set[tuple[str, str]], int | None]:
+            found = set()
+            rows = queue.rows("page", after=after, uid=right.only, limit=listing.PAGE)
+            for row in rows:
+                for one in queue.rows("page_recipients", message=row["id"]) if row["queue_id"] in chosen else ():
+                    obstacle = self.obstacle(tuple(one["route"].split("\n")) if one["route"] else ())
+                    rests = obstacle is not None and (obstacle.until is None or obstacle.until > now)
+                    due = one["state"] == "queued" and one["next_attempt_at"] <= now and not rests
+                    if due or one["state"] == "attempting":
+                        found.add((row["queue_id"], f"<{one['address']}>"))
+            return found, rows[-1]["id"] if len(rows) == listing.PAGE else None
+
+        untried: set[tuple[str, str]] = set()
+        after: int | None = 0
+        while after is not None:
+            found, after = await self._store.look(partial(page, after=after))
+            untried |= found
+        return untried
 
     async def hold(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         def step(queue: Queue, message: int, now: float) -> list[Ended]:
             queue.hold(message)
             return []
 
-        async for entry in self._each(right, request, "held", step):
+        async for entry in self._each(right, request, "held", step, reason=_optional(request, "reason") or None):
             yield entry
 
     async def release(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
@@ -236,8 +303,9 @@ class Control:
         request: Entry,
         done: str,
         step: Callable[..., list[Ended]],
+        **fields: str | None,
     ) -> AsyncIterator[Entry]:
-        """Do one thing to each message named, a commit each."""
+        """Do one thing to each message named, a commit each; `fields` are for the log."""
         async for queue_id in self._named(right, request):
             try:
                 row = await self._waiting(right, queue_id)
@@ -246,7 +314,7 @@ class Control:
                     continue  # it left since we began: there is nothing to do to it
                 raise
             ended = await self._store.change(partial(step, message=row["id"], now=time.time()))
-            self._events.emit(done, queue_id=queue_id, uid=right.uid)
+            self._events.emit(done, queue_id=queue_id, uid=right.uid, **fields)
             for one in ended:
                 self._events.ended(one, smarthost=None, tls=None)
             yield {"queue_id": queue_id, "done": done}
@@ -260,8 +328,7 @@ class Control:
             for queue_id in ids:
                 yield queue_id
             return
-        page = partial(listing.waiting_page, uid=right.only, obstacle=self.obstacle)
-        async for entry in self._pages(page):
+        async for entry in self.waiting(right, {"filters": request.get("filters")}):
             yield entry["queue_id"]
 
     async def _find(self, right: Right, queue_id: str) -> Any:
@@ -277,6 +344,29 @@ class Control:
         return row
 
     # -- smarthosts --
+
+    async def smarthosts(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
+        """Their health, as in `status`, which only a daemon knows."""
+        self._need_daemon()
+        async for report in self.status(right, {}):
+            for entry in report["smarthosts"]:
+                yield entry
+
+    async def purge(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
+        """End the rest of those in trouble: they are tried at once."""
+        if not right.all:
+            raise ControlError(EX_NOPERM, "only root and the queue's owner may end the rest of the smarthosts")
+        self._need_daemon()
+        self._flush()
+        self._events.flush(uid=right.uid, scope="smarthosts")
+        yield {"flushed": "smarthosts"}
+
+    def _need_daemon(self) -> None:
+        if not self._circumstances().daemon:
+            raise ControlError(
+                EX_UNAVAILABLE,
+                "no daemon is running, so that no smarthost is in use; pysendmail probe tries whether one works",
+            )
 
     async def probe(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         if not right.all:
@@ -314,11 +404,27 @@ _VERBS: dict[str, Verb] = {
 }
 
 
+def _make_due(queue: Queue, ids: list[str], now: float) -> int:
+    return sum(queue.make_one_due(queue_id, now) for queue_id in ids)
+
+
 def _ids(request: Entry) -> list[str]:
     ids = request.get("ids") or []
     if not isinstance(ids, list) or len(ids) > MAX_IDS or not all(isinstance(one, str) for one in ids):
         raise ControlError(EX_USAGE, f"ids: a list of at most {MAX_IDS} names is expected")
     return ids
+
+
+def _filters(request: Entry) -> tuple[QueueFilter, ...]:
+    """`filters` of a request: values of ours, or objects with their three keys."""
+    filters = request.get("filters") or ()
+    try:
+        found = tuple(one if isinstance(one, QueueFilter) else QueueFilter(**one) for one in filters)
+        if any(one.what not in FILTERED or not isinstance(one.text, str) for one in found):
+            raise TypeError
+    except TypeError:
+        raise ControlError(EX_USAGE, "filters: a list of objects with what, text and negated is expected") from None
+    return found
 
 
 def _time(request: Entry, key: str) -> float:

@@ -1,6 +1,7 @@
 """Direct: a command without a daemon, by somebody who may write the queue: root, a container, a user's own instance.
 
-It takes queue.lock, opens the queue itself and commits; whoever starts next delivers. Root first becomes the
+It reads its input, takes queue.lock, opens the queue itself and commits; whoever starts next delivers, and a daemon
+that has started meanwhile gets the message. Root first becomes the
 directory's owner, so that it never leaves a root-owned file there; the uid recorded stays the caller's. Without
 that right: 75 for mail, saying which socket was tried and that nothing was queued, 69 for the rest.
 """
@@ -11,15 +12,17 @@ import asyncio
 import os
 import sqlite3
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pysendmail import argv as command_line
-from pysendmail import config_file, mailq, probe, server, tlspolicy
+from pysendmail import check, config_file, mailq, modes, probe, status, tlspolicy, whereto
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
@@ -47,11 +50,12 @@ from pysendmail.spool import (
     takes_mail,
 )
 from pysendmail.status import Circumstances
-from pysendmail.submission import Caller, Refused, Submission
+from pysendmail.submission import Caller, Refused, Submission, envelope_sender
 from pysendmail.thin import client
 from pysendmail.writer import StoreBroken, StoreFull, is_full
 
 T = TypeVar("T")
+READ_OCTETS = 256 * 1024
 DAEMON_IS_BACK = -1  # what `run` returns instead of an exit code; the thin client has it too
 
 
@@ -87,28 +91,33 @@ def run(
 ) -> int:
     """One command line of sendmail or its other names, in this process; returns the exit code.
 
-    DAEMON_IS_BACK instead, with nothing read of `chunks`: a daemon has started meanwhile and takes the message.
+    DAEMON_IS_BACK instead: a daemon has started meanwhile and takes the message, all of which is standard input again.
     """
     name = printable(argv[0].rpartition(b"/")[2], 40) if argv else "sendmail"
+    quiet = False
     try:
         invocation = command_line.parse(argv)
-        for warning in invocation.warnings:
+        quiet = invocation.error_mode == "quiet"
+        for warning in () if quiet else invocation.warnings:
             print(f"{name}: {warning}", file=sys.stderr)
-        loaded = config_file.load_or_last_good(locate(config_path))
+        instance = locate(config_path)
+        if invocation.mode is Mode.CHECK:
+            return _check(instance)
+        if invocation.mode is Mode.DAEMON:
+            return _daemon(instance, once=False)
+        loaded = config_file.load_or_last_good(instance)
         config = loaded.config
         if invocation.mode is Mode.SUBMIT:
             return _submit(invocation, environ, chunks, submission_id, config, socket_path)
         if invocation.mode is Mode.SMTP:
             return asyncio.run(_smtp(invocation, chunks, config, socket_path))
-        if invocation.mode in (Mode.LIST, Mode.FLUSH):
-            asyncio.run(_perform(invocation, loaded, socket_path))
-        else:
-            sys.stdout.write(server.answer(invocation, Aliases.load(config.aliases.file)))
-            sys.stdout.flush()
+        asyncio.run(_perform(invocation, loaded, socket_path, chunks))
+        if invocation.mode is Mode.FLUSH and invocation.wait:
+            return _daemon(instance, once=True)
     except UsageError as error:
         return _failed(name, EX_USAGE, str(error))
     except (Refused, ControlError) as error:
-        return _failed(name, error.code, str(error))
+        return _failed(name, error.code, "" if quiet else str(error))
     except ConfigError as error:
         return _failed(name, EX_CONFIG, str(error))
     except sqlite3.Error as error:
@@ -135,35 +144,41 @@ def _submit(
 ) -> int:
     uid = os.getuid()
     _check_right(config, socket_path)
-    with ExitStack() as stack:
+    aliases = Aliases.load(config.aliases.file)
+    name = environ.get(b"NAME", b"").decode("utf-8", "replace")
+
+    def begin(queue_id: str) -> Submission:
+        return Submission(
+            invocation,
+            caller=Caller(uid=uid, full_name=name),
+            config=config,
+            aliases=aliases,
+            queue_id=queue_id,
+            submission_id=submission_id,
+        )
+
+    with _unnamed_file(config.queue.directory) as held, ExitStack() as stack:
+        # All of it is read before the lock is taken: whoever writes slowly keeps no other command waiting.
+        _read_all(chunks, begin(""), held)
         try:
             queue = stack.enter_context(_owned_queue(config, unless=partial(answers, Path(socket_path))))
         except QueueBusy:
-            if answers(Path(socket_path)):
-                return DAEMON_IS_BACK  # nothing was read yet
-            raise
-        submission = Submission(
-            invocation,
-            caller=Caller(uid=uid, full_name=environ.get(b"NAME", b"").decode("utf-8", "replace")),
-            config=config,
-            aliases=Aliases.load(config.aliases.file),
-            queue_id=queue.ids.new(time.time()),
-            submission_id=submission_id,
-        )
+            if not answers(Path(socket_path)):
+                raise
+            os.dup2(held.fileno(), 0)
+            return DAEMON_IS_BACK
+        submission = begin(queue.ids.new(time.time()))
         try:
-            for chunk in chunks:
+            while not submission.ended and (chunk := held.read(READ_OCTETS)):
                 submission.feed(chunk)
                 while (step := submission.spill()) is not None:
                     _commit(queue, step)
-                if submission.ended:
-                    break
             accepted = _commit(queue, submission.finish(time.time()))
         except BaseException:
             _commit(queue, submission.forget)
             raise
-    new = submission.new
-    if invocation.verbose and new is not None:
-        print(f"queued as {accepted.queue_id}; no daemon is running, so nothing is tried yet")
+    if invocation.verbose or sys.stderr.isatty():
+        print(f"{accepted.queue_id}: queued; no daemon is running, it leaves when one does", file=sys.stderr)
     return EX_OK
 
 
@@ -233,6 +248,39 @@ class QueueInTurns:
 def _silent() -> Events:
     """A command has no log of its own."""
     return Events(Lines(None))
+
+
+@contextmanager
+def _unnamed_file(directory: Path) -> Iterator[IO[bytes]]:
+    """A file for one message, as large as it may be. It lies where the message will, and goes with the process."""
+    with acting_as(*directory_owner(directory)):
+        file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - opened by its owner, used by us
+    with file:
+        yield file
+
+
+def _read_all(chunks: Iterator[bytes], trial: Submission, file: IO[bytes]) -> None:
+    """Standard input up to its end, into the file. What can be refused by now is refused, and not read any further."""
+    for chunk in chunks:
+        file.write(chunk)
+        trial.feed(chunk)
+        while trial.spill() is not None:
+            pass  # only looked at: it is stored under the lock
+        if trial.ended:
+            break
+    file.seek(0)
+
+
+def _check(instance: Instance) -> int:
+    findings = check.run(instance)
+    sys.stdout.write(check.render(findings))
+    return check.exit_code(findings)
+
+
+def _daemon(instance: Instance, *, once: bool) -> int:
+    from pysendmail import daemon  # its parts are needed for nothing else here
+
+    return daemon.serve(instance, once=once)
 
 
 def _commit(queue: Queue, step: Callable[[Queue], T]) -> T:
@@ -336,10 +384,35 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
     )
 
 
-async def _perform(invocation: Invocation, loaded: Loaded, socket_path: str) -> None:
-    desk, right = control(loaded, socket_path)
-    if invocation.format != "json" and (heading := mailq.heading(loaded.config.file)):
-        print(f"{invocation.name}: {heading}", file=sys.stderr)
-    async for text in server.perform(invocation, desk, right):
+async def _perform(invocation: Invocation, loaded: Loaded, socket_path: str, chunks: Iterator[bytes]) -> None:
+    config = loaded.config
+    if invocation.mode in modes.OF_THE_QUEUE:
+        desk, right = control(loaded, socket_path)
+        wanted = replace(invocation, wait=False)  # -qf: what is due now is tried by a daemon, as whom we go on
+        texts = modes.on_queue(wanted, desk, right)
+        if heading := mailq.heading(invocation, config.file):
+            print(f"{invocation.name}: {heading}", file=sys.stderr)
+    else:
+        relays = {smarthost.name: Relay(smarthost) for smarthost in config.smarthost}
+        now = whereto.Circumstances(
+            sender=envelope_sender(invocation, Caller(uid=os.getuid()), config),
+            config=config,
+            aliases=Aliases.load(config.aliases.file),
+            obstacle=lambda route: status.obstacle(route, relays),
+        )
+        texts = modes.elsewhere(invocation, now, _lines(chunks))
+    async for text in texts:
         sys.stdout.write(text)
-    sys.stdout.flush()
+        sys.stdout.flush()
+
+
+async def _lines(chunks: Iterator[bytes]) -> AsyncIterator[str]:
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", "surrogateescape")
+        if len(rest) > whereto.MAX_LINE:
+            raise UsageError(f"a line of more than {whereto.MAX_LINE} octets is no address")
+    if rest:
+        yield rest.decode("utf-8", "surrogateescape")

@@ -21,6 +21,7 @@ from pysendmail.smtp.reply import printable
 Value = str | int | float | None
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@.,:;<>/+-_=%~!*()[]{}|$#&?^'")
 MAX_VALUE = 1000
+EVERY = ""  # instead of a queue id, to `follow` all that happens
 MAX_LINE = select.PIPE_BUF - 1  # a pipe that is ready takes so much without blocking (pipe(7))
 
 
@@ -95,7 +96,7 @@ class Events:
 
     @contextmanager
     def follow(self, queue_id: str) -> Iterator[asyncio.Queue[tuple[str, dict[str, Value]]]]:
-        """Every event of one message, as it happens."""
+        """Every event of one message, or with EVERY all events, as they happen."""
         queue: asyncio.Queue[tuple[str, dict[str, Value]]] = asyncio.Queue()
         followers = self._followers.setdefault(queue_id, [])
         followers.append(queue)
@@ -110,8 +111,9 @@ class Events:
         """Write one event. Use the named functions below where there is one."""
         self._sink.write(event, fields)
         if self._followers:
-            for follower in self._followers.get(str(fields.get("queue_id")), ()):
-                follower.put_nowait((event, fields))
+            for about in (str(fields.get("queue_id")), EVERY):
+                for follower in self._followers.get(about, ()):
+                    follower.put_nowait((event, fields))
 
     def accepted(
         self,
@@ -125,6 +127,7 @@ class Events:
         kind: str,
         stray: int = 0,
         reencoded: str = "",
+        tag: str = "",
     ) -> None:
         self.emit(
             "accepted",
@@ -137,6 +140,7 @@ class Events:
             kind=None if kind == "mail" else kind,
             stray_octets=stray or None,
             reencoded=reencoded or None,
+            tag=tag or None,
         )
 
     def refused(self, *, uid: int, code: int, reason: str) -> None:

@@ -1,4 +1,7 @@
-"""Explain: in plain words why a message is where it is, what was tried, what comes next and what would help. Pure."""
+"""Explain: in plain words why a message is where it is, what was tried, what comes next and what would help. Pure.
+
+`happening` says one event of the log in words, for who looks on (`sendmail -v`). Secrets are in no event.
+"""
 
 from __future__ import annotations
 
@@ -90,3 +93,22 @@ def _senders(sender: str, config: Config) -> Iterator[str]:
         rule = rewrite.rule(config, smarthost)
         if rule is not None and (written := rewrite.sender(sender, rule)) != sender:
             yield f"Through the smarthost {smarthost.name} its sender is written <{written}> ([rewrite])."
+
+
+def happening(event: Entry) -> str:
+    """One event of a message, its fields and its name as `event`, as a line; "" for what says nothing new."""
+    where = f"{event.get('smarthost')}" + (f" [{event['address']}]" if event.get("address") else "")
+    match event.get("event"):
+        case "accepted":
+            words = f"accepted, {event['size']} octets from {event['sender']}, recipients: {event['recipients']}"
+        case "attempt":
+            tls = "in clear" if event.get("tls") in (None, "none") else f"over {event['tls']}"
+            words = f"connected to {where} {tls}, sending to recipients: {event['recipients']}"
+        case "outcome":
+            by = f" by {where}" if event.get("smarthost") else ""
+            words = f"{event['recipient']} {event['status']}{by}: {event['reply']}"
+            if event.get("next_attempt_s") is not None:
+                words += f" (next attempt in {words_for_duration(float(event['next_attempt_s']))})"
+        case _:
+            return ""
+    return f"{event['queue_id']}: {words}"

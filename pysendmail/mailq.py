@@ -1,29 +1,35 @@
 """Mailq: the queue as people and programs read it: Postfix's long-id layout, Sendmail's, a table, JSON Lines.
 
-Entries are those of `listing.waiting_entry`. Sources: Postfix showq_compat.c and Sendmail queue.c, as described in
-their manuals; monitoring scripts parse both. Text from the network was escaped when it was recorded.
+Entries are those of `listing.waiting_entry`. Postfix's and Sendmail's layouts are held to what the real programs print
+(tests/golden/mailq), since monitoring scripts parse both. Text from the network was escaped when it was recorded.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+
+from pysendmail.argv import Invocation, Mode
 
 Entry = dict[str, Any]
 _MARKS = {"active": "*", "hold": "!"}
 SYSTEM_FILE = Path("/etc/pysendmail/pysendmail.toml")
 _REASON_END = 76  # a reason ends at this column
+# What Sendmail shows, in characters: the line ends there.
+_SHOWN_SENDER, _SHOWN_RECIPIENT, _SHOWN_REASON = 39, 38, 60
 
 
-def heading(file: Path) -> str:
-    """Which queue this is, for stderr; nothing for the machine's own, whose listing programs read."""
-    return "" if file == SYSTEM_FILE else f"the queue of {file}"
+def heading(asked: Invocation, file: Path) -> str:
+    """Which queue a listing is of, for stderr; nothing for the machine's own, whose listing programs read."""
+    return (
+        "" if asked.mode is not Mode.LIST or asked.format == "json" or file == SYSTEM_FILE else f"the queue of {file}"
+    )
 
 
-async def postfix(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
+async def postfix(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[str]:
     octets = requests = 0
     async for entry in entries:
         if not requests:
@@ -47,7 +53,7 @@ async def postfix(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
         yield f"\n-- {octets // 1024} Kbytes in {requests} Request{'s' if requests != 1 else ''}.\n"
 
 
-async def sendmail(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
+async def sendmail(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[str]:
     """Sendmail's layout; its first line wants the number of messages, so that all of them are read first."""
     lines: list[str] = []
     requests = 0
@@ -55,22 +61,26 @@ async def sendmail(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
         requests += 1
         arrived = time.asctime(time.localtime(entry["arrival_time"]))
         mark = "*" if entry["queue_name"] == "active" else " "
-        sender = "MAILER-DAEMON" if entry["sender"] == "MAILER-DAEMON" else f"<{entry['sender']}>"
-        lines.append(f"{entry['queue_id']:>13}{mark}{entry['message_size']:>8} {arrived:.16} {sender}\n")
+        sender = "<>" if entry["sender"] == "MAILER-DAEMON" else f"<{entry['sender']}>"
+        lines.append(
+            f"{entry['queue_id']:>13}{mark}{entry['message_size']:>8} {arrived:.16} {sender:.{_SHOWN_SENDER}}\n"
+        )
         if (reason := next((r["delay_reason"] for r in entry["recipients"] if r["delay_reason"]), None)) is not None:
-            lines.append(f"    {'':>10.10}   ({reason:.60})\n")
-        lines += [f"\t\t\t\t\t <{recipient['address']}>\n" for recipient in entry["recipients"]]
+            lines.append(f"{'':17}({reason:.{_SHOWN_REASON}})\n")
+        for recipient in entry["recipients"]:
+            address = f"<{recipient['address']}>"
+            lines.append(f"\t\t\t\t\t {address:.{_SHOWN_RECIPIENT}}\n")
     if not requests:
-        yield "The queue is empty\n\t\tTotal requests: 0\n"
+        yield f"{directory} is empty\n\t\tTotal requests: 0\n"
         return
-    yield f"\t\tThe queue ({requests} request{'s' if requests != 1 else ''})\n"
+    yield f"\t\t{directory} ({requests} request{'s' if requests != 1 else ''})\n"
     yield "-----Q-ID----- --Size-- -----Q-Time----- ------------Sender/Recipient-----------\n"
     for line in lines:
         yield line
     yield f"\t\tTotal requests: {requests}\n"
 
 
-async def table(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
+async def table(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[str]:
     """One line a recipient, for a terminal."""
     row = "{:<15} {:>9} {:<12} {:<28} {:<28} {}\n"
     empty = True
@@ -92,6 +102,26 @@ async def table(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
         yield "The queue is empty.\n"
 
 
-async def jsonl(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
+async def jsonl(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[str]:
     async for entry in entries:
         yield json.dumps(entry) + "\n"
+
+
+LAYOUTS: dict[str, Callable[[AsyncIterator[Entry], str], AsyncIterator[str]]] = {
+    "postfix": postfix,
+    "sendmail": sendmail,
+    "table": table,
+    "json": jsonl,
+}
+
+
+async def hosts(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
+    """hoststat: one line a smarthost, with its trouble and when it is tried again. Entries as in `status --json`."""
+    row = "{:<20} {:<8} {:<20} {:<20} {}"
+    title = row.format("SMARTHOST", "STATE", "SINCE", "NEXT TRY", "REASON") + "\n"
+    async for entry in entries:
+        if title:
+            yield title
+            title = ""
+        facts = (entry[key] or "-" for key in ("name", "state", "since", "next_try_at"))
+        yield row.format(*facts, entry["reason"] or "").rstrip() + "\n"

@@ -174,7 +174,7 @@ class Queue(Store):
                 original=destination.original,
                 orcpt=destination.recipient.orcpt,
                 notify=",".join(sorted(destination.recipient.notify)),
-                now=now,
+                now=now + new.wait,
             )
 
     def accept(self, new: NewMessage, *, submission: bytes | None, now: float) -> Accepted:
@@ -372,6 +372,14 @@ class Queue(Store):
     def make_due(self, message: int, now: float) -> None:
         self.run("release_due", message=message, now=now)
         self._touch_message(message)
+
+    def make_one_due(self, queue_id: str, now: float) -> bool:
+        """The same by queue id; False if it has left meanwhile."""
+        row = self.find(queue_id)
+        if row is None or row["state"] != "queued":
+            return False
+        self.make_due(row["id"], now)
+        return True
 
     def force_expire(self, message: int) -> None:
         """What is being attempted right now expires when the attempt fails."""

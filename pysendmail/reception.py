@@ -253,4 +253,5 @@ def log_accepted(events: Events, submission: Submission, accepted: Accepted) -> 
         kind=new.kind,
         stray=submission.stray,
         reencoded=submission.reencoded,
+        tag=submission.tag,
     )

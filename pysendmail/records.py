@@ -39,6 +39,7 @@ class NewMessage:
     lifetime: float
     warn_after: float  # 0: no delay notice
     about: str | None = None
+    wait: float = 0.0  # seconds until it is due for the first time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,18 +17,18 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-from pysendmail import __version__, argv, frames, mailq
+from pysendmail import argv, explain, frames, mailq, modes, whereto
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
 from pysendmail.control import Control, ControlError, Right
-from pysendmail.events import Events, Value, line
-from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.events import Events, Value
+from pysendmail.exits import EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.queue_id import QueueIds
 from pysendmail.reception import Reception, log_accepted
 from pysendmail.smtp.reply import printable
 from pysendmail.sockets import BACKLOG, CONTROL, Listener
-from pysendmail.submission import Caller, Refused, Submission
+from pysendmail.submission import Caller, Refused, Submission, envelope_sender
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 FULL_S = 0.1  # without a descriptor for one more, until the next look
@@ -219,6 +219,7 @@ class Conversation:
         self._decoder = frames.Decoder()
         self._frames: list[frames.Frame] = []
         self._name = "sendmail"
+        self._quiet = False  # -oeq: the exit code says it all
 
     async def run(self) -> None:
         """From the first frame to the exit code. Nothing leaves here but cancellation."""
@@ -266,7 +267,7 @@ class Conversation:
     async def close(self, code: int, error: str = "") -> None:
         """The end: words on stderr if there are any, and the exit code."""
         with suppress(ConnectionError):
-            if error:
+            if error and not self._quiet:
                 for text in error.splitlines():
                     await self._say(f"{self._name}: {printable(text)}\n", frames.STDERR)
             self._writer.write(frames.encode(frames.EXIT, bytes((code,))))
@@ -295,6 +296,7 @@ class Conversation:
             await self._request(arguments[1:])
             return
         invocation = argv.parse(arguments)
+        self._quiet = invocation.error_mode == "quiet"
         await self._invoke(invocation, submission_id)
 
     async def _ask(self, submission_id: bytes) -> None:
@@ -323,22 +325,48 @@ class Conversation:
         await self.close(EX_OK)
 
     async def _invoke(self, invocation: Invocation, submission_id: bytes) -> None:
-        for warning in invocation.warnings:
+        for warning in () if self._quiet else invocation.warnings:
             await self._say(f"{self._name}: {warning}\n", frames.STDERR)
         match invocation.mode:
             case Mode.SUBMIT:
                 await self._submit(invocation, submission_id)
             case Mode.SMTP:
                 await self._smtp(invocation)
-            case Mode.LIST | Mode.FLUSH:
-                if invocation.format != "json" and (heading := mailq.heading(self._desk.config.file)):
+            case mode if mode in modes.OF_THE_QUEUE:
+                if heading := mailq.heading(invocation, self._desk.config.file):
                     await self._say(f"{self._name}: {heading}\n", frames.STDERR)
-                async for text in perform(invocation, self._desk.control, self._right):
-                    await self._say(text)
-                await self.close(EX_OK)
+                await self._show(modes.on_queue(invocation, self._desk.control, self._right))
             case _:
-                await self._say(answer(invocation, self._desk.aliases()))
-                await self.close(EX_OK)
+                desk = self._desk
+                now = whereto.Circumstances(
+                    sender=envelope_sender(invocation, Caller(uid=self._right.uid), desk.config),
+                    config=desk.config,
+                    aliases=desk.aliases(),
+                    obstacle=desk.control.obstacle,
+                )
+                await self._show(modes.elsewhere(invocation, now, self._lines()))
+
+    async def _show(self, texts: AsyncIterator[str]) -> None:
+        """All of it, and 0. A sign of life, "", goes out at once."""
+        async for text in texts:
+            await self._say(text)
+            if not text:
+                self._writer.write(frames.encode(frames.STDOUT))
+                await self._writer.drain()
+        await self.close(EX_OK)
+
+    async def _lines(self) -> AsyncIterator[str]:
+        """Standard input, line by line as it comes."""
+        rest = b""
+        while (frame := await self._frame(IDLE_S)).kind != frames.END:
+            if frame.kind == frames.DATA:
+                *lines, rest = (rest + frame.payload).split(b"\n")
+                for line in lines:
+                    yield line.decode("utf-8", "surrogateescape")
+            if len(rest) > whereto.MAX_LINE:
+                raise UsageError(f"a line of more than {whereto.MAX_LINE} octets is no address")
+        if rest:
+            yield rest.decode("utf-8", "surrogateescape")
 
     async def _submit(self, invocation: Invocation, submission_id: bytes) -> None:
         # Known from its first frame on: who asks for it meanwhile waits, and is never told that nothing was queued
@@ -419,7 +447,7 @@ class Conversation:
     async def _show_attempts(
         self, submission: Submission, following: asyncio.Queue[tuple[str, dict[str, Value]]]
     ) -> None:
-        """-v: what happens to the message, until each recipient has had an attempt."""
+        """-v: what happens to the message, until each recipient has had an attempt; on stderr."""
         assert submission.new is not None
         waiting = {f"<{destination.recipient.address}>" for destination in submission.new.destinations}
         deadline = time.monotonic() + VERBOSE_S
@@ -433,45 +461,12 @@ class Conversation:
                 if None not in obstacles or time.monotonic() > deadline:
                     reasons = sorted({obstacle.reason for obstacle in obstacles if obstacle is not None})
                     why = "; ".join(reasons) or "no attempt has ended yet"
-                    await self._say(f"{submission.queue_id} is queued and waits: {why}\n")
+                    await self._say(f"{submission.queue_id}: queued, and waits: {why}\n", frames.STDERR)
                     return
                 patience = frames.ALIVE_S
                 self._writer.write(frames.encode(frames.STDERR))  # a sign of life: the client goes on waiting
                 continue
-            await self._say(line(event, fields) + "\n")
+            if words := explain.happening({"event": event, **fields}):
+                await self._say(f"{words}\n", frames.STDERR)
             if event == "outcome":
                 waiting.discard(str(fields.get("recipient")))
-
-
-async def perform(invocation: Invocation, desk: Control, right: Right) -> AsyncIterator[str]:
-    """mailq and the like: the modes of sendmail(8) that work on the queue."""
-    if invocation.mode is Mode.FLUSH:
-        async for _ in desk.flush(right, {}):
-            pass
-        return
-    layouts = {
-        "postfix": mailq.postfix,
-        "sendmail": mailq.sendmail,
-        "table": mailq.table,
-        "json": mailq.jsonl,
-    }
-    async for text in layouts[invocation.format or "postfix"](desk.waiting(right, {})):
-        yield text
-
-
-def answer(invocation: Invocation, aliases: Aliases) -> str:
-    """The modes that need neither a message nor the queue."""
-    match invocation.mode:
-        case Mode.ALIASES:
-            if problems := (*aliases.problems, *aliases.loops()):
-                raise Refused(EX_CONFIG, "\n".join(str(problem) for problem in problems))
-            targets = aliases.targets.values()
-            return f"{aliases.file}: {len(targets)} aliases, {sum(map(len, targets))} addresses in them\n"
-        case Mode.VERSION:
-            return f"pysendmail {__version__}\n"
-        case Mode.HELP:
-            return argv.help(invocation.name)
-        case Mode.NOTHING:
-            return ""
-        case mode:
-            raise UsageError(f"{mode}: this version of pysendmail does not do that")

@@ -86,6 +86,7 @@ class Submission:
     ) -> None:
         self.queue_id = queue_id
         self.reencoded = ""  # lines were too long and are encoded now: "yes", or "signed" where that broke a signature
+        self.tag = invocation.tag
         self.stored = False  # something of it is in the database: to be forgotten if it ends here
         self._invocation = invocation
         self._caller = caller
@@ -100,7 +101,7 @@ class Submission:
         self._parts = 0
         self.new: NewMessage | None = None
         self._check_access()
-        self._sender = self._envelope_sender()
+        self._sender = envelope_sender(invocation, caller, config)
         self._warning = self._sender_policy()
         if invocation.require_tls:
             raise Refused(
@@ -273,6 +274,7 @@ class Submission:
             eight_bit=eight_bit,
             lifetime=config.queue.lifetime if self._invocation.lifetime is None else self._invocation.lifetime,
             warn_after=config.queue.warn_after,
+            wait=config.retry.maximum if self._invocation.delivery == "queue-only" else 0.0,
         )
 
     # -- access --
@@ -301,31 +303,6 @@ class Submission:
         return f"{self._config.hostname}: {self._caller.login} set sender to {self._sender} using {how}"
 
     # -- envelope --
-
-    def _envelope_sender(self) -> str:
-        given = self._invocation.sender
-        if given == "":
-            return ""
-        if given is None:
-            return f"{self._caller.login}@{self._config.sender_domain}"
-        return self._qualified(self._one_address(given))
-
-    def _one_address(self, text: str) -> str:
-        """The address in a -f argument, which may carry a display name or angle brackets."""
-        try:
-            found = parse_list(_octets(text))
-        except AddressError as error:
-            raise Refused(EX_DATAERR, f"sender: {error}") from None
-        if len(found) != 1:
-            raise Refused(EX_DATAERR, f"sender: one address is needed, {len(found)} were given")
-        return found[0]
-
-    def _qualified(self, text: str) -> str:
-        try:
-            address = parse_path(text)
-        except AddressError as error:
-            raise Refused(EX_DATAERR, f"sender: {error}") from None
-        return str(address) if address.domain else f"{address}@{self._config.sender_domain}"
 
     def _destinations(self) -> tuple[Destination, ...]:
         found = list(self._added)
@@ -380,6 +357,22 @@ class Submission:
             raise Refused(
                 EX_DATAERR, f"{count} Received fields: the message goes round in a loop (the limit is {limit})", "5.4.6"
             )
+
+
+def envelope_sender(invocation: Invocation, caller: Caller, config: Config) -> str:
+    """The reverse-path: that of -f, which may carry a display name or angle brackets, or else the caller's own."""
+    if invocation.sender == "":
+        return ""
+    if invocation.sender is None:
+        return f"{caller.login}@{config.sender_domain}"
+    try:
+        found = parse_list(_octets(invocation.sender))
+        if len(found) != 1:
+            raise AddressError(f"one address is needed, {len(found)} were given")
+        address = parse_path(found[0])
+    except AddressError as error:
+        raise Refused(EX_DATAERR, f"sender: {error}") from None
+    return str(address) if address.domain else f"{address}@{config.sender_domain}"
 
 
 def _octets(argument: str) -> bytes:

@@ -44,7 +44,7 @@ MAX_ARGUMENTS = 10_000
 MAX_ENVIRONMENT_OCTETS = 4096
 MAX_CHUNK = 256 << 10
 
-DAEMON_IS_BACK = -1  # direct.run: nothing was done, since a daemon has started meanwhile
+DAEMON_IS_BACK = -1  # direct.run: a daemon has started meanwhile, and standard input begins anew
 USAGE, IOERR, TEMPFAIL, CONFIG = 64, 74, 75, 78  # sysexits
 
 SYSTEM_CONFIG = b"/etc/pysendmail/pysendmail.toml"
@@ -96,7 +96,7 @@ class Lost(Exception):
 class Request:
     """What argv says to the client itself."""
 
-    __slots__ = ("argv", "config", "dialogue", "dot_ends", "name", "reads", "verbose")
+    __slots__ = ("argv", "config", "debug", "dialogue", "dot_ends", "here", "name", "reads", "verbose")
 
     def __init__(self, argv: "Sequence[bytes]") -> None:
         self.argv = argv
@@ -104,6 +104,8 @@ class Request:
         self.config: bytes | None = None
         self.reads = self.name not in QUIET_NAMES
         self.dialogue = False
+        self.here = False  # no daemon can do it for us
+        self.debug = False
         self.dot_ends = self.name != b"rmail"
         self.verbose = False
         self._scan()
@@ -137,6 +139,7 @@ class Request:
                 return
             if option in TAKES_REST:
                 interval = at < len(word) and word[at] in b"p0123456789"  # -q15m: changes nothing in a dialogue
+                self.debug |= option == b"d"
                 if option == b"Q" or (option == b"q" and not (self.dialogue and interval)):
                     self._quiet()
                 return
@@ -153,6 +156,7 @@ class Request:
         elif option == b"b":
             self.reads = value[:1] not in QUIET_MODES
             self.dialogue = value[:1] in DIALOGUE_MODES
+            self.here = value in (b"C", b"D")
         elif option == b"o":
             self._switch(b"-o" + value[:1], value[1:])
         elif option == b"O":
@@ -621,6 +625,10 @@ class Command:
         self._check_bounds()
         if not (request.dialogue or request.verbose or not request.reads or posix.isatty(0)):
             source.fill(request.dot_ends)
+        if request.debug:
+            self._say_where()
+        if request.here:
+            return self._directly()
         start = opening(self._submission_id, request.argv, self._environment)
         for last in (False, True):
             sock = self._reach()
@@ -628,6 +636,8 @@ class Command:
                 done = self._directly()
                 if done != DAEMON_IS_BACK:
                     return done
+                source = self._source = Source()  # all that was read is standard input again
+                source.fill(request.dot_ends)
                 sock = self._reach()
                 if sock is None:
                     raise self._nothing("it comes and goes")
@@ -649,6 +659,10 @@ class Command:
             if last or not source.whole:
                 break
         raise self._nothing(why)
+
+    def _say_where(self) -> None:
+        config = shown(self._instance.config or SYSTEM_CONFIG)
+        say(self._request.argv, f"configuration {config}, socket {shown(self._instance.socket)}")
 
     def _check_bounds(self) -> None:
         argv = self._request.argv

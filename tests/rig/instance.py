@@ -219,16 +219,23 @@ class Instance:
             **options,
         )
 
-    def named(self, command: Sequence[str], *, stdin: bytes = b"", uid: int | None = None) -> bytes:
-        """A command that must succeed, with the configuration named by the environment; its output."""
-        done = subprocess.run(
+    def by_name(
+        self, *command: str, stdin: bytes = b"", uid: int | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[bytes]:
+        """A command with the configuration named by the environment: -C would only choose where to queue."""
+        return subprocess.run(
             [*as_user(uid), str(BIN / command[0]), *command[1:]],
             input=stdin,
             capture_output=True,
             env={**os.environ, "PYSENDMAIL_CONFIG": str(self.config)},
             timeout=PATIENCE_S * 2,
             check=False,
+            **options,
         )
+
+    def named(self, command: Sequence[str], *, stdin: bytes = b"", uid: int | None = None) -> bytes:
+        """The same for a command that must succeed; its output."""
+        done = self.by_name(*command, stdin=stdin, uid=uid)
         assert done.returncode == 0, f"{command}: {done.returncode} {done.stderr!r}"
         return done.stdout
 

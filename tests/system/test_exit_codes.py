@@ -172,8 +172,9 @@ def test_v_and_odi_exit_0_once_the_mail_is_accepted(tmp_path: Path, option: str)
         PeerThread(Ordinary(rcpt={"no@example.org": "550 5.1.1 no such user"})) as peer,
         Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance,
     ):
-        said = instance.named(["sendmail", option, "no@example.org"], stdin=MAIL)
-        assert (b"no such user" in said) == (option == "-v")
+        done = instance.by_name("sendmail", option, "no@example.org", stdin=MAIL)
+        assert (done.returncode, done.stdout) == (0, b"")
+        assert (b"no such user" in done.stderr) == (option == "-v")
         instance.wait_for("outcome", status="bounced")
 
 

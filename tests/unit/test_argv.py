@@ -175,6 +175,7 @@ DIALECT: dict[str, tuple[str, dict[str, Any]]] = {
         "mailq -qRx",
         {"name": "mailq", "mode": Mode.LIST, "filters": (QueueFilter(what="recipient", text="x"),)},
     ),
+    "-bP -qR": ("sendmail -bP -qRx", {"mode": Mode.COUNT, "filters": (QueueFilter(what="recipient", text="x"),)}),
     "-Q": (
         "sendmail -Qspam -qSjoe",
         {"mode": Mode.HOLD, "hold_reason": "spam", "filters": (QueueFilter(what="sender", text="joe"),)},
@@ -287,6 +288,8 @@ REFUSED = {
     "sendmail -qfx": "unknown",
     "sendmail -q15x": "interval",
     "sendmail -Q": "which messages",
+    "sendmail -bv": "which addresses",
+    "sendmail -bv -t": "which addresses",
     "sendmail -Mrm 1A2B": "pysendmail queue",
     "sendmail -Sjoe": "-qS",
     "sendmail -apsecret joe": "refused",
@@ -351,11 +354,11 @@ def test_the_table_and_the_parser_agree(option: Any) -> None:
     argv = [word]
     if option.value is Value.REQUIRED:
         argv.append(values.get(option.name, "x"))
-    with_addresses = [["-t"], ["-bp"], [], ["-qIx"]]
+    with_addresses = [["-t"], ["-bp"], [], ["-qIx"], ["-bt"]]
     results: list[Invocation | str] = []
     for before in with_addresses:
         try:
-            results.append(run("sendmail", *before, *argv))
+            results.append(run("sendmail", *before, *argv, *(["--", "joe"] if before == ["-bt"] else [])))
         except UsageError as error:
             results.append(str(error))
     understood = [result for result in results if isinstance(result, Invocation)]
@@ -403,3 +406,31 @@ def test_what_follows_two_dashes_is_never_an_option(words: list[bytes]) -> None:
     with contextlib.suppress(UsageError):
         recipients = parse([b"sendmail", b"-i", b"--", *words]).recipients
         assert words == [recipient.encode("utf-8", "surrogateescape") for recipient in recipients]
+
+
+ENTRY = {
+    "queue_id": "8DngvdkdcoMm",
+    "sender": "Alice@example.com",
+    "recipients": [{"address": "bob@example.org"}, {"address": "carol@example.net"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "fits"),
+    {
+        "-qIngv": True,
+        "-qINGV": False,
+        "-q!Ingv": False,
+        "-qSalice@": True,
+        "-qS<alice@example.com>": True,
+        "-qS<>": False,
+        "-q!Sbob": True,
+        "-qREXAMPLE.NET>": True,
+        "-qRdave": False,
+        "-q!Rdave": True,
+    }.items(),
+)
+def test_a_filter_chooses_messages(option: str, fits: bool) -> None:
+    """Part of a queue id as it is written, of an address in any case; "!" for all others."""
+    [one] = run("sendmail", option).filters
+    assert one.fits(ENTRY) == fits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,12 +42,12 @@ def entry(queue_id: str = "0uZ4M1qZabcd", **changes: Any) -> dict[str, Any]:
     }
 
 
-async def listed(layout: Callable[[AsyncIterator[Any]], AsyncIterator[str]], *entries: dict[str, Any]) -> str:
+async def listed(layout: Callable[[AsyncIterator[Any], str], AsyncIterator[str]], *entries: dict[str, Any]) -> str:
     async def each() -> AsyncIterator[dict[str, Any]]:
         for one in entries:
             yield one
 
-    return "".join([text async for text in layout(each())])
+    return "".join([text async for text in layout(each(), "/var/spool/queue")])
 
 
 THREE = (
@@ -87,12 +88,12 @@ POSTFIX = f"""\
 """
 
 SENDMAIL = """\
-		The queue (3 requests)
+		/var/spool/queue (3 requests)
 -----Q-ID----- --Size-- -----Q-Time----- ------------Sender/Recipient-----------
  0uZ4M1qZabcd*    1234 Fri Nov 21 23:08 <alice@example.com>
                  (451 4.3.0 later)
 					 <bob@example.org>
- 0uZ4M1qZabce 123456789 Fri Nov 21 23:08 MAILER-DAEMON
+ 0uZ4M1qZabce 123456789 Fri Nov 21 23:08 <>
                  (451 4.3.0 later)
 					 <a@example.org>
 					 <b@example.org>
@@ -125,7 +126,7 @@ async def test_sendmail() -> None:
 async def test_empty() -> None:
     """An empty queue in the words that scripts look for."""
     assert await listed(mailq.postfix) == "Mail queue is empty\n"
-    assert await listed(mailq.sendmail) == "The queue is empty\n\t\tTotal requests: 0\n"
+    assert await listed(mailq.sendmail) == "/var/spool/queue is empty\n\t\tTotal requests: 0\n"
     assert await listed(mailq.jsonl) == ""
     assert "empty" in await listed(mailq.table)
 
@@ -144,3 +145,40 @@ async def test_jsonl() -> None:
     """One object a line, as it is."""
     text = await listed(mailq.jsonl, *THREE)
     assert [json.loads(line) for line in text.splitlines()] == list(THREE)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "mailq"  # from the real programs: make.py there says how
+LONG = "with.a.very.long.local.part.that.goes.on.and.on@a.very.long.domain.name.example"
+
+
+def golden(name: str) -> str:
+    return (GOLDEN / name).read_text("utf-8")
+
+
+async def test_postfix_prints_what_postfix_does() -> None:
+    """Given what `postqueue -j` says of a queue, every byte of what `postqueue -p` prints of it."""
+    entries = [json.loads(line) for line in golden("postfix.json").splitlines()]
+    assert await listed(mailq.postfix, *entries) == golden("postfix.txt")
+    assert await listed(mailq.postfix) == golden("postfix_empty.txt")
+
+
+async def test_sendmail_prints_what_sendmail_does() -> None:
+    """Every byte of `sendmail -bp`, for the messages that make.py wrote into its queue."""
+
+    def message(queue_id: str, sender: str, recipients: list[str], reason: str | None, size: int) -> dict[str, Any]:
+        waiting = [{"address": address, "delay_reason": reason} for address in recipients]
+        facts = {"arrival_time": 1_795_910_926, "message_size": size, "sender": sender, "recipients": waiting}
+        return entry(queue_id, **facts)
+
+    deferred = "Deferred: 451 4.3.0 later"
+    messages = {
+        one["queue_id"]: one
+        for one in (
+            message("0uZ4M1qZabcd", "alice@example.com", ["bob@example.org", "carol@example.org"], deferred, 12),
+            message("0uZ4M1qZabce", "MAILER-DAEMON", ["bob@example.org"], None, 123456789),
+            message("0uZ4M1qZabcf", f"alice.{LONG}", [f"bob.{LONG}"], "x" * 90, 3),
+        )
+    }
+    order = [line.split()[0] for line in golden("sendmail.txt").splitlines() if line.startswith(" 0uZ")]
+    assert await listed(mailq.sendmail, *(messages[queue_id] for queue_id in order)) == golden("sendmail.txt")
+    assert await listed(mailq.sendmail) == golden("sendmail_empty.txt")
