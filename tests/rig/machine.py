@@ -32,7 +32,7 @@ from rig.root import Root, stop
 
 PACKAGES = ("python3", "python3-venv", "iproute2", "procps")
 UIDS = {"root": 0, "alice": 1000, "bob": 1001, "carol": 1002}
-ALICE = "Alice Ä. Example"  # in passwd
+ALICE = "Alice Ä"  # in passwd
 MAX_MESSAGE = 1 << 20
 DIST = Path(__file__).parents[2] / "dist"
 
