@@ -23,6 +23,7 @@ from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.records import Ended
 from pysendmail.relay import Relay
+from pysendmail.settling import Settling
 
 T = TypeVar("T")
 MAX_IDS = 10_000
@@ -197,7 +198,7 @@ class Control:
 
     async def remove(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         def step(queue: Queue, message: int, now: float) -> list[Ended]:
-            return queue.remove(message, right.uid, self._postmaster, now)
+            return Settling(queue, self._postmaster, now).remove(message, right.uid)
 
         async for entry in self._each(right, request, "removed", step):
             yield entry
@@ -221,13 +222,9 @@ class Control:
     async def expire(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         def step(queue: Queue, message: int, now: float) -> list[Ended]:
             queue.force_expire(message)
-            return queue.expire(
-                queue.recipients_of(message),
-                self._postmaster,
-                reason=f"expired by uid {right.uid}",
-                status="4.4.7",
-                smarthost="",
-                now=now,
+            recipients, reason = queue.recipients_of(message), f"expired by uid {right.uid}"
+            return Settling(queue, self._postmaster, now).expire(
+                recipients, reason=reason, status="4.4.7", smarthost=""
             )
 
         async for entry in self._each(right, request, "expired", step):

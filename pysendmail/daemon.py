@@ -1,9 +1,11 @@
 """Daemon: puts the parts together and runs them: one process, one owner of the queue, no terminal.
 
-Start: configuration (or the last good one), the queue's owner, queue.lock, sockets, recovery of what a crash left.
+Start: configuration (or the last good one), the queue's owner, queue.lock, sockets (those handed over by who starts
+us, see `sockets`, or our own), recovery of what a crash left.
 SIGHUP reads the configuration again and keeps the one in use if the new one is broken. SIGTERM and SIGINT stop:
 no new commands, what is on the wire ends within STOP_S, what is only claimed is given back. Whatever is cut off
-there is found by the next start. Exit codes: 0; 75 the queue is busy or cannot be used; 78 no usable configuration.
+there is found by the next start. Exit codes: 0; 75 the queue is busy or cannot be used; 78 no usable configuration,
+or a socket handed over that is not.
 """
 
 from __future__ import annotations
@@ -12,31 +14,31 @@ import asyncio
 import os
 import resource
 import signal
-import socket
 import sqlite3
-import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
-from pysendmail import config_file, probe, route, schedule
+from pysendmail import config_file, journal, manager, probe, route, schedule, status
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance, Loaded
-from pysendmail.control import Control, ControlError
+from pysendmail.control import Control, ControlError, Right
 from pysendmail.delivery import Delivery
 from pysendmail.events import Events
 from pysendmail.exits import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
+from pysendmail.manager import STATUS_S, Manager
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
 from pysendmail.records import LaneState, NewMessage
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
-from pysendmail.server import BACKLOG, Desk, Server
+from pysendmail.server import Desk, Server
+from pysendmail.settling import Settling
+from pysendmail.sockets import CONTROL, SUBMIT, HandOverError, Listener, bind, handed_over
 from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -58,8 +60,10 @@ class AliasBook:
 
 
 class Daemon:
-    def __init__(self, instance: Instance, loaded: Loaded, events: Events) -> None:
+    def __init__(self, instance: Instance, loaded: Loaded, events: Events, manager: Manager | None) -> None:
         self._instance = instance
+        self._manager = manager
+        self._changed = asyncio.Event()
         self._config = loaded.config
         self._config_error: str | None = str(loaded.error) if loaded.error else None
         self._events = events
@@ -69,7 +73,7 @@ class Daemon:
         self._server: Server | None = None
         self._rerouting: asyncio.Task[None] | None = None
 
-    async def run(self, queue: Queue, sockets: list[tuple[socket.socket, bool]], *, once: bool) -> int:
+    async def run(self, queue: Queue, listeners: Sequence[Listener], *, once: bool) -> int:
         """Serve until a signal comes; with `once`, until what is due has been tried."""
         directory = self._config.queue.directory
         loop = asyncio.get_running_loop()
@@ -86,8 +90,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
-        for sock, control in sockets:
-            server.listen(sock, control=control)
+        for listener in listeners:
+            server.listen(listener.sock, control=listener.name == CONTROL)
         self._events.emit(
             "start",
             pid=os.getpid(),
@@ -97,11 +101,16 @@ class Daemon:
             config_error=self._config_error,
         )
         work = loop.create_task(delivery.run(once=once))
-        prune = loop.create_task(self._prune())
         stop = loop.create_task(self._stop.wait())
+        others = [stop, loop.create_task(self._prune())]
+        if self._manager is not None:
+            self._manager.ready()
+            others.append(loop.create_task(self._attend(self._manager, delivery)))
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
-        prune.cancel()
-        stop.cancel()
+        for task in others:
+            task.cancel()
+        if self._manager is not None:
+            self._manager.stopping()
         self._events.emit("stopping", pid=os.getpid())
         deadline = loop.time() + STOP_S
         await server.stop(min(STOP_S, 5.0))
@@ -193,6 +202,7 @@ class Daemon:
     # -- what happens --
 
     def _committed(self, lanes: list[LaneState], reports: list[NewMessage]) -> None:
+        self._changed.set()
         for report in reports:
             self._events.bounce(
                 queue_id=report.queue_id,
@@ -220,7 +230,7 @@ class Daemon:
     async def _recover(self, delivery: Delivery) -> None:
         now = time.time()
         horizon = schedule.longest_interval(self._config.retry)
-        ended = await self._writer.run(lambda queue: queue.recover(self._postmaster, now, horizon), must=True)
+        ended = await self._writer.run(lambda queue: Settling(queue, self._postmaster, now).recover(horizon), must=True)
         for one in ended:
             self._events.ended(one, smarthost=None, tls=None)
         delivery.remember(await self._writer.run(lambda queue: queue.smarthosts()))
@@ -235,6 +245,15 @@ class Daemon:
 
     async def _reload(self) -> None:
         """SIGHUP. The configuration in use stays until the new one is known to be good."""
+        if self._manager is not None:
+            self._manager.reloading()
+        try:
+            await self._take_over()
+        finally:
+            if self._manager is not None:
+                self._manager.ready()
+
+    async def _take_over(self) -> None:
         try:
             text = config_file.read(self._instance)
             config = config_file.parse(text, self._instance)
@@ -255,6 +274,24 @@ class Daemon:
         self._events.emit("reload", config=str(config.file))
         with suppress(StoreBroken):
             await self._reroute()
+
+    async def _attend(self, manager: Manager, delivery: Delivery) -> None:
+        """Tell the service manager how the queue is, and that the scheduler and the writer answer."""
+        everything = Right(uid=os.geteuid(), all=True)
+        while True:
+            self._changed.clear()
+            await delivery.turn()
+            with suppress(StoreFull, StoreBroken):  # that is an answer, too
+                await self._writer.run(lambda queue: None)
+            manager.alive()
+            with suppress(sqlite3.Error):
+                async for report in self._control.status(everything, {}):
+                    manager.status(status.summary(report))
+            pause_s = min(STATUS_S, manager.interval_s)
+            await asyncio.sleep(pause_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(manager.interval_s - pause_s):
+                    await self._changed.wait()
 
     async def _prune(self) -> None:
         while True:
@@ -290,14 +327,19 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     directory = config.queue.directory
     lock = QueueLock(directory)
     try:
+        given = handed_over(os.environ, os.getpid())
+        names = {listener.name for listener in given}
         uid, gid = directory_owner(directory)
         with acting_as(uid, gid):
-            # A command may be at work for a moment; but where a daemon answers, waiting is in vain.
-            lock.acquire(unless=lambda: not once and answers(config.daemon.socket))
-        sockets = [] if once else bind(config, uid, gid)
+            # A command may be at work for a moment; but where a daemon answers, waiting is in vain. A socket that
+            # was handed over always answers: the one before us may be about to end.
+            lock.acquire(unless=lambda: not once and SUBMIT not in names and answers(config.daemon.socket))
+        listeners = [] if once else [*given, *bind(config, uid, gid, but=names)]
         if os.geteuid() == 0:
             become(uid, gid)
         queue = Queue.open(directory)
+    except HandOverError as error:
+        return _failed(EX_CONFIG, str(error))
     except (QueueError, SchemaError) as error:
         return _failed(EX_TEMPFAIL, str(error))
     except sqlite3.Error as error:
@@ -308,57 +350,24 @@ def serve(instance: Instance, *, once: bool = False) -> int:
         with suppress(OSError):
             config_file.save_last_good(loaded.text, directory)
     try:
-        return asyncio.run(_serve(instance, loaded, queue, sockets, once=once))
+        return asyncio.run(_serve(instance, loaded, queue, listeners, once=once))
     finally:
         queue.close()
-        for sock, _ in sockets:
-            sock.close()  # their paths stay: a refused connection says "a restart, wait a little"
+        for listener in listeners:
+            listener.sock.close()  # their paths stay: a refused connection says "a restart, wait a little"
         lock.release()
 
 
-async def _serve(
-    instance: Instance, loaded: Loaded, queue: Queue, sockets: list[tuple[socket.socket, bool]], *, once: bool
-) -> int:
-    return await Daemon(instance, loaded, Events()).run(queue, sockets, once=once)
+async def _serve(instance: Instance, loaded: Loaded, queue: Queue, listeners: Sequence[Listener], *, once: bool) -> int:
+    sink = journal.sink()
+    try:
+        daemon = Daemon(instance, loaded, Events(sink), manager.from_environment())
+        return await daemon.run(queue, listeners, once=once)
+    finally:
+        sink.close()
 
 
 def _failed(code: int, text: str) -> int:
     for line in text.splitlines():
         print(f"pysendmail: {line}", file=sys.stderr)
     return code
-
-
-def bind(config: Config, uid: int, gid: int) -> list[tuple[socket.socket, bool]]:
-    """The two sockets, bound: `submit` for everybody, `control` for the owner. One that answers is another's."""
-    directory = config.daemon.socket.parent
-    if not directory.exists():
-        directory.mkdir(parents=True)
-        directory.chmod(0o755)  # whatever the umask: everybody has to reach `submit`
-        if os.geteuid() == 0:
-            os.chown(directory, uid, gid)
-    return [
-        (_bind(config.daemon.socket, 0o666, uid, gid), False),
-        (_bind(config.daemon.control, 0o600, uid, gid), True),
-    ]
-
-
-def _bind(path: Path, mode: int, uid: int, gid: int) -> socket.socket:
-    if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
-        raise QueueError(f"{path}: is there already and is not a socket")
-    if answers(path):
-        raise QueueError(f"{path}: another daemon answers there: stop it, or give this one its own [daemon] socket")
-    # Made beside its place and moved there: who calls in between meets the old socket or the new one, never none.
-    new = path.with_name(".new")
-    new.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    # The mode has to be right from the first moment: nobody may reach `control` in between.
-    old = os.umask(0o777 & ~mode)
-    try:
-        sock.bind(str(new))
-        sock.listen(BACKLOG)  # whoever comes before we are ready waits instead of being refused
-    finally:
-        os.umask(old)
-    if os.geteuid() == 0:
-        os.chown(new, uid, gid)
-    new.rename(path)
-    return sock

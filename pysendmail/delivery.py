@@ -28,6 +28,7 @@ from pysendmail.records import Claim, Ended, LaneState, Policy, Settlement
 from pysendmail.relay import Relay
 from pysendmail.secrets import Secrets
 from pysendmail.session import Outgoing, Session, SessionError
+from pysendmail.settling import Settling
 from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
@@ -60,6 +61,7 @@ class Delivery:
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
+        self._looked = asyncio.Event()
         self._lanes = Lanes()
         self._idle: dict[str, list[tuple[Session, asyncio.TimerHandle]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,6 +102,12 @@ class Delivery:
                 self.relays[name].tls_seen_at = tls_seen_at
                 self.relays[name].last_sent_at = last_sent_at
 
+    async def turn(self) -> None:
+        """Returns when the loop has looked at the queue once more: the proof that it does."""
+        self._looked.clear()
+        self._wake.set()
+        await self._looked.wait()
+
     def lanes_changed(self, states: list[LaneState]) -> None:
         """The writer's word after each commit."""
         self._lanes.update(states, time.time())
@@ -133,6 +141,7 @@ class Delivery:
                     raise
                 await asyncio.sleep(BUG_S)
                 continue
+            self._looked.set()
             if self._wake.is_set():
                 continue
             if once and not self._tasks and not self._claimable():
@@ -288,7 +297,7 @@ class Delivery:
     async def _give_back(self, claim: Claim) -> None:
         policy, now = self._policy, time.time()
         with suppress(StoreBroken, StoreFull):
-            ended = await self._writer.run(lambda queue: queue.give_back(claim, policy, now), must=True)
+            ended = await self._writer.run(lambda queue: Settling(queue, policy, now).give_back(claim), must=True)
             self._log(ended)
 
     # -- connections --
@@ -459,14 +468,13 @@ class Delivery:
             address=address,
             tls=tls,
             started_at=started_at,
-            ended_at=ended_at,
             exhausted=self._exhausted(claim.route),
         )
         sent = any(result.outcome is Outcome.SENT for result in results)
         policy = self._policy
 
         def step(queue: Queue) -> list[Ended]:
-            ended = queue.settle(settlement, policy)
+            ended = Settling(queue, policy, ended_at).settle(settlement)
             if sent:
                 queue.remember_sent(relay.name, ended_at)
             return ended
@@ -565,13 +573,8 @@ class Delivery:
             now = min(self.relays[name].failed_at for name in route)
 
             def expire(queue: Queue, route: Route = route, now: float = now) -> list[Ended]:
-                return queue.expire(
-                    queue.overdue(route, now, SWEEP),
-                    self._policy,
-                    reason=trouble.reason,
-                    status="4.4.7",
-                    smarthost=relay.name,
-                    now=time.time(),
+                return Settling(queue, self._policy, time.time()).expire(
+                    queue.overdue(route, now, SWEEP), reason=trouble.reason, status="4.4.7", smarthost=relay.name
                 )
 
             while ended := await self._writer.run(expire, must=True):
@@ -581,13 +584,8 @@ class Delivery:
 
                 def warn(queue: Queue, route: Route = route) -> int:
                     recipients = queue.unwarned(route, time.time(), SWEEP)
-                    queue.warn(
-                        recipients,
-                        self._policy,
-                        reason=trouble.reason,
-                        status=trouble.status,
-                        smarthost=relay.name,
-                        now=time.time(),
+                    Settling(queue, self._policy, time.time()).warn(
+                        recipients, reason=trouble.reason, status=trouble.status, smarthost=relay.name
                     )
                     return len(recipients)
 
@@ -601,7 +599,9 @@ class Delivery:
         retry_at = now + schedule.interval(self._config.retry, max(c.attempts for c in claim.recipients) + 1)
         reason = f"an error in pysendmail itself: {type(error).__name__} (see the log)"
         with suppress(StoreBroken, StoreFull):
-            ended = await self._writer.run(lambda queue: queue.defer(claim, reason, retry_at, policy, now), must=True)
+            ended = await self._writer.run(
+                lambda queue: Settling(queue, policy, now).defer(claim, reason, retry_at), must=True
+            )
             self._log(ended)
 
     # -- idle connections --

@@ -86,7 +86,6 @@ class Settlement:
     address: str | None  # the smarthost's IP address, where a connection was made
     tls: str | None
     started_at: float
-    ended_at: float
     exhausted: bool = False  # every smarthost of the route failed freshly, which counts as a failed attempt
 
 

@@ -30,7 +30,6 @@ from pysendmail.smtp.reply import printable
 from pysendmail.submission import Caller, Refused, Submission
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
-BACKLOG = 1024
 HELLO_S = 30.0
 IDLE_S = 3600.0  # a person at a terminal thinks
 VERBOSE_S = 300.0  # -v stays so long for the first attempt

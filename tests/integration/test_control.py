@@ -13,7 +13,7 @@ import pytest
 from pysendmail import listing
 from pysendmail.config import Smarthost
 from pysendmail.control import MAX_IDS, Control, ControlError, Right
-from pysendmail.events import Events
+from pysendmail.events import Events, Lines
 from pysendmail.outcome import Outcome
 from pysendmail.queue import Queue
 from pysendmail.relay import Relay
@@ -42,7 +42,7 @@ class Desk:
         self.control = Control(
             config=config(store.directory, smarthost),
             store=self,
-            events=Events(io.StringIO()),
+            events=Events(Lines(io.StringIO())),
             postmaster=store.policy,  # type: ignore[arg-type]
             circumstances=lambda: Circumstances(daemon=True),
             relays=lambda: {"main": Relay(smarthost)},
@@ -210,7 +210,7 @@ async def test_all_goes_on_when_one_has_left(desk: Desk) -> None:
 
     def first_leaves() -> None:
         desk.before_change = lambda: None
-        desk.store.do(desk.store.queue.remove, desk.store.row(second), 0, desk.store.policy, NOW)
+        desk.store.do(desk.store.settling.remove, desk.store.row(second), 0)
 
     desk.before_change = first_leaves
     assert [entry["queue_id"] for entry in await desk.ask(ALICE, "hold", all=True)] == [first]

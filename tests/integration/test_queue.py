@@ -13,8 +13,10 @@ import pytest
 from pysendmail import listing, schema, spool
 from pysendmail.envelope import Recipient
 from pysendmail.outcome import Outcome, Scope
-from pysendmail.queue import MAX_ATTEMPTS_KEPT, PART_OCTETS, SQL, Queue
+from pysendmail.queue import PART_OCTETS, Queue
 from pysendmail.schema import SchemaError
+from pysendmail.settling import MAX_ATTEMPTS_KEPT
+from pysendmail.store import SQL
 from rig.store import MAIN, NOW, Store, new_message, result
 
 SENT, DEFERRED, BOUNCED, UNCERTAIN = Outcome.SENT, Outcome.DEFERRED, Outcome.BOUNCED, Outcome.UNCERTAIN
@@ -303,7 +305,7 @@ def test_give_back(store: Store) -> None:
     """A claim that was not used leaves no trace: due as before, no attempt counted or listed."""
     queue_id = store.accept()
     before = store.sql("SELECT * FROM queue")[0]
-    store.do(store.queue.give_back, store.claim(), store.policy, store.now)
+    store.do(store.settling.give_back, store.claim())
     after = dict(store.sql("SELECT * FROM queue")[0])
     assert {**dict(before), "smarthost": "main"} == after
     assert store.one("SELECT count(*) FROM attempt") == 0
@@ -315,7 +317,7 @@ def test_give_back_while_held(store: Store) -> None:
     queue_id = store.accept()
     claim = store.claim()
     store.do(store.queue.hold, store.row(queue_id))
-    store.do(store.queue.give_back, claim, store.policy, store.now)
+    store.do(store.settling.give_back, claim)
     assert store.states(queue_id) == {BOB: "held"}
 
 
@@ -394,7 +396,7 @@ def test_bounce_that_cannot_be_queued(store: Store) -> None:
     assert store.states(queue_id) == {BOB: "attempting"}
     assert store.one("SELECT count(*) FROM report") == 0
     assert store.queue.take_reports() == []
-    store.do(store.queue.defer, claim, "an error of ours", NOW + 60, store.policy, NOW)
+    store.do(store.settling.defer, claim, "an error of ours", NOW + 60)
     assert store.states(queue_id) == {BOB: "queued"}
     assert store.one("SELECT next_attempt_at FROM recipient") == NOW + 60
     assert store.one("SELECT outcome FROM attempt") == "uncertain"
@@ -409,7 +411,7 @@ def test_deferred_by_a_bug_while_held(store: Store) -> None:
     queue_id = store.accept()
     claim = store.claim()
     store.do(store.queue.hold, store.row(queue_id))
-    store.do(store.queue.defer, claim, "an error of ours", NOW + 60, store.policy, NOW)
+    store.do(store.settling.defer, claim, "an error of ours", NOW + 60)
     assert store.states(queue_id) == {BOB: "held"}
 
 
@@ -474,7 +476,7 @@ def test_time_alone_expires_nothing(store: Store) -> None:
     queue_id = store.accept(lifetime=1000)
     store.now += 10**6
     store.reopen()
-    store.do(store.queue.recover, store.policy, store.now, 3960)
+    store.do(store.settling.recover, 3960)
     assert store.states(queue_id) == {BOB: "queued"}
     assert store.queue.overdue(MAIN, store.now) == [1]
 
@@ -484,10 +486,7 @@ def test_forced_expire_during_an_attempt(store: Store) -> None:
     queue_id = store.accept(BOB, DAVE)
     claim = store.claim()
     store.do(store.queue.force_expire, claim.message)
-    assert (
-        store.do(store.queue.expire, [1, 2], store.policy, reason="by uid 0", status="4.4.7", smarthost="", now=NOW)
-        == []
-    )
+    assert store.do(store.settling.expire, [1, 2], reason="by uid 0", status="4.4.7", smarthost="") == []
     store.settle(claim, SENT, DEFERRED)
     assert store.states(queue_id) == {BOB: "sent", DAVE: "expired"}
 
@@ -497,13 +496,11 @@ def test_expire_by_command(store: Store) -> None:
     queue_id = store.accept(BOB, DAVE)
     store.settle(store.claim(), DEFERRED)
     ids = store.queue.recipients_of(store.row(queue_id))
-    ended = store.do(
-        store.queue.expire, ids, store.policy, reason="by uid 0", status="4.4.7", smarthost="", now=store.now
-    )
+    ended = store.do(store.settling.expire, ids, reason="by uid 0", status="4.4.7", smarthost="")
     assert [e.outcome for e in ended] == ["expired", "expired"]
     assert store.policy.asked == [("bounce", [BOB, DAVE])]
     assert {"451 4.3.0 later"} == {row[0] for row in store.sql("SELECT reply FROM bounces")}
-    assert store.do(store.queue.expire, ids, store.policy, reason="", status="", smarthost="", now=store.now) == []
+    assert store.do(store.settling.expire, ids, reason="", status="", smarthost="") == []
 
 
 def test_overdue_and_unwarned_by_route(store: Store) -> None:
@@ -545,7 +542,7 @@ def test_delay_notice_behind_the_tls_memory(store: Store) -> None:
     store.now += 200
     waiting = store.queue.unwarned(MAIN, store.now)
     assert len(waiting) == 2
-    store.do(store.queue.warn, waiting, store.policy, reason="no TLS", status="4.7.4", smarthost="main", now=store.now)
+    store.do(store.settling.warn, waiting, reason="no TLS", status="4.7.4", smarthost="main")
     assert store.policy.asked == [("delay", [BOB, DAVE])]
     assert store.queue.unwarned(MAIN, store.now) == []
 
@@ -585,7 +582,7 @@ def test_remove(store: Store) -> None:
     """Removed: final, by whom, no bounce, no body, and what was sent before stays sent."""
     queue_id = store.accept(BOB, DAVE)
     store.settle(store.claim(), SENT, DEFERRED)
-    ended = store.do(store.queue.remove, store.row(queue_id), 1000, store.policy, store.now)
+    ended = store.do(store.settling.remove, store.row(queue_id), 1000)
     assert [(e.recipient, e.outcome) for e in ended] == [(DAVE, "removed")]
     assert store.states(queue_id) == {BOB: "sent", DAVE: "removed"}
     rows = store.sql("SELECT outcome, removed_by FROM history ORDER BY recipient")
@@ -604,7 +601,7 @@ def test_removed_while_attempting(store: Store, outcome: Outcome, state: str) ->
     """
     queue_id = store.accept(lifetime=10)
     claim = store.claim()
-    assert store.do(store.queue.remove, claim.message, 1000, store.policy, store.now) == []
+    assert store.do(store.settling.remove, claim.message, 1000) == []
     assert store.states(queue_id) == {BOB: "attempting"}
     store.now += 20
     ended = store.settle(claim, outcome)
@@ -623,13 +620,13 @@ def test_removed_while_claimed(store: Store) -> None:
     for undo in ("give_back", "defer", "recover"):
         queue_id = store.accept()
         claim = store.claim()
-        store.do(store.queue.remove, claim.message, 0, store.policy, store.now)
+        store.do(store.settling.remove, claim.message, 0)
         if undo == "give_back":
-            ended = store.do(store.queue.give_back, claim, store.policy, store.now)
+            ended = store.do(store.settling.give_back, claim)
         elif undo == "defer":
-            ended = store.do(store.queue.defer, claim, "bug", store.now, store.policy, store.now)
+            ended = store.do(store.settling.defer, claim, "bug", store.now)
         else:
-            ended = store.do(store.queue.recover, store.policy, store.now, 3960)[1:]
+            ended = store.do(store.settling.recover, 3960)[1:]
         assert store.states(queue_id) == {BOB: "removed"}, undo
         assert [(e.outcome, finished) for e, finished in zip(ended, [store.now], strict=True)] == [
             ("removed", 1_800_000_000.0)
@@ -695,7 +692,7 @@ def test_recover(store: Store) -> None:
     store.do(store.queue.claim, next(x for x in store.queue.lanes() if x.destination == "example.org"), "main", NOW)
     store.reopen()
     store.now += 5
-    ended = store.do(store.queue.recover, store.policy, store.now, 3960)
+    ended = store.do(store.settling.recover, 3960)
     assert [(e.recipient, e.outcome, e.uncertain) for e in ended] == [(BOB, "deferred", True), (DAVE, "deferred", True)]
     assert store.states(attempting) == {BOB: "queued", DAVE: "queued"}
     assert {"uncertain"} == {row[0] for row in store.sql("SELECT outcome FROM attempt")}
@@ -713,7 +710,7 @@ def test_a_crash_expires_nothing(store: Store) -> None:
     store.claim()
     store.reopen()
     store.now += 10**6
-    store.do(store.queue.recover, store.policy, store.now, 3960)
+    store.do(store.settling.recover, 3960)
     assert store.states(queue_id) == {BOB: "queued"}
     assert store.policy.asked == []
 
@@ -723,7 +720,7 @@ def test_held_before_the_crash(store: Store) -> None:
     queue_id = store.accept()
     store.do(store.queue.hold, store.claim().message)
     store.reopen()
-    store.do(store.queue.recover, store.policy, store.now, 3960)
+    store.do(store.settling.recover, 3960)
     assert store.states(queue_id) == {BOB: "held"}
 
 
@@ -732,7 +729,7 @@ def test_due_times_are_clamped(store: Store) -> None:
     far, near = store.accept(), store.accept(CAROL)
     for queue_id, due in ((far, NOW + 4000), (near, NOW + 3000)):
         store.sql("UPDATE recipient SET next_attempt_at = ? WHERE message = ?", due, store.row(queue_id))
-    store.do(store.queue.recover, store.policy, NOW, 3960)
+    store.do(store.settling.recover, 3960)
     assert {x.destination: x.due_at for x in store.queue.lanes()} == {"example.org": NOW, "example.net": NOW + 3000}
 
 
@@ -838,7 +835,7 @@ def test_a_damaged_row_hides_nothing_else(store: Store, damage: str) -> None:
     good = store.accept()
     store.sql(damage)
     store.reopen()
-    store.do(store.queue.recover, store.policy, store.now, 3960)
+    store.do(store.settling.recover, 3960)
     assert good == store.claim().queue_id
     assert store.queue.lanes() == []
     assert [row[0] for row in store.sql("SELECT state FROM message ORDER BY id")] == ["damaged", "queued"]
@@ -863,7 +860,7 @@ def test_damage_that_can_be_mended_is_mended(store: Store, damage: str) -> None:
     one = store.accept()
     store.sql(damage)
     store.reopen()
-    store.do(store.queue.recover, store.policy, store.now, 3960)
+    store.do(store.settling.recover, 3960)
     store.do(store.queue.reroute, lambda sender, recipient: MAIN)
     assert one == store.claim().queue_id
 
@@ -881,14 +878,14 @@ def test_damage_stops_no_start_and_no_expiry(store: Store) -> None:
     store.claim()
     store.sql("UPDATE message SET accepted_at = 'never', sender = x'00' WHERE id = 1")
     store.reopen()
-    store.do(store.queue.recover, store.policy, store.now, 3960)
+    store.do(store.settling.recover, 3960)
     assert store.one("SELECT state FROM message WHERE id = 1") == "damaged"
     store.accept(lifetime=10, warn_after=5, queue_id="WORSE")
     store.sql("UPDATE message SET header = 7 WHERE queue_id = 'WORSE'")
     store.now += 20
-    options = {"reason": "no answer", "status": "4.4.7", "smarthost": "main", "now": store.now}
-    store.do(store.queue.warn, store.queue.unwarned(MAIN, store.now), store.policy, **options)
-    ended = store.do(store.queue.expire, store.queue.overdue(MAIN, store.now), store.policy, **options)
+    options = {"reason": "no answer", "status": "4.4.7", "smarthost": "main"}
+    store.do(store.settling.warn, store.queue.unwarned(MAIN, store.now), **options)
+    ended = store.do(store.settling.expire, store.queue.overdue(MAIN, store.now), **options)
     assert [e.outcome for e in ended] == ["expired"]
     assert [row[0] for row in store.sql("SELECT state FROM message ORDER BY id LIMIT 3")] == [
         "damaged",

@@ -16,6 +16,7 @@ import pytest
 
 from pysendmail.queue import Queue
 from pysendmail.records import LaneState, NewMessage
+from pysendmail.settling import Settling
 from pysendmail.spool import FREE_FLOOR, Reserve, free_octets
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 from rig.store import NOW, PlainPolicy, Store, new_message, result  # noqa: F401
@@ -252,7 +253,7 @@ async def test_promise_11_a_full_disk(small_disk: Path) -> None:
         def settle(queue: Queue) -> Any:
             # Sent, with a reply that needs pages: nothing of this fits without the ballast.
             queue.connection.execute("UPDATE recipient SET reply = ?", ("y" * 300 * KIB,))
-            return queue.give_back(claim, policy, NOW)
+            return Settling(queue, policy, NOW).give_back(claim)
 
         await one.run(settle, must=True)
         assert one.reserve.given_up

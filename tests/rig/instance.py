@@ -19,9 +19,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+
+from rig.activation import Activation
 
 PATIENCE_S = 30.0
 BIN = Path(os.environ.get("PYSENDMAIL_TEST_BIN") or Path(sys.executable).parent)
@@ -44,7 +47,10 @@ def smarthost(peer: Any, name: str = "main", **settings: Any) -> dict[str, Any]:
 
 
 class Event(dict[str, str]):
-    """One line of the log; missing keys read as ""."""
+    """One line of the log; missing keys read as "". `at`: when it was read; `pid`: of the process that was started."""
+
+    at = 0.0
+    pid = 0
 
     def __missing__(self, key: str) -> str:
         return ""
@@ -62,6 +68,7 @@ class Daemon:
         self.events: list[Event] = []
         self.log = ""
         self.process: subprocess.Popen[bytes] | None = None
+        self.activation: Activation | None = None  # who holds the daemon's sockets, if somebody else does
         self._command = command
         self._news = threading.Condition()
         self._ended: subprocess.Popen[bytes] | None = None  # the daemon whose log has come to its end
@@ -88,11 +95,13 @@ class Daemon:
 
     def launch(self, *, wrapper: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         """As `start`, for a daemon that may not live to say so."""
+        held = self.activation
         self.process = subprocess.Popen(
-            [*wrapper, *self._command],
+            [*wrapper, *(held.wrapper if held else ()), *self._command],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})},
+            pass_fds=held.descriptors if held else (),
         )
         threading.Thread(target=self._read_log, args=(self.process,), daemon=True).start()
 
@@ -104,7 +113,9 @@ class Daemon:
                 with self._news:
                     self.log += text
                     if text.startswith("event="):
-                        self.events.append(parse_event(text))
+                        event = parse_event(text)
+                        event.at, event.pid = time.time(), process.pid
+                        self.events.append(event)
                     self._news.notify_all()
         with self._news:
             self._ended = process

@@ -12,6 +12,7 @@ from pysendmail.envelope import Envelope, Recipient
 from pysendmail.outcome import Outcome, Result, Scope
 from pysendmail.queue import Queue
 from pysendmail.records import Claim, Decision, Destination, Failed, LaneState, NewMessage, Original, Settlement
+from pysendmail.settling import Settling
 
 NOW = 1_800_000_000.0
 HEADER = b"Subject: test\r\n"
@@ -115,6 +116,11 @@ class Store:
         self.now = NOW
         self.queue = Queue.open(directory)
 
+    @property
+    def settling(self) -> Settling:
+        """A step of settling, now."""
+        return Settling(self.queue, self.policy, self.now)
+
     def reopen(self) -> None:
         """As after a crash: nothing in memory survives."""
         self.queue.close()
@@ -153,10 +159,9 @@ class Store:
             address="192.0.2.1",
             tls="none",
             started_at=self.now - 1,
-            ended_at=self.now,
             exhausted=options.get("exhausted", False),
         )
-        ended: list[Any] = self.do(self.queue.settle, settlement, self.policy)
+        ended: list[Any] = self.do(self.settling.settle, settlement)
         return ended
 
     def states(self, queue_id: str) -> dict[str, str]:

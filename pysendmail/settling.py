@@ -1,0 +1,406 @@
+"""Settling: what becomes of claimed and waiting recipients, up to C2.
+
+Each method is one step inside the caller's transaction, as those of `Queue` are: outcomes, next due times and the
+report (bounce, delay notice, ...) in one commit, so that no outcome is recorded without its bounce.
+
+    queued      <- settle (deferred), give_back, defer, recover                due at next_attempt_at
+    held        <- settle, defer, recover while the message is held            waits for release
+    sent, bounced, expired, discarded <- settle, expire                        final
+    removed     <- remove; settle, give_back, defer, recover after a `remove`  final
+
+A crash leaves `receiving` messages (never ours: forgotten at start) and `attempting` recipients (their attempt
+becomes `uncertain` and they are due again); `recover` sees to both.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from pysendmail.outcome import Outcome, Result, Scope
+from pysendmail.queue import Queue
+from pysendmail.records import Claim, Ended, Failed, Original, Policy, Settlement
+from pysendmail.store import notify
+
+MAX_ATTEMPTS_KEPT = 100  # per recipient, in the history
+
+
+class Settling:
+    """One step at the moment `now`, as the policy has it."""
+
+    def __init__(self, queue: Queue, policy: Policy, now: float) -> None:
+        self._queue = queue
+        self._policy = policy
+        self._now = now
+
+    # -- after an attempt --
+
+    def settle(self, settlement: Settlement) -> list[Ended]:
+        """C2: outcomes, next due times, and the bounce if there is one. `now` is when the attempt ended.
+
+        A recipient that is no longer being attempted (removed meanwhile) keeps its state.
+        """
+        message = self._message(settlement.message)
+        steps = [
+            step
+            for recipient, result in settlement.results
+            if (step := self._settle_recipient(message, recipient, result, settlement)) is not None
+        ]
+        original = self._original(message)
+        for kind, outcomes in (("bounce", ("bounced", "expired", "discarded")), ("relayed", ("relayed",))):
+            self._report(kind, original, [failed for _, failed, _ in steps if failed.outcome in outcomes])
+        if message["warn_at"] is not None and message["warn_at"] <= self._now:
+            # A smarthost or a connection in trouble is the administrator's to mend, not the sender's to know.
+            ours = (Scope.SESSION, Scope.SMARTHOST)
+            self._warn(original, [failed for result, failed, _ in steps if result.scope not in ours])
+        self._finish(settlement.message)
+        return [
+            self._ended(message, failed, next_attempt_at=next_attempt_at, uncertain=result.outcome is Outcome.UNCERTAIN)
+            for result, failed, next_attempt_at in steps
+        ]
+
+    def _settle_recipient(
+        self, message: sqlite3.Row, recipient: int, result: Result, settlement: Settlement
+    ) -> tuple[Result, Failed, float | None] | None:
+        row = self._queue.touch_recipient(recipient)
+        duration_s = round(self._now - settlement.started_at, 3)
+        self._end_attempt(recipient, result, settlement.address, settlement.tls, duration_s)
+        self._queue.run("prune_attempts", recipient=recipient, keep=MAX_ATTEMPTS_KEPT)
+        if row["state"] != "attempting":
+            return None
+        # Trouble with the smarthost and "the rest in the next transaction" are no attempt of this recipient's own.
+        own = not (result.scope is Scope.SMARTHOST or result.again)
+        attempts = row["attempts"] + own
+        state, status = _next_state(message, result, self._now, exhausted=own or settlement.exhausted)
+        if row["removed_by"] is not None and state != "sent":  # meanwhile; what the smarthost took is sent all the same
+            state = "removed"
+        next_attempt_at = None
+        if state in ("queued", "held"):
+            next_attempt_at = (
+                self._policy.next_attempt_at(self._now, attempts, message["queue_id"]) if own else self._now
+            )
+        self._set_state(
+            recipient,
+            state,
+            fresh=bool(row["fresh"] and not own),
+            attempts=attempts,
+            due_at=next_attempt_at,
+            code=result.code,
+            status=status,
+            reply=result.reply,
+        )
+        outcome = "deferred" if next_attempt_at is not None else state
+        if result.relayed and state == "sent":
+            outcome = "relayed"
+        failed = _failed(
+            row,
+            outcome=outcome,
+            status=status,
+            reply=result.reply,
+            code=result.code,
+            attempts=attempts,
+            smarthost=settlement.smarthost,
+            last_attempt_at=self._now,
+        )
+        return result, failed, next_attempt_at
+
+    def give_back(self, claim: Claim) -> list[Ended]:
+        """Undo a claim that was not used: no attempt was made."""
+        for claimed in claim.recipients:
+            self._queue.touch_recipient(claimed.id)
+            self._queue.run("give_back", recipient=claimed.id)
+            self._queue.run("drop_attempt", recipient=claimed.id)
+        return self._end_removed(claim.message)
+
+    def defer(self, claim: Claim, reason: str, retry_at: float) -> list[Ended]:
+        """After an error of ours: back to the queue, with as little as possible that could fail again."""
+        held = self._message(claim.message)["held"]
+        for claimed in claim.recipients:
+            if self._queue.touch_recipient(claimed.id)["state"] == "attempting":
+                result = _unknown(claimed.recipient.address, reason, Scope.MESSAGE, "4.3.0")
+                self._requeue(claimed.id, result, held=held, attempts=claimed.attempts + 1, retry_at=retry_at)
+        return self._end_removed(claim.message)
+
+    # -- without an attempt --
+
+    def expire(self, recipients: Sequence[int], *, reason: str, status: str, smarthost: str) -> list[Ended]:
+        """Expire waiting recipients without an attempt of their own: by command, or after a failed probe.
+
+        All of one message share one bounce.
+        """
+        by_message: dict[int, list[Failed]] = {}
+        for recipient in recipients:
+            row = self._queue.touch_recipient(recipient)
+            if row["state"] not in ("queued", "held"):
+                continue
+            message = self._message(row["message"])
+            if self._queue.set_aside(message):
+                continue
+            state = "discarded" if _null_user_mail(message) else "expired"
+            self._set_state(recipient, state, attempts=row["attempts"], status=status, reply=reason)
+            failed = _waiting(row, state, status, reason, smarthost)
+            by_message.setdefault(row["message"], []).append(failed)
+        ended = []
+        for message_id, steps in by_message.items():
+            message = self._message(message_id)
+            self._report("bounce", self._original(message), steps)
+            self._finish(message_id)
+            ended += [self._ended(message, failed) for failed in steps]
+        return ended
+
+    def remove(self, message: int, uid: int) -> list[Ended]:
+        """End all that still waits as removed, by whom; what is being attempted follows, unless it is sent by that."""
+        self._queue.run("mark_removed", message=message, uid=uid)
+        return self._end_removed(message)
+
+    def warn(self, recipients: Sequence[int], *, reason: str, status: str, smarthost: str) -> None:
+        """Send the delay notice for recipients that wait behind trouble which the sender should know of."""
+        by_message: dict[int, list[Failed]] = {}
+        for recipient in recipients:
+            row = self._queue.one("recipient_state", recipient=recipient)
+            if self._queue.set_aside(self._message(row["message"])):
+                continue
+            self._queue.run("set_warned", recipient=recipient)
+            failed = _waiting(row, "deferred", status, reason, smarthost)
+            by_message.setdefault(row["message"], []).append(failed)
+        for message_id, steps in by_message.items():
+            self._warn(self._original(self._message(message_id)), steps)
+
+    # -- at the start --
+
+    def recover(self, horizon: float) -> list[Ended]:
+        """What a crash left: drop half received messages, make running attempts `uncertain` and due again."""
+        self._queue.forget_unfinished(self._now, horizon)
+        ended = []
+        for row in self._queue.rows("running"):
+            self._queue.connection.execute("SAVEPOINT running")
+            try:
+                ended += self._recover(row)
+            except (ValueError, TypeError, KeyError, ArithmeticError):  # a damaged row must not keep the daemon down
+                self._queue.connection.execute("ROLLBACK TO running")
+                self._queue.hold_damaged(row["message"])
+            self._queue.connection.execute("RELEASE running")
+        return ended
+
+    def _recover(self, row: sqlite3.Row) -> list[Ended]:
+        # No Settlement: a crash of ours is no failure that could end the life of what was out for days.
+        self._queue.touch_recipient(row["id"])
+        message = self._message(row["message"])
+        if self._queue.set_aside(message):
+            return []
+        reply = "the daemon stopped during this attempt; the message may have been sent"
+        uncertain = _unknown(row["address"], reply, Scope.SESSION, "4.4.2")
+        self._requeue(row["id"], uncertain, held=row["held"], attempts=row["attempts"] + 1, retry_at=self._now)
+        failed = _waiting(self._queue.one("recipient_state", recipient=row["id"]), "deferred", "4.4.2", reply, "")
+        ended = self._ended(message, failed, next_attempt_at=self._now, uncertain=True)
+        return [ended, *self._end_removed(row["message"])]
+
+    # -- the rows --
+
+    def _message(self, message: int) -> sqlite3.Row:
+        return self._queue.one("message_state", message=message)
+
+    def _end_attempt(
+        self, recipient: int, result: Result, address: str | None, tls: str | None, duration_s: float | None
+    ) -> None:
+        self._queue.run(
+            "end_attempt",
+            recipient=recipient,
+            address=address,
+            tls=tls,
+            code=result.code,
+            status=result.status,
+            reply=result.reply,
+            outcome=result.outcome.value,
+            duration_s=duration_s,
+        )
+
+    def _set_state(
+        self,
+        recipient: int,
+        state: str,
+        *,
+        attempts: int,
+        status: str,
+        reply: str,
+        fresh: bool = False,
+        due_at: float | None = None,
+        code: int | None = None,
+    ) -> None:
+        self._queue.run(
+            "settle_recipient",
+            recipient=recipient,
+            state=state,
+            fresh=fresh,
+            attempts=attempts,
+            next_attempt_at=due_at,
+            code=code,
+            status=status,
+            reply=reply,
+            finished_at=self._now if due_at is None else None,
+        )
+
+    def _requeue(self, recipient: int, result: Result, *, held: int, attempts: int, retry_at: float) -> None:
+        """End an attempt whose result nobody knows."""
+        self._end_attempt(recipient, result, None, None, None)
+        state = "held" if held else "queued"
+        self._set_state(recipient, state, attempts=attempts, due_at=retry_at, status=result.status, reply=result.reply)
+
+    def _end_removed(self, message: int) -> list[Ended]:
+        ended = []
+        state = self._message(message)
+        for row in self._queue.rows("removed_recipients", message=message):
+            self._queue.touch_recipient(row["id"])
+            reason = f"removed by uid {row['removed_by']}"
+            self._set_state(row["id"], "removed", attempts=row["attempts"], status="2.0.0", reply=reason)
+            ended.append(self._ended(state, _waiting(row, "removed", "2.0.0", reason, "")))
+        if ended:
+            self._finish(message)
+        return ended
+
+    def _finish(self, message: int) -> None:
+        """Close a message whose last recipient has ended. What failed keeps its body for a while, for `queue retry`."""
+        if self._queue.one("open_recipients", message=message)[0]:
+            return
+        keep = self._queue.one("failed_recipients", message=message)[0] > 0
+        body_until = self._policy.kept_until(self._now) if keep else None
+        if not keep or body_until == self._now:
+            body_until = None
+            self._queue.run("drop_body", message=message)
+        self._queue.run("finish_message", message=message, now=self._now, body_until=body_until)
+
+    def _ended(
+        self, message: sqlite3.Row, failed: Failed, *, next_attempt_at: float | None = None, uncertain: bool = False
+    ) -> Ended:
+        return Ended(
+            queue_id=message["queue_id"],
+            message_id=message["message_id"],
+            sender=message["sender"],
+            uid=message["uid"],
+            recipient=failed.address,
+            outcome="sent" if failed.outcome == "relayed" else failed.outcome,
+            status=failed.status,
+            reply=failed.reply,
+            code=failed.code,
+            attempts=failed.attempts,
+            delay_s=self._now - message["accepted_at"],
+            next_attempt_s=None if next_attempt_at is None else next_attempt_at - self._now,
+            uncertain=uncertain,
+        )
+
+    # -- reports --
+
+    def _warn(self, original: Original, steps: Sequence[Failed]) -> None:
+        deferred = [failed for failed in steps if failed.outcome == "deferred"]
+        if deferred:
+            self._report("delay", original, deferred)
+            self._queue.run("clear_warning", queue_id=original.queue_id)
+
+    def _report(self, kind: str, original: Original, failed: Sequence[Failed]) -> None:
+        if not failed:
+            return
+        for decision in self._policy.report(kind, original, failed, lambda: self._queue.ids.new(self._now), self._now):
+            queue_id = None
+            if decision.message is not None:
+                queue_id = self._queue.accept(decision.message, submission=None, now=self._now).queue_id
+                self._queue.reports.append(decision.message)
+            for one in decision.failed:
+                self._queue.run(
+                    "add_report",
+                    now=self._now,
+                    kind=decision.kind,
+                    about=original.queue_id,
+                    sender=original.sender,
+                    uid=original.uid,
+                    recipient=one.address,
+                    outcome=one.outcome,
+                    status=one.status,
+                    reply=one.reply,
+                    queue_id=queue_id,
+                    reported_to=decision.reported_to,
+                    silence=decision.silence,
+                )
+
+    def _original(self, row: sqlite3.Row) -> Original:
+        def body() -> bytes:
+            return b"".join(self._queue.parts(row["id"], 0, -1))
+
+        return Original(
+            queue_id=row["queue_id"],
+            kind=row["kind"],
+            uid=row["uid"],
+            sender=row["sender"],
+            message_id=row["message_id"],
+            envid=row["envid"],
+            ret=row["ret"],
+            smtputf8=bool(row["smtputf8"]),
+            eight_bit=bool(row["eight_bit"]),
+            size=row["size"],
+            accepted_at=row["accepted_at"],
+            expires_at=row["expires_at"],
+            header=row["header"],
+            about=row["about"],
+            body=body,
+        )
+
+
+def _failed(
+    row: sqlite3.Row,
+    *,
+    outcome: str,
+    status: str,
+    reply: str,
+    code: int | None,
+    attempts: int,
+    smarthost: str,
+    last_attempt_at: float | None,
+) -> Failed:
+    return Failed(
+        address=row["address"],
+        original=row["original"],
+        orcpt=row["orcpt"],
+        notify=notify(row["notify"]),
+        outcome=outcome,
+        status=status,
+        reply=reply,
+        code=code,
+        attempts=attempts,
+        smarthost=smarthost,
+        last_attempt_at=last_attempt_at,
+    )
+
+
+def _waiting(row: sqlite3.Row, outcome: str, status: str, reason: str, smarthost: str) -> Failed:
+    """A recipient that ends, or is told of, without an attempt."""
+    return _failed(
+        row,
+        outcome=outcome,
+        status=status,
+        reply=row["reply"] if row["reply"] and outcome != "deferred" else reason,
+        code=None,
+        attempts=row["attempts"],
+        smarthost=row["smarthost"] or smarthost,
+        last_attempt_at=None,
+    )
+
+
+def _unknown(address: str, reply: str, scope: Scope, status: str) -> Result:
+    """The result of an attempt of which nobody knows how it ended."""
+    return Result(address=address, outcome=Outcome.UNCERTAIN, scope=scope, reply=reply, status=status)
+
+
+def _next_state(message: sqlite3.Row, result: Result, now: float, *, exhausted: bool) -> tuple[str, str]:
+    """The recipient's state after a result, and the status to keep. `exhausted`: this failure may end its life."""
+    match result.outcome:
+        case Outcome.SENT:
+            return "sent", result.status
+        case Outcome.BOUNCED:
+            return ("discarded" if _null_user_mail(message) else "bounced"), result.status
+    over = message["forced_expire"] or (exhausted and not message["held"] and now >= message["expires_at"])
+    if over and not result.again:
+        return ("discarded" if _null_user_mail(message) else "expired"), "4.4.7"
+    return ("held" if message["held"] else "queued"), result.status
+
+
+def _null_user_mail(message: sqlite3.Row) -> bool:
+    return bool(message["kind"] == "mail" and message["sender"] == "")

@@ -1,0 +1,157 @@
+"""Store: the open queue.db, its settings, its transactions, and the statements of queue.sql by name.
+
+WAL with synchronous=FULL: when a commit has returned, what it holds survives kill -9 and power loss. What is read
+is data like any other: `text_of`, `octets_of` and `time_or_none` refuse what a damaged file put there.
+
+Raises sqlite3.Error as it comes; QueueError where the file system cannot do what is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pysendmail.spool import QueueError
+
+VACUUM_PAGES = 2000  # given back at once: 8 MiB
+
+
+class Damaged(str):
+    """Text from queue.db that is not UTF-8, fit to be shown. Nothing is sent to it or for it."""
+
+
+def _decoded(octets: bytes) -> str:
+    # SQLite hands out whatever stands in the file; Python's own factory would fail the whole listing for one row.
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return Damaged(octets.decode("utf-8", "backslashreplace"))
+
+
+def _read_statements() -> dict[str, str]:
+    text = (Path(__file__).parent / "queue.sql").read_text(encoding="utf-8")
+    return {
+        match[1]: re.sub(r"^--.*\n", "", match[2], flags=re.MULTILINE).strip()
+        for match in re.finditer(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", text, re.MULTILINE | re.DOTALL)
+    }
+
+
+SQL = _read_statements()
+
+
+def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    """A connection with our settings. The writer's holds no transaction open between steps."""
+    if not readonly:
+        # Made by us, for the mode; SQLite gives -wal and -shm the same.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    mode = "ro" if readonly else "rw"
+    quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    connection = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        _set_up(connection, path, readonly=readonly)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection, path: Path, *, readonly: bool) -> None:
+    connection.row_factory = sqlite3.Row
+    connection.text_factory = _decoded
+    connection.execute("PRAGMA busy_timeout = 10000")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    if readonly:
+        connection.execute("PRAGMA query_only = ON")
+        return
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise QueueError(f"{path}: this file system cannot do SQLite's WAL (journal_mode is {mode}): use a local disk")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA temp_store = MEMORY")  # no part of a message ever lies in /tmp
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = FAST")
+    connection.execute("PRAGMA journal_size_limit = 16777216")
+
+
+class Store:
+    """The connection. Not safe for more than one thread at a time."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def close(self) -> None:
+        self.connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One durable step of a command that owns the queue by itself."""
+        self.begin()
+        try:
+            yield
+            self.commit()
+        except BaseException:
+            self.rollback()
+            raise
+
+    def begin(self) -> None:
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self.connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def checkpoint(self) -> None:
+        """Write the WAL back and empty it: room on a full disk, and a small file for the next start."""
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def vacuum(self) -> None:
+        """Give freed pages back to the file system, a little at a time."""
+        free = self.connection.execute("PRAGMA freelist_count").fetchone()[0]
+        for _ in range(min(free, VACUUM_PAGES)):
+            # One page each: Python's sqlite3 runs this pragma for one step only, whatever number is given.
+            self.connection.execute("PRAGMA incremental_vacuum(1)")
+
+    def run(self, statement: str, **names: Any) -> sqlite3.Cursor:
+        return self.connection.execute(SQL[statement], names)
+
+    def rows(self, statement: str, **names: Any) -> list[sqlite3.Row]:
+        return self.run(statement, **names).fetchall()
+
+    def first(self, statement: str, **names: Any) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self.run(statement, **names).fetchone()
+        return row
+
+    def one(self, statement: str, **names: Any) -> sqlite3.Row:
+        row = self.first(statement, **names)
+        if row is None:
+            raise KeyError(f"{statement}: no such row")
+        return row
+
+
+def notify(text: str) -> frozenset[str]:
+    return frozenset(text_of(text).split(",")) if text else frozenset()
+
+
+def time_or_none(value: object) -> float | None:
+    return value if isinstance(value, float) else None
+
+
+def text_of(value: object) -> str:
+    if not isinstance(value, str) or isinstance(value, Damaged):
+        raise TypeError("a damaged row: text expected")
+    return value
+
+
+def octets_of(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError("a damaged row: octets expected")
+    return value

@@ -1,0 +1,67 @@
+"""python -m torture [PART...] [--size sample|nightly] [--times N] [--seed S] [--only CASE] [--results FILE]
+
+Runs the parts (all of them when none is named), prints a table, and exits 1 if an invariant was violated or a negative
+control was not caught. `--only` hands one case to one part, as it was printed beside a violation. `--results` writes
+the table there too, with the commit, the date and the machine. $PYSENDMAIL_TEST_BIN names the commands under torture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from torture.report import Part, Size, details, results, table
+
+# name on the command line -> module:function, called as run(size, seed, directory, only)
+PARTS = {
+    "checker": "torture.sabotage:run",
+    "kill-sweep": "torture.kill_sweep:run",
+    "kill-daemon": "torture.random_kills:run_daemon",
+    "kill-client": "torture.random_kills:run_client",
+    "hand-over": "torture.handover:run",
+    "load": "torture.load:run",
+    "power-cut": "torture.power_cut:run",
+}
+Run = Callable[[Size, int, Path, str], Part]
+
+
+def load(name: str) -> Run:
+    module, _, function = PARTS[name].partition(":")
+    run: Run = getattr(importlib.import_module(module), function)
+    return run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m torture", description=(__doc__ or "").partition("\n\n")[2])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--size", choices=("sample", "nightly"), default="sample")
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="nightly, N times over")
+    parser.add_argument("--seed", type=int, default=secrets.randbits(31))
+    parser.add_argument("--only", default="", metavar="CASE", help="this case of the one part that is named")
+    parser.add_argument("--results", type=Path, metavar="FILE")
+    asked = parser.parse_args()
+    names: list[str] = asked.parts or list(PARTS)
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f"no such part: {', '.join(unknown)} (there are {', '.join(PARTS)})")
+    if asked.only and len(names) != 1:
+        parser.error("--only: name the one part it is for")
+    size = Size(name=asked.size, times=asked.times)
+    parts: list[Part] = []
+    for name in names:
+        print(f"{name}: size {size.name} x {size.times}, seed {asked.seed}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="torture-") as directory:
+            Path(directory).chmod(0o755)
+            parts.append(load(name)(size, asked.seed, Path(directory), asked.only).done())
+    print(f"\n{table(parts)}\n{details(parts)}")
+    if asked.results is not None:
+        asked.results.write_text(results(parts, size))
+    return 0 if all(part.good for part in parts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
