@@ -21,6 +21,7 @@ def debian_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine
     if os.environ.get("PYSENDMAIL_TEST_CALLERS") != "1":
         pytest.skip("the callers are tested by `make interop`")
     with Machine(debian([*PACKAGES, *CALLERS]), tmp_path_factory.mktemp("machine")) as machine:
+        print(machine.must("dpkg-query", "-W", *CALLERS))  # the versions: pytest shows them where a test has failed
         yield machine
 
 

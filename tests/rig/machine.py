@@ -136,10 +136,6 @@ class Machine(Root):
         """The calls of sendmail since `forget`."""
         return [Call(**ast.literal_eval(line)) for line in self.path(_CALLS).read_text().splitlines()]
 
-    def version(self, package: str) -> str:
-        """As Debian counts it."""
-        return self.must("dpkg-query", "-W", "-f", "${Version}", package)
-
     def _install(self) -> None:
         with tempfile.TemporaryDirectory() as wheels:
             _download(Path(wheels))
