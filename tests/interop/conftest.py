@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,10 +19,11 @@ CALLERS = (
 
 
 @pytest.fixture(scope="session")
-def debian_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def debian_machine() -> Iterator[Machine]:
     if os.environ.get("PYSENDMAIL_TEST_CALLERS") != "1":
         pytest.skip("the callers are tested by `make interop`")
-    with Machine(debian([*PACKAGES, *CALLERS]), tmp_path_factory.mktemp("machine")) as machine:
+    base = debian([*PACKAGES, *CALLERS])
+    with TemporaryDirectory(prefix="pysendmail-machine-") as directory, Machine(base, Path(directory)) as machine:
         print(machine.must("dpkg-query", "-W", *CALLERS))  # the versions: pytest shows them where a test has failed
         yield machine
 
