@@ -24,6 +24,9 @@ README = Path(__file__).with_name("README.md")
 ADDRESSES = re.compile(r"(?<![\w-])\w+@\S+( \w+@\S+)*|(?<=-f)\w+@\S+")
 NODEMAILER = "nodemailer@10.6.0"
 TEXT = "hällo\n.\nthe end"  # eight bits, a lone dot, and often no newline at the end
+EVERYBODY = ["bob@example.org", "carol@example.net", "secret@example.org"]  # To, Cc and Bcc
+ALL = " ".join(EVERYBODY)
+SEEN = {"To": "bob@example.org", "Cc": "carol@example.net"}
 ATTACHMENT = bytes(range(256)) * 3
 
 
@@ -225,7 +228,7 @@ def test_mutt(machine: Machine) -> None:
         arrived,
         "alice",
         "alice@example.com",
-        ["bob@example.org", "carol@example.net", "secret@example.org"],
+        EVERYBODY,
         From=f"{ALICE} <alice@example.com>",
         To="bob@example.org",
         Cc="Carol Ö <carol@example.net>",
@@ -233,7 +236,7 @@ def test_mutt(machine: Machine) -> None:
     )
     assert text(arrived) == TEXT
     assert attachments(arrived) == [("a.bin", ATTACHMENT)]
-    called(machine, "sendmail -oem -oi -- bob@example.org carol@example.net secret@example.org")
+    called(machine, f"sendmail -oem -oi -- {ALL}")
 
 
 def test_mutt_asks_for_reports(machine: Machine) -> None:
@@ -255,20 +258,10 @@ def test_s_nail(machine: Machine) -> None:
     command = ["s-nail", "-r", "box@example.com", "-s", "Grüße", "-c", "carol@example.net", "-b", "secret@example.org"]
     machine.must(*command, "-a", "a.bin", "bob@example.org", user="alice", stdin=TEXT.encode())
     arrived = machine.arrived()
-    check(
-        arrived,
-        "alice",
-        "box@example.com",
-        ["bob@example.org", "carol@example.net", "secret@example.org"],
-        From="box@example.com",
-        To="bob@example.org",
-        Cc="carol@example.net",
-        Subject="Grüße",
-    )
+    check(arrived, "alice", "box@example.com", EVERYBODY, From="box@example.com", Subject="Grüße", **SEEN)
     assert text(arrived) == TEXT
     assert attachments(arrived) == [("a.bin", ATTACHMENT)]
-    recipients = "bob@example.org carol@example.net secret@example.org"
-    called(machine, f"sendmail -i -f box@example.com -- {recipients}")
+    called(machine, f"sendmail -i -f box@example.com -- {ALL}")
 
 
 def test_bsd_mailx(machine: Machine) -> None:
@@ -276,15 +269,7 @@ def test_bsd_mailx(machine: Machine) -> None:
     command = ["bsd-mailx", "-s", "Grüße", "-c", "carol@example.net", "-b", "secret@example.org", "bob@example.org"]
     machine.must(*command, user="alice", stdin=TEXT.encode())
     arrived = machine.arrived()
-    check(
-        arrived,
-        "alice",
-        "alice@example.com",
-        ["bob@example.org", "carol@example.net", "secret@example.org"],
-        From=f"{ALICE} <alice@example.com>",
-        To="bob@example.org",
-        Cc="carol@example.net",
-    )
+    check(arrived, "alice", "alice@example.com", EVERYBODY, From=f"{ALICE} <alice@example.com>", **SEEN)
     assert "\r\nSubject: Grüße\r\n".encode() in arrived.header
     assert text(arrived) == TEXT + "\n"
     called(machine, "sendmail -i -t")
@@ -324,14 +309,7 @@ def alpine(machine: Machine, sendmail_path: str) -> Arrived:
 
 def check_alpine(arrived: Arrived) -> None:
     check(
-        arrived,
-        "alice",
-        "alice@example.com",
-        ["bob@example.org", "carol@example.net", "secret@example.org"],
-        From=f"{ALICE} <alice@example.com>",
-        To="bob@example.org",
-        Cc="carol@example.net",
-        Subject="Grüße",
+        arrived, "alice", "alice@example.com", EVERYBODY, From=f"{ALICE} <alice@example.com>", Subject="Grüße", **SEEN
     )
     assert text(arrived).splitlines() == TEXT.splitlines()
 
@@ -359,12 +337,11 @@ def test_git_send_email(machine: Machine) -> None:
     """
     machine.must("sh", "-e", "-c", script, user="alice")
     arrived = machine.arrived()
-    recipients = ["bob@example.org", "carol@example.net", "secret@example.org"]
     check(
         arrived,
         "alice",
         "box@example.com",
-        recipients,
+        EVERYBODY,
         From="Alice Ä <alice@example.com>",
         To="Bob Ö <bob@example.org>",
         Cc="carol@example.net",
@@ -372,7 +349,7 @@ def test_git_send_email(machine: Machine) -> None:
     )
     assert re.fullmatch(r"<\d{14}\.\d+-1-alice@example\.com>", arrived.field("Message-ID"))
     assert "\n+ä\n+.\n-- \n" in text(arrived)
-    called(machine, f"sendmail -f box@example.com -i {' '.join(recipients)}")
+    called(machine, f"sendmail -f box@example.com -i {ALL}")
 
 
 # -- libraries --
@@ -417,16 +394,7 @@ def test_perl_mime_lite(machine: Machine) -> None:
     )
     machine.must("perl", "send.pl", user="alice")
     arrived = machine.arrived()
-    check(
-        arrived,
-        "alice",
-        "alice@example.com",
-        ["bob@example.org", "carol@example.net", "secret@example.org"],
-        From="alice@example.com",
-        To="bob@example.org",
-        Cc="carol@example.net",
-        Subject="hello",
-    )
+    check(arrived, "alice", "alice@example.com", EVERYBODY, From="alice@example.com", Subject="hello", **SEEN)
     assert text(arrived) == TEXT
     assert attachments(arrived) == [("a.bin", ATTACHMENT)]
     called(machine, "sendmail -t -oi -oem -falice@example.com")
