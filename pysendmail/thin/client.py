@@ -12,6 +12,7 @@ Promises:
 - A configuration that was named and cannot be read: 78. Unreadable standard input: 74. Death by SIGTERM or
   SIGINT while it is read: nothing was queued. One line on standard error for every failure.
 - A closed or full output neither kills nor blocks a submission.
+- A refusal does not break the caller's pipe: what he is still writing is read, within limits.
 
 Start-up is the price of every cron line, hence the shape of this file: builtins only (`sys posix time errno
 _signal`, `_socket`, `select` where it has to wait for two things, `pwd` without $HOME), no package import on

@@ -292,14 +292,16 @@ def test_mailutils(machine: Machine) -> None:
 
 def alpine(machine: Machine, sendmail_path: str) -> Arrived:
     """What arrives when alice has sent the message that her browser's mailto began."""
-    lines = ["personal-name=Alice Ä", "user-domain=example.com"]
-    lines += [
-        'default-fcc=""',
-        "smtp-server=",
-        f"sendmail-path={sendmail_path}",
-        "customized-hdrs=Bcc: secret@example.org",
-    ]
-    write(machine, "/home/alice/.pinerc", "\n".join([*lines, "last-version-used=2.26", ""]))
+    settings = f"""\
+personal-name=Alice Ä
+user-domain=example.com
+default-fcc=""
+smtp-server=
+sendmail-path={sendmail_path}
+customized-hdrs=Bcc: secret@example.org
+last-version-used=2.26
+"""
+    write(machine, "/home/alice/.pinerc", settings)
     write(machine, "/home/alice/.addressbook", "")
     url = "mailto:bob@example.org?cc=carol@example.net&subject=Gr%C3%BC%C3%9Fe&body=h%C3%A4llo%0A.%0Athe%20end"
     shown = machine.talk("alpine", "-url", url, user="alice", keys=[("the end", "\x18"), ("Send message", "y")])
@@ -499,28 +501,33 @@ SHOWN = {
     "mailutils": ("mail.mailutils -s hello bob@example.org", "1", "Process exited with a non-zero status"),
     "php": (
         """php -r 'exit(mail("bob@example.org", "hello", stream_get_contents(STDIN)) ? 0 : 1);'""",
-        *("1", "sendmail: "),
+        "1",
+        "sendmail: ",
     ),
     "MIME::Lite": (
         """perl -MMIME::Lite -e 'MIME::Lite->new(From => q(a@example.com), To => q(bob@example.org),
             Data => join("", <STDIN>))->send'""",
-        *("{code}", "error closing /usr/sbin/sendmail"),
+        "{code}",
+        "error closing /usr/sbin/sendmail",
     ),
     "Email::Sender": (
         """perl -MEmail::Sender::Simple=sendmail -e 'local $/; eval {
             sendmail("From: a\\@example.com\\nTo: bob\\@example.org\\n\\n" . <STDIN>) }; print $@->message; exit 3'""",
-        *("3", "error when closing pipe to sendmail"),
+        "3",
+        "error when closing pipe to sendmail",
     ),
     "git": (
         """git init -q r && cd r && git config user.name A && git config user.email a@example.com && cat >file &&
             git add file && git commit -qm hello && git send-email -1 --confirm=never --to=bob@example.org""",
-        *("{code}", "sendmail: "),
+        "{code}",
+        "sendmail: ",
     ),
     "nodemailer": (
         """node -e 'require("nodemailer").createTransport({sendmail: true}).sendMail({from: "a@example.com",
             to: "bob@example.org", text: require("fs").readFileSync(0)}).catch(e => { console.log(e.message);
             process.exit(1) })'""",
-        *("1", "Sendmail exited with code {code}"),
+        "1",
+        "Sendmail exited with code {code}",
     ),
 }
 
