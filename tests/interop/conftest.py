@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,8 +19,6 @@ CALLERS = (
 
 @pytest.fixture(scope="session")
 def debian_machine() -> Iterator[Machine]:
-    if os.environ.get("PYSENDMAIL_TEST_CALLERS") != "1":
-        pytest.skip("the callers are tested by `make interop`")
     base = debian([*PACKAGES, *CALLERS])
     with TemporaryDirectory(prefix="pysendmail-machine-") as directory, Machine(base, Path(directory)) as machine:
         print(machine.must("dpkg-query", "-W", *CALLERS))  # the versions: pytest shows them where a test has failed

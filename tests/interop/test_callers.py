@@ -5,6 +5,7 @@ Each is run as its users run it, by an ordinary user where it is an ordinary use
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -19,6 +20,9 @@ from pathlib import Path
 import pytest
 
 from rig.machine import ALICE, MAX_MESSAGE, UIDS, Arrived, Machine
+
+if os.environ.get("PYSENDMAIL_TEST_CALLERS") != "1":
+    pytest.skip("the callers are tested by `make interop`", allow_module_level=True)
 
 README = Path(__file__).with_name("README.md")
 ADDRESSES = re.compile(r"(?<![\w-])\w+@\S+( \w+@\S+)*|(?<=-f)\w+@\S+")
