@@ -22,11 +22,12 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find pysendmail man -name '_
 # 1 where we may install: python3-venv below, and for the tests what tests/rig/debian.py names.
 MAY_INSTALL := $(shell test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 1)
 
-.PHONY: help demo test check lint types wheel deb install clean
+.PHONY: help demo test interop check lint types wheel deb install clean
 
 help:
 	@echo 'make demo     one message through sendmail, queue, daemon and a local smarthost, and one that bounces'
 	@echo 'make test     lint, types and all tests, against the installed wheel'
+	@echo 'make interop  cron, mutt, PHP and other callers, in a Debian of their own (root; a gigabyte in ~/.cache)'
 	@echo 'make check    lint and types only'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make wheel    the wheel, in dist/'
@@ -39,6 +40,10 @@ demo: $(VENV)/.demo
 
 test: check
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) $(VENV)/bin/pytest --no-header $(PYTEST_ARGS)
+
+interop: $(VENV)/.test
+	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_CALLERS=1 \
+	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/interop/test_callers.py
 
 check: lint types
 

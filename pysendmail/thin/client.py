@@ -12,6 +12,7 @@ Promises:
 - A configuration that was named and cannot be read: 78. Unreadable standard input: 74. Death by SIGTERM or
   SIGINT while it is read: nothing was queued. One line on standard error for every failure.
 - A closed or full output neither kills nor blocks a submission.
+- A refusal does not break the caller's pipe: what he is still writing is read, within limits.
 
 Start-up is the price of every cron line, hence the shape of this file: builtins only (`sys posix time errno
 _signal`, `_socket`, `select` where it has to wait for two things, `pwd` without $HOME), no package import on
@@ -57,6 +58,8 @@ PAUSE_S = 0.05  # between two tries to connect
 ANSWER_S = 60.0  # without any sign of life once all has been sent; each frame, also an empty one, starts it anew
 ASK_S = 10.0  # for the answer to "what became of it?"
 OUTPUT_S = 5.0  # for somebody to read our output; listings wait as long as their reader takes
+DRAIN_S = 5.0  # after a refusal, for what the caller is still writing
+DRAIN_QUIET_S = 1.0  # who pauses so long has noticed, or has nothing more to say
 
 BUFFER = 1 << 20  # of standard input before connecting: a slow writer holds no connection
 READ = 64 << 10  # what a pipe holds
@@ -339,6 +342,22 @@ def emit(fd: int, data: bytes, patience: float | None) -> bool:
         except OSError:
             return False
     return True
+
+
+def drain() -> None:
+    """Drop what the caller is still writing into a pipe: SIGPIPE would kill most callers before they see our exit code.
+
+    Within limits: he may write without end, or keep the pipe open until we are gone.
+    """
+    deadline = time.monotonic() + DRAIN_S
+    try:
+        if posix.fstat(0).st_mode & 0o170000 not in (0o010000, 0o140000):  # a pipe, a socket
+            return
+        while (left := deadline - time.monotonic()) > 0 and wait_for(0, seconds=min(left, DRAIN_QUIET_S)):
+            if not posix.read(0, READ):
+                return
+    except OSError:
+        pass
 
 
 class Source:
@@ -813,6 +832,9 @@ def main() -> None:
     except Exception as error:  # of ours or of `direct`: say so, and let the caller try again
         fate = "the message may have been queued, look at mailq before sending it again"
         say(argv, f"internal error ({type(error).__name__}: {error}); {fate}")
+    request = Request(argv)
+    if code and request.reads and not request.dialogue:
+        drain()
     posix._exit(code)
 
 

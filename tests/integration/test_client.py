@@ -234,6 +234,37 @@ def test_an_early_answer_counts_while_the_daemon_reads_no_more(
         assert process.wait() == 65
 
 
+def test_a_refusal_does_not_break_the_callers_pipe(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
+    """He may write to the end and sees the exit code, where SIGPIPE would have killed git, Perl and mailutils."""
+    with running([sendmail, "-i", "root"], env=env) as process:
+        process.stdin.write(b"x" * (MIB + 1))
+        daemon.accept().read_until(frames.ARGV).exit(65)
+        process.stdin.write(b"x" * 8 * MIB)
+        assert end(process)[0] == 65
+
+
+def test_a_refusal_does_not_wait_for_a_caller_who_waits(daemon: DaemonEnd, env: dict[str, str]) -> None:
+    """The pipe that he keeps open until we are gone costs a moment."""
+    command = [*with_limits(DRAIN_QUIET_S=0.05), "sendmail", "root"]
+    with running(command, env=env) as process:
+        process.stdin.write(b".\n")
+        process.stdin.flush()
+        daemon.accept().read_until(frames.ARGV).exit(65)
+        assert process.wait() == 65
+
+
+def test_a_refusal_does_not_read_without_end(daemon: DaemonEnd, env: dict[str, str]) -> None:
+    """From a caller who never comes to an end."""
+    command = [*with_limits(DRAIN_S=0.05), "sendmail", "-i", "root"]
+    with (
+        subprocess.Popen(["yes"], stdout=subprocess.PIPE) as endless,
+        running(command, env=env, stdin=endless.stdout.fileno()) as process,
+    ):
+        endless.stdout.close()
+        daemon.accept().read_until(frames.ARGV).exit(65)
+        assert process.wait() == 65
+
+
 # Input that fails, signals, odd descriptors
 
 

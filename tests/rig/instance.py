@@ -61,41 +61,17 @@ def parse_event(line: str) -> Event:
     return Event((k, json.loads(v) if v.startswith('"') and "\\x" not in v else v.strip('"')) for k, v in pairs)
 
 
-class Instance:
-    """See the module. `tables` are further tables of the configuration, e.g. retry={"first": "1s"}."""
+class Daemon:
+    """The daemon that `command` runs in the foreground, and what it logs."""
 
-    def __init__(self, directory: Path, *, smarthosts: Sequence[Table] = (), **tables: Table | Sequence[Table]) -> None:
-        self.directory = directory
-        self.config = directory / "pysendmail.toml"
-        self.queue_directory = directory / "queue"
-        self.socket = directory / "run" / "submit"
+    def __init__(self, command: Sequence[str]) -> None:
         self.events: list[Event] = []
         self.log = ""
         self.process: subprocess.Popen[bytes] | None = None
         self.activation: Activation | None = None  # who holds the daemon's sockets, if somebody else does
+        self._command = command
         self._news = threading.Condition()
         self._ended: subprocess.Popen[bytes] | None = None  # the daemon whose log has come to its end
-        self.configure(smarthosts=smarthosts, **tables)
-
-    def configure(self, *, smarthosts: Sequence[Table] = (), **tables: Table | Sequence[Table]) -> None:
-        """Write the configuration; a running daemon takes it over at SIGHUP (`reload`)."""
-        aliases = self.directory / "aliases"
-        aliases.touch()
-        merged: dict[str, Any] = {
-            "queue": {"directory": str(self.queue_directory), "reserve": "64KiB"},
-            "daemon": {"socket": str(self.socket)},
-            "aliases": {"file": str(aliases)},
-        }
-        for name, table in tables.items():
-            merged[name] = {**merged.get(name, {}), **table} if isinstance(table, Mapping) else table
-        lines = ['hostname = "box.example.com"', 'domain = "example.com"']
-        for name, table in [*merged.items(), ("smarthost", list(smarthosts))]:
-            for one in [table] if isinstance(table, Mapping) else table:
-                lines.append(f"[{name}]" if isinstance(table, Mapping) else f"[[{name}]]")
-                lines += [f"{key.rstrip('_')} = {toml_value(value)}" for key, value in one.items()]
-        self.config.write_text("\n".join(lines) + "\n")
-
-    # -- the daemon --
 
     def __enter__(self) -> Self:
         try:
@@ -121,7 +97,7 @@ class Instance:
         """As `start`, for a daemon that may not live to say so."""
         held = self.activation
         self.process = subprocess.Popen(
-            [*wrapper, *(held.wrapper if held else ()), str(BIN / "pysendmail"), "-C", str(self.config), "daemon"],
+            [*wrapper, *(held.wrapper if held else ()), *self._command],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})},
@@ -187,6 +163,36 @@ class Instance:
     def matching(self, event: str, after: int = 0, fields: Mapping[str, str] | None = None) -> list[Event]:
         wanted = {"event": event, **(fields or {})}
         return [one for one in self.events[after:] if all(one[key] == value for key, value in wanted.items())]
+
+
+class Instance(Daemon):
+    """See the module. `tables` are further tables of the configuration, e.g. retry={"first": "1s"}."""
+
+    def __init__(self, directory: Path, *, smarthosts: Sequence[Table] = (), **tables: Table | Sequence[Table]) -> None:
+        self.directory = directory
+        self.config = directory / "pysendmail.toml"
+        self.queue_directory = directory / "queue"
+        self.socket = directory / "run" / "submit"
+        super().__init__([str(BIN / "pysendmail"), "-C", str(self.config), "daemon"])
+        self.configure(smarthosts=smarthosts, **tables)
+
+    def configure(self, *, smarthosts: Sequence[Table] = (), **tables: Table | Sequence[Table]) -> None:
+        """Write the configuration; a running daemon takes it over at SIGHUP (`reload`)."""
+        aliases = self.directory / "aliases"
+        aliases.touch()
+        merged: dict[str, Any] = {
+            "queue": {"directory": str(self.queue_directory), "reserve": "64KiB"},
+            "daemon": {"socket": str(self.socket)},
+            "aliases": {"file": str(aliases)},
+        }
+        for name, table in tables.items():
+            merged[name] = {**merged.get(name, {}), **table} if isinstance(table, Mapping) else table
+        lines = ['hostname = "box.example.com"', 'domain = "example.com"']
+        for name, table in [*merged.items(), ("smarthost", list(smarthosts))]:
+            for one in [table] if isinstance(table, Mapping) else table:
+                lines.append(f"[{name}]" if isinstance(table, Mapping) else f"[[{name}]]")
+                lines += [f"{key.rstrip('_')} = {toml_value(value)}" for key, value in one.items()]
+        self.config.write_text("\n".join(lines) + "\n")
 
     # -- commands --
 

@@ -24,12 +24,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import socket
 import ssl
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -122,6 +124,14 @@ def _abort(writer: asyncio.StreamWriter) -> None:
     """At once. A TLS transport of Python 3.11.2 that was closed twice raises here, and is closed."""
     with contextlib.suppress(AttributeError):
         writer.transport.abort()
+
+
+def _enter(network: Path) -> None:
+    """This thread's sockets are in that network from now on (os.setns came with Python 3.12)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with network.open() as namespace:
+        if libc.setns(namespace.fileno(), 0):
+            raise OSError(ctypes.get_errno(), f"setns {network}")
 
 
 Behaviour = Callable[[Client], Awaitable[None]]
@@ -283,14 +293,26 @@ class Peer:
 
 
 class PeerThread:
-    """A Peer with a loop of its own in a thread. The arguments and attributes are Peer's."""
+    """A Peer with a loop of its own in a thread. The arguments and attributes are Peer's.
 
-    def __init__(self, *behaviours: Behaviour, **options: Any) -> None:
+    `network`: it listens in that network namespace (a file as in /proc/PID/ns/net), and the rest of us stays out.
+    """
+
+    def __init__(self, *behaviours: Behaviour, network: Path | None = None, **options: Any) -> None:
         self._peer = Peer(*behaviours, **options)
         self._ready = threading.Event()
         self._news = threading.Condition()
         self._peer.changed = self._changed
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._network = network
+        self._thread = threading.Thread(target=self._live, daemon=True)
+
+    def _live(self) -> None:
+        try:
+            if self._network:
+                _enter(self._network)
+            asyncio.run(self._run())
+        finally:
+            self._ready.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._peer, name)
