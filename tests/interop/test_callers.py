@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from rig.machine import ALICE, MAX_MESSAGE, UIDS, Arrived, Machine
+from rig.machine import ALICE, LISTENER_PORT, MAX_MESSAGE, UIDS, Arrived, Machine
 
 if os.environ.get("PYSENDMAIL_TEST_CALLERS") != "1":
     pytest.skip("the callers are tested by `make interop`", allow_module_level=True)
@@ -326,10 +326,11 @@ def test_alpine_with_a_command(machine: Machine) -> None:
     called(machine, "sendmail -oem -t -oi")
 
 
-@pytest.mark.skip(reason="sendmail -bs is not built yet")
 def test_alpine_speaks_smtp(machine: Machine) -> None:
     """Without any setting it speaks SMTP with `sendmail -bs`."""
-    check_alpine(alpine(machine, ""))
+    arrived = alpine(machine, "")
+    check_alpine(arrived)
+    assert arrived.field("Received").startswith("from localhost by box.example.com ")
     called(machine, "sendmail -bs -odb -oem")
 
 
@@ -470,15 +471,14 @@ def test_nodemailer(machine: Machine) -> None:
     called(machine, f"sendmail -i -f alice@example.com {' '.join(recipients)}")
 
 
-@pytest.mark.skip(reason="[daemon] listen is not built yet")
 def test_smtplib_through_the_listener(machine: Machine) -> None:
     """A program that only knows SMTP, on loopback: its user is known all the same, and smtplib removes Bcc itself."""
-    code = """import email.message, smtplib
+    code = f"""import email.message, smtplib
 message = email.message.EmailMessage()
 message["From"], message["To"], message["Subject"] = "Alice Ä <alice@example.com>", "bob@example.org", "Grüße"
 message["Bcc"] = "secret@example.org"
 message.set_content("hällo\\n.\\nthe end", cte="8bit")
-smtplib.SMTP("127.0.0.1", 2526).send_message(message)
+smtplib.SMTP("127.0.0.1", {LISTENER_PORT}).send_message(message)
 """
     machine.must("python3", "-c", code, user="alice")
     arrived = machine.arrived()

@@ -34,6 +34,7 @@ PACKAGES = ("python3", "python3-venv", "iproute2", "procps")
 UIDS = {"root": 0, "alice": 1000, "bob": 1001, "carol": 1002}
 ALICE = "Alice Ä"  # in passwd
 MAX_MESSAGE = 1 << 20
+LISTENER_PORT = 2526
 DIST = Path(__file__).parents[2] / "dist"
 
 _SMARTHOST_PORT = 2525
@@ -46,6 +47,8 @@ hostname = "box.example.com"
 domain = "example.com"
 [queue]
 max_message_size = "{MAX_MESSAGE}B"
+[daemon]
+listen = ["127.0.0.1:{LISTENER_PORT}"]
 [access]
 authorized_submitters = ["root", "alice", "bob"]
 [[smarthost]]
