@@ -27,7 +27,7 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find pysendmail man -name '_
 # 1 where we may install: python3-venv below, and for the tests what tests/rig/debian.py names.
 MAY_INSTALL := $(shell test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 1)
 
-.PHONY: help demo test torture check lint types wheel install clean
+.PHONY: help demo test torture check lint types wheel deb install clean
 
 help:
 	@echo 'make demo     one message through sendmail, queue, daemon and a local smarthost, and one that bounces'
@@ -36,6 +36,7 @@ help:
 	@echo 'make check    lint and types only'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make wheel    the wheel, in dist/'
+	@echo 'make deb      the Debian package, in dist/'
 	@echo 'make install  to $(PREFIX) (PREFIX=...): the commands, the man pages, lib/pysendmail'
 	@echo 'make clean    away with everything that make made here'
 
@@ -61,6 +62,9 @@ types: $(VENV)/.test
 
 wheel: dist/.wheel
 	@ls dist/*.whl
+
+deb: dist/.wheel
+	@$(VENV)/bin/python contrib/debian/build.py dist/*.whl dist
 
 # Stubs and man pages are for this machine and carry absolute paths; packages are built by contrib/ instead.
 install: dist/.wheel

@@ -21,14 +21,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from pysendmail import config_file, probe, route, schedule
+from pysendmail import config_file, journal, manager, probe, route, schedule, status
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance, Loaded
-from pysendmail.control import Control, ControlError
+from pysendmail.control import Control, ControlError, Right
 from pysendmail.delivery import Delivery
 from pysendmail.events import Events
 from pysendmail.exits import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
+from pysendmail.manager import STATUS_S, Manager
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
@@ -59,8 +60,10 @@ class AliasBook:
 
 
 class Daemon:
-    def __init__(self, instance: Instance, loaded: Loaded, events: Events) -> None:
+    def __init__(self, instance: Instance, loaded: Loaded, events: Events, manager: Manager | None) -> None:
         self._instance = instance
+        self._manager = manager
+        self._changed = asyncio.Event()
         self._config = loaded.config
         self._config_error: str | None = str(loaded.error) if loaded.error else None
         self._events = events
@@ -98,11 +101,16 @@ class Daemon:
             config_error=self._config_error,
         )
         work = loop.create_task(delivery.run(once=once))
-        prune = loop.create_task(self._prune())
         stop = loop.create_task(self._stop.wait())
+        others = [stop, loop.create_task(self._prune())]
+        if self._manager is not None:
+            self._manager.ready()
+            others.append(loop.create_task(self._attend(self._manager, delivery)))
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
-        prune.cancel()
-        stop.cancel()
+        for task in others:
+            task.cancel()
+        if self._manager is not None:
+            self._manager.stopping()
         self._events.emit("stopping", pid=os.getpid())
         deadline = loop.time() + STOP_S
         await server.stop(min(STOP_S, 5.0))
@@ -194,6 +202,7 @@ class Daemon:
     # -- what happens --
 
     def _committed(self, lanes: list[LaneState], reports: list[NewMessage]) -> None:
+        self._changed.set()
         for report in reports:
             self._events.bounce(
                 queue_id=report.queue_id,
@@ -236,6 +245,15 @@ class Daemon:
 
     async def _reload(self) -> None:
         """SIGHUP. The configuration in use stays until the new one is known to be good."""
+        if self._manager is not None:
+            self._manager.reloading()
+        try:
+            await self._take_over()
+        finally:
+            if self._manager is not None:
+                self._manager.ready()
+
+    async def _take_over(self) -> None:
         try:
             text = config_file.read(self._instance)
             config = config_file.parse(text, self._instance)
@@ -256,6 +274,24 @@ class Daemon:
         self._events.emit("reload", config=str(config.file))
         with suppress(StoreBroken):
             await self._reroute()
+
+    async def _attend(self, manager: Manager, delivery: Delivery) -> None:
+        """Tell the service manager how the queue is, and that the scheduler and the writer answer."""
+        everything = Right(uid=os.geteuid(), all=True)
+        while True:
+            self._changed.clear()
+            await delivery.turn()
+            with suppress(StoreFull, StoreBroken):  # that is an answer, too
+                await self._writer.run(lambda queue: None)
+            manager.alive()
+            with suppress(sqlite3.Error):
+                async for report in self._control.status(everything, {}):
+                    manager.status(status.summary(report))
+            pause_s = min(STATUS_S, manager.interval_s)
+            await asyncio.sleep(pause_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(manager.interval_s - pause_s):
+                    await self._changed.wait()
 
     async def _prune(self) -> None:
         while True:
@@ -323,7 +359,12 @@ def serve(instance: Instance, *, once: bool = False) -> int:
 
 
 async def _serve(instance: Instance, loaded: Loaded, queue: Queue, listeners: Sequence[Listener], *, once: bool) -> int:
-    return await Daemon(instance, loaded, Events()).run(queue, listeners, once=once)
+    sink = journal.sink()
+    try:
+        daemon = Daemon(instance, loaded, Events(sink), manager.from_environment())
+        return await daemon.run(queue, listeners, once=once)
+    finally:
+        sink.close()
 
 
 def _failed(code: int, text: str) -> int:

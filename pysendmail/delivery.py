@@ -61,6 +61,7 @@ class Delivery:
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
+        self._looked = asyncio.Event()
         self._lanes = Lanes()
         self._idle: dict[str, list[tuple[Session, asyncio.TimerHandle]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,6 +102,12 @@ class Delivery:
                 self.relays[name].tls_seen_at = tls_seen_at
                 self.relays[name].last_sent_at = last_sent_at
 
+    async def turn(self) -> None:
+        """Returns when the loop has looked at the queue once more: the proof that it does."""
+        self._looked.clear()
+        self._wake.set()
+        await self._looked.wait()
+
     def lanes_changed(self, states: list[LaneState]) -> None:
         """The writer's word after each commit."""
         self._lanes.update(states, time.time())
@@ -134,6 +141,7 @@ class Delivery:
                     raise
                 await asyncio.sleep(BUG_S)
                 continue
+            self._looked.set()
             if self._wake.is_set():
                 continue
             if once and not self._tasks and not self._claimable():

@@ -25,7 +25,7 @@ from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError, Right
-from pysendmail.events import Events
+from pysendmail.events import Events, Lines
 from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
@@ -254,7 +254,7 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
         Control(
             config=config,
             store=store,
-            events=Events(open(os.devnull, "w", encoding="utf-8")),
+            events=Events(Lines(None)),
             postmaster=Postmaster(config, lambda: aliases),
             circumstances=lambda: Circumstances(
                 daemon=False,

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from pysendmail.records import Ended
 from pysendmail.smtp.reply import printable
@@ -25,53 +24,45 @@ MAX_VALUE = 1000
 MAX_LINE = select.PIPE_BUF - 1  # a pipe that is ready takes so much without blocking (pipe(7))
 
 
-def line(event: str, fields: dict[str, Value]) -> str:
+def line(event: str, fields: Mapping[str, Value]) -> str:
     """One event as it is written to stderr."""
     pairs = [f"event={event}"]
     pairs += [f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None]
     return " ".join(pairs)
 
 
-def _quoted(value: Value) -> str:
+def text_of(value: str | int | float) -> str:
+    """A value on its own: printable and capped."""
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
-    text = printable(str(value), MAX_VALUE)
+    return printable(str(value), MAX_VALUE)
+
+
+def _quoted(value: str | int | float) -> str:
+    text = text_of(value)
     if text and _PLAIN.issuperset(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-class Events:
-    """Where events go. Writing never fails or waits: a full pipe or a closed stderr costs the line, not the mail."""
+class Sink(Protocol):
+    """Takes events. Never fails or waits: a full pipe or a closed stderr costs the line, not the mail."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stderr  # None where there is none at all
-        self._followers: dict[str, list[asyncio.Queue[tuple[str, dict[str, Value]]]]] = {}
+    def write(self, event: str, fields: Mapping[str, Value]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Lines:
+    """Events as lines on a stream; None: there is no stderr at all."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
         self._lost = 0  # lines that nobody took
 
-    @contextmanager
-    def follow(self, queue_id: str) -> Iterator[asyncio.Queue[tuple[str, dict[str, Value]]]]:
-        """Every event of one message, as it happens."""
-        queue: asyncio.Queue[tuple[str, dict[str, Value]]] = asyncio.Queue()
-        followers = self._followers.setdefault(queue_id, [])
-        followers.append(queue)
-        try:
-            yield queue
-        finally:
-            followers.remove(queue)
-            if not followers:
-                self._followers.pop(queue_id, None)
-
-    def emit(self, event: str, **fields: Value) -> None:
-        """Write one event. Use the named functions below where there is one."""
-        self._write(line(event, fields))
-        if self._followers:
-            for follower in self._followers.get(str(fields.get("queue_id")), ()):
-                follower.put_nowait((event, fields))
-
-    def _write(self, text: str) -> None:
+    def write(self, event: str, fields: Mapping[str, Value]) -> None:
         if self._stream is None:
             return
+        text = line(event, fields)
         try:
             try:
                 fd = self._stream.fileno()
@@ -90,6 +81,37 @@ class Events:
             os.write(fd, text.encode("utf-8", "backslashreplace")[:MAX_LINE] + b"\n")
         except (OSError, ValueError):
             pass  # nobody reads the log; the mail goes on
+
+    def close(self) -> None:
+        """The stream is not ours."""
+
+
+class Events:
+    """The events of a daemon or a command, by name."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._followers: dict[str, list[asyncio.Queue[tuple[str, dict[str, Value]]]]] = {}
+
+    @contextmanager
+    def follow(self, queue_id: str) -> Iterator[asyncio.Queue[tuple[str, dict[str, Value]]]]:
+        """Every event of one message, as it happens."""
+        queue: asyncio.Queue[tuple[str, dict[str, Value]]] = asyncio.Queue()
+        followers = self._followers.setdefault(queue_id, [])
+        followers.append(queue)
+        try:
+            yield queue
+        finally:
+            followers.remove(queue)
+            if not followers:
+                self._followers.pop(queue_id, None)
+
+    def emit(self, event: str, **fields: Value) -> None:
+        """Write one event. Use the named functions below where there is one."""
+        self._sink.write(event, fields)
+        if self._followers:
+            for follower in self._followers.get(str(fields.get("queue_id")), ()):
+                follower.put_nowait((event, fields))
 
     def accepted(
         self,

@@ -76,6 +76,19 @@ def report(
     }
 
 
+def summary(report: Mapping[str, Any]) -> str:
+    """A report in one line."""
+    parts = [f"{report['queued']} queued", f"{report['deferred']} deferred"]
+    if report["held"]:
+        parts.append(f"{report['held']} held")
+    if report["oldest_age_s"] is not None:
+        parts.append(f"oldest {words_for_duration(report['oldest_age_s'])}")
+    for smarthost in report["smarthosts"]:
+        reason = f" ({smarthost['reason']})" if smarthost["reason"] else ""
+        parts.append(f"{smarthost['name']}: {smarthost['state']}{reason}")
+    return ", ".join(parts)
+
+
 def unknown(reason: str) -> dict[str, Any]:
     """The same object where nobody can be asked: critical, and every key is there."""
     nothing = dict.fromkeys(("queued", "deferred", "held", "in_flight", "failed", "oldest_age_s", "last_sent_at"))

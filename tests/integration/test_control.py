@@ -13,7 +13,7 @@ import pytest
 from pysendmail import listing
 from pysendmail.config import Smarthost
 from pysendmail.control import MAX_IDS, Control, ControlError, Right
-from pysendmail.events import Events
+from pysendmail.events import Events, Lines
 from pysendmail.outcome import Outcome
 from pysendmail.queue import Queue
 from pysendmail.relay import Relay
@@ -42,7 +42,7 @@ class Desk:
         self.control = Control(
             config=config(store.directory, smarthost),
             store=self,
-            events=Events(io.StringIO()),
+            events=Events(Lines(io.StringIO())),
             postmaster=store.policy,  # type: ignore[arg-type]
             circumstances=lambda: Circumstances(daemon=True),
             relays=lambda: {"main": Relay(smarthost)},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +15,7 @@ import pytest
 from pysendmail import delivery as delivery_module
 from pysendmail.config import Config, Retry, Smarthost, Timeout
 from pysendmail.delivery import Delivery
-from pysendmail.events import Events, Value
+from pysendmail.events import Events, Lines, Value
 from pysendmail.outcome import Fault, Outcome, Stage, Trouble
 from pysendmail.queue import PART_OCTETS, Queue
 from pysendmail.reader import Reader
@@ -35,7 +34,7 @@ class Log(Events):
     """Events as values, and a way to wait for one."""
 
     def __init__(self) -> None:
-        super().__init__(io.StringIO())
+        super().__init__(Lines(None))
         self.all: list[tuple[str, dict[str, Value]]] = []
         self._news = asyncio.Event()
 

@@ -104,12 +104,14 @@ class Ledger:
         in_header: Sequence[str] = (),
         uid: int | None = None,
         environment: dict[str, str] | None = None,
+        wrapper: Sequence[str] = (),
         kill_after: float | None = None,
         kill_at_octet: int | None = None,
     ) -> Call:
         """One sendmail, to its end. `in_header`: recipients that it finds there by itself (-t in `options`).
 
-        `kill_after` seconds, or once it was given so many octets (`kill_at_octet`), it gets SIGKILL.
+        `kill_after` seconds, or once it was given so many octets (`kill_at_octet`), it gets SIGKILL. `wrapper` goes
+        before the command (strace, ...).
         """
         token = token or self.next_token()
         sender = f"{token}@example.com" if sender is None else sender
@@ -117,7 +119,7 @@ class Ledger:
         argv = (*options, "-i", "-f", sender or "<>", *(["--", *recipients] if recipients else []))
         started = time.time()
         process = subprocess.Popen(
-            [*as_user(uid), str(self.program), "-C", str(self.instance.config), *argv],
+            [*as_user(uid), *wrapper, str(self.program), "-C", str(self.instance.config), *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -184,12 +186,16 @@ def gather(
     settings: Settings | None = None,
     excuses: Sequence[Excuse] = (),
     stops: Sequence[Stop] | None = None,
+    history: bool = True,
 ) -> Evidence:
-    """The evidence as it is now. Ask while the daemon runs: mailq and history are its answers."""
+    """The evidence as it is now. Ask while the daemon runs: mailq and history are its answers.
+
+    Without `history`, which only corroborates, one command less is run: ask again with it before a violation is told.
+    """
     instance = ledger.instance
     if instance.process is not None and instance.process.poll() is None:
         ledger.sample(instance.process.pid)
-    mailq, history = instance.mailq(), instance.history()
+    mailq, past = instance.mailq(), instance.history() if history else []
     return Evidence(
         calls=list(ledger.calls),
         connections=list(recorder.connections),
@@ -198,7 +204,7 @@ def gather(
         log=list(instance.events),
         text_log=instance.log,
         mailq=mailq,
-        history=history,
+        history=past,
         settings=settings or Settings(),
         excuses=excuses,
         samples=list(ledger.samples),

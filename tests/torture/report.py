@@ -125,9 +125,9 @@ def details(parts: Iterable[Part]) -> str:
         lines += [f"- {part.name}: BROKEN: {part.broken.strip().splitlines()[-1]}"] if part.broken else []
         lines += [f"- {part.name}: skipped {what}: {why}" for what, why in part.skips.items()]
         lines += [f"- {part.name}: {note}" for note in part.notes]
-        lines += [
-            f"- {part.name}: control {name}: {'caught' if ok else 'NOT CAUGHT'}" for name, ok in part.controls.items()
-        ]
+        if caught := sorted(name for name, ok in part.controls.items() if ok):
+            lines.append(f"- {part.name}: controls caught: {', '.join(caught)}")
+        lines += [f"- {part.name}: CONTROL NOT CAUGHT: {name}" for name, ok in part.controls.items() if not ok]
         lines += [f"- {part.name}: VIOLATION in {problem.case}: {problem.violation}" for problem in part.problems]
     return "\n".join(lines)
 

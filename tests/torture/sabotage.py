@@ -138,7 +138,8 @@ class Trial:
 
     def look(self) -> list[Violation]:
         """The verdict on what there is by now."""
-        return check(gather(self.ledger, self.recorder, settings=replace(self.mail.settings, tls=self.mail.tls)))
+        settings = replace(self.mail.settings, tls=self.mail.tls)
+        return check(gather(self.ledger, self.recorder, settings=settings, history=False))
 
     def verdict(self, invariant: str) -> list[Violation]:
         """The verdict as soon as this invariant is among the violated, or patience is over."""

@@ -6,13 +6,12 @@ import asyncio
 import io
 import os
 import re
-import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pysendmail.events import MAX_VALUE, Events, line
+from pysendmail.events import MAX_VALUE, Events, Lines, line
 from pysendmail.records import Ended
 from pysendmail.smtp.reply import printable
 
@@ -71,20 +70,20 @@ def test_a_closed_stderr_costs_the_line() -> None:
     """Where nobody reads the log the mail goes on."""
     stream = io.StringIO()
     stream.close()
-    Events(stream).emit("accepted", queue_id="Q")
+    Events(Lines(stream)).emit("accepted", queue_id="Q")
 
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    Events(Full()).emit("accepted", queue_id="Q")
+    Events(Lines(Full())).emit("accepted", queue_id="Q")
 
 
 def test_a_pipe_that_nobody_reads_costs_the_line() -> None:
     """A full pipe holds nobody up; once it is read again, what comes stands on lines of its own."""
     read, write = os.pipe()
     with open(read, "rb", buffering=0) as log, open(write, "w", encoding="utf-8") as stream:
-        events = Events(stream)
+        events = Events(Lines(stream))
         for number in range(200):
             events.emit("x", number=number, first="y" * 900, second="z" * 900, third="é" * 900, fourth="é" * 900)
         log.read(1 << 20)
@@ -94,15 +93,14 @@ def test_a_pipe_that_nobody_reads_costs_the_line() -> None:
         assert lines[0].startswith(b"event=lost lines=")
 
 
-def test_no_stderr_costs_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_stderr_costs_the_line() -> None:
     """Started with stderr closed, Python has none."""
-    monkeypatch.setattr(sys, "stderr", None)
-    Events().emit("accepted", queue_id="Q")
+    Events(Lines(None)).emit("accepted", queue_id="Q")
 
 
 async def test_follow() -> None:
     """`sendmail -v` hears what happens to its message, and only to that, until it stops listening."""
-    events = Events(io.StringIO())
+    events = Events(Lines(io.StringIO()))
     with events.follow("Q1") as first, events.follow("Q1") as second:
         events.emit("attempt", queue_id="Q2")
         events.emit("attempt", queue_id="Q1", smarthost="main")
@@ -132,7 +130,7 @@ def test_outcome() -> None:
         next_attempt_s=60.0,
         uncertain=True,
     )
-    Events(stream).ended(ended, smarthost="main", tls="TLSv1.3", address="192.0.2.1")
+    Events(Lines(stream)).ended(ended, smarthost="main", tls="TLSv1.3", address="192.0.2.1")
     fields = parse(stream.getvalue().rstrip("\n"))
     expected = {
         "event": "outcome",
@@ -167,7 +165,7 @@ def test_a_bug_names_the_way_to_it() -> None:
     try:
         deep(200)
     except LookupError as error:
-        Events(stream).bug(error, queue_id="Q1")
+        Events(Lines(stream)).bug(error, queue_id="Q1")
     fields = parse(stream.getvalue().rstrip("\n"))
     assert (fields["queue_id"], fields["error"]) == ("Q1", "LookupError('no such thing')")
     assert re.match(r"test_events\.py:\d+ deep < test_events\.py:\d+ deep < ", fields["traceback"])
