@@ -686,9 +686,12 @@ class Command:
     def _control(self) -> "_socket.socket | None":
         """The owner's own socket, where work on the queue is on all of it; None for everybody else."""
         try:
-            return connect(self._instance.socket.rpartition(b"/")[0] + b"/control")
+            return connect(self._control_path())
         except OSError:
             return None
+
+    def _control_path(self) -> bytes:
+        return self._instance.socket.rpartition(b"/")[0] + b"/control"
 
     def _ask(self, why: str) -> int | None:
         """What became of a submission that was sent whole; None if nothing was queued."""
@@ -717,13 +720,13 @@ class Command:
         return None if self._instance.config is None else to_text(self._instance.config)
 
     def _is_anothers(self) -> bool:
-        """Whether the socket's owner, who is the queue's, is neither root nor us: we may not write his queue.
+        """Whether we are neither root nor the queue's owner, whose `control` is: we may not write his queue.
 
         To hear that from `direct`, all who wait for a restart would load the package at once, and take from the daemon
         the time that it needs to come back.
         """
         try:
-            return posix.geteuid() not in (0, posix.stat(self._instance.socket).st_uid)
+            return posix.geteuid() not in (0, posix.stat(self._control_path()).st_uid)
         except OSError:
             return False
 

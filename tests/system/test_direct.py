@@ -114,6 +114,7 @@ client.main()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(instance.socket))
         instance.socket.chmod(0o666)
+        instance.socket.with_name("control").touch(0o600)  # its owner is the queue's
         command = [*as_user(other), str(BIN / "python"), "-IS", "-c", program]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
     words = f"sendmail: the daemon at {instance.socket}: it does not run; nothing was queued, try again later\n"
