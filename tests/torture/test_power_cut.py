@@ -45,6 +45,12 @@ def test_promise_1_what_was_accepted_survives_loss_of_power(run: Run) -> None:
     assert run.part.controls == {"synchronous=NORMAL": True}
 
 
+def test_new_queue_is_not_lost_with_its_directory(run: Run) -> None:
+    """sendmail without a daemon makes the queue's directory and exits 0: its name is as durable as the mail in it."""
+    survey = run.survey(run.record("direct"), IMAGES, lambda pair, wrong: None)
+    assert not survey.wrong, survey.wrong[:3]
+
+
 @pytest.mark.parametrize("fault", power_faults.FAULTS)
 def test_faults_can_still_be_put_in(fault: str) -> None:
     """What a control breaks is there to be broken: the names that it replaces exist."""
