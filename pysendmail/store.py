@@ -68,11 +68,13 @@ def _set_up(connection: sqlite3.Connection, path: Path, *, readonly: bool) -> No
     if readonly:
         connection.execute("PRAGMA query_only = ON")
         return
+    connection.execute("PRAGMA synchronous = FULL")
+    # In a database that has this setting already it writes it again: a commit, which syncs the WAL. So what an owner
+    # wrote and did not live to sync is durable before anybody is told of it (a client that asks again, for one).
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise QueueError(f"{path}: this file system cannot do SQLite's WAL (journal_mode is {mode}): use a local disk")
-    connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA temp_store = MEMORY")  # no part of a message ever lies in /tmp
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = FAST")
