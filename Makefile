@@ -47,10 +47,10 @@ demo: $(VENV)/.demo
 test: check
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) $(VENV)/bin/pytest --no-header $(PYTEST_ARGS)
 
-# Only a whole nightly run is kept.
+# Nightly runs are kept, part by part.
 torture: $(VENV)/.test
 	@PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYTHONPATH=tests $(VENV)/bin/python -P -m torture --size $(SIZE) --times $(TIMES) \
-	  $(if $(SEED),--seed $(SEED)) $(if $(PARTS)$(filter-out nightly,$(SIZE)),,--results tests/torture/RESULTS.md) $(PARTS)
+	  $(if $(SEED),--seed $(SEED)) $(if $(filter-out nightly,$(SIZE)),,--results tests/torture/RESULTS.md) $(PARTS)
 
 interop: $(VENV)/.test
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_CALLERS=1 \
