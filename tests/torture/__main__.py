@@ -2,7 +2,8 @@
 
 Runs the parts (all of them when none is named), prints a table, and exits 1 if an invariant was violated or a negative
 control was not caught. `--only` hands one case to one part, as it was printed beside a violation. `--results` keeps the
-table there too, with the commit, the date and the machine; parts that did not run keep their rows. $PYSENDMAIL_TEST_BIN names the commands under torture.
+table there too, with the commit, the date and the machine; parts that did not run keep their rows. The commands under
+torture are those in $PYSENDMAIL_TEST_BIN, or else beside this Python.
 """
 
 from __future__ import annotations

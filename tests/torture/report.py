@@ -147,10 +147,13 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, marked where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    done = subprocess.run([*git, "describe", "--always", "--abbrev=12", "--dirty"], capture_output=True, check=False)
-    return done.stdout.decode().strip() or "unknown"
+    """The checkout's commit, marked where files other than the page of results differ from it."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, check=False)
+    status = [*git, "status", "--porcelain", "--", ":/", ":!RESULTS.md"]
+    changed = subprocess.run(status, capture_output=True, check=False).stdout
+    return (head.stdout.decode().strip() or "unknown") + ("-dirty" if changed else "")
 
 
 def results(parts: Sequence[Part], size: Size, page: str = "") -> str:
