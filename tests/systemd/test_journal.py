@@ -63,5 +63,4 @@ def test_a_journal_that_hangs_stops_no_mail(guest: Packaged) -> None:
             assert guest.status()["queued"] == 0
         finally:
             guest.must("kill", "-CONT", journald)
-    guest.wait_for(f"RECIPIENT=number{messages - 1}@example.org", "STATUS=sent", after=since)
-    assert len(guest.journal("EVENT=outcome", "STATUS=sent", after=since)) == messages
+    guest.until(lambda: len(guest.journal("EVENT=outcome", "STATUS=sent", after=since)) == messages)

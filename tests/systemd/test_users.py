@@ -29,7 +29,7 @@ def test_jobs_of_several_users(guest: Packaged) -> None:
         assert message.sender.startswith(f"<{user}@example.com>")
         received = email.message_from_bytes(message.content, policy=email.policy.SMTP)["Received"]
         assert f"from uid {USERS[user]}" in received
-        [accepted] = guest.journal("EVENT=accepted", f"QUEUE_ID={queue_id(received)}", after=since)
+        accepted = guest.wait_for("EVENT=accepted", f"QUEUE_ID={queue_id(received)}", after=since)
         assert accepted["UID"] == str(USERS[user])
     assert found == {(user, program) for user in USERS for program in ("cron", "mailx", "mutt")}
     for user in USERS:
