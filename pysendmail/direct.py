@@ -194,7 +194,11 @@ def _check_right(config: Config, socket_path: str) -> None:
 
 async def _smtp(invocation: Invocation, chunks: Iterator[bytes], config: Config, socket_path: str) -> int:
     """-bs: the dialogue of `reception` on our own standard input and output."""
-    _check_right(config, socket_path)
+    try:
+        _check_right(config, socket_path)
+    except Refused:
+        client.no_greeting()
+        raise
     aliases = Aliases.load(config.aliases.file)
     reception = Reception(
         invocation,

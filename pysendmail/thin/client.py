@@ -99,14 +99,14 @@ class Lost(Exception):
 class Request:
     """What argv says to the client itself."""
 
-    __slots__ = ("argv", "config", "debug", "dialogue", "dot_ends", "here", "name", "reads", "verbose")
+    __slots__ = ("argv", "config", "debug", "dialogue", "dot_ends", "here", "name", "reads", "smtp", "verbose")
 
     def __init__(self, argv: "Sequence[bytes]") -> None:
         self.argv = argv
         self.name = argv[0].rpartition(b"/")[2] if argv else b"sendmail"
         self.config: bytes | None = None
         self.reads = self.name not in QUIET_NAMES
-        self.dialogue = False
+        self.dialogue = self.smtp = False
         self.here = False  # no daemon can do it for us
         self.debug = False
         self.dot_ends = self.name != b"rmail"
@@ -159,6 +159,7 @@ class Request:
         elif option == b"b":
             self.reads = value[:1] not in QUIET_MODES
             self.dialogue = value[:1] in DIALOGUE_MODES
+            self.smtp = value[:1] == b"s"
             self.here = value in (b"C", b"D")
         elif option == b"o":
             self._switch(b"-o" + value[:1], value[1:])
@@ -174,7 +175,7 @@ class Request:
             self.verbose = true
 
     def _quiet(self) -> None:
-        self.reads = self.dialogue = False
+        self.reads = self.dialogue = self.smtp = False
 
 
 class Instance:
@@ -321,14 +322,16 @@ class Output:
     A submission does not wait for a reader of its output for long; a listing or a dialogue does.
     """
 
-    __slots__ = ("_dead", "_patient")
+    __slots__ = ("_dead", "_patient", "said")
 
     def __init__(self, patient: bool) -> None:
         self._patient = patient
+        self.said = False  # something on standard output
         self._dead: set[int] = set()
 
     def show(self, kind: bytes, data: bytes) -> None:
         fd = 1 if kind == STDOUT else 2
+        self.said |= fd == 1 and bool(data)
         if fd not in self._dead and not emit(fd, data, None if self._patient and fd == 1 else OUTPUT_S):
             self._dead.add(fd)
 
@@ -346,6 +349,11 @@ def emit(fd: int, data: bytes, patience: float | None) -> bool:
         except OSError:
             return False
     return True
+
+
+def no_greeting() -> None:
+    """What a client of -bs reads instead of the greeting (RFC 5321 §3.1), rather than nothing."""
+    emit(1, b"421 4.3.0 no service now; standard error says why\r\n", OUTPUT_S)
 
 
 def drain() -> None:
@@ -679,6 +687,11 @@ class Command:
                 break
         raise self._nothing(why)
 
+    @property
+    def owes_greeting(self) -> bool:
+        """Whether an SMTP client has not heard anything yet. `direct` speaks for itself."""
+        return self._request.smtp and not self._output.said
+
     def _say_where(self) -> None:
         config = shown(self._instance.config or SYSTEM_CONFIG)
         say(self._request.argv, f"configuration {config}, socket {shown(self._instance.socket)}")
@@ -772,6 +785,7 @@ class Command:
             raise Failure(
                 TEMPFAIL, f"no daemon at {socket}, and no way without it ({error}); nothing was queued"
             ) from None
+        self._output.said = True
         code = direct.run(
             tuple(self._request.argv),
             self._environment,
@@ -843,15 +857,20 @@ def main() -> None:
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # die by it, rather than with a traceback
     code = TEMPFAIL
+    command = None
     try:
         steady_descriptors()
-        code = Command(argv, *trusted_environ()).run()
+        command = Command(argv, *trusted_environ())
+        code = command.run()
     except Failure as failure:
         code = failure.code
         say(argv, failure.words)
     except Exception as error:  # of ours or of `direct`: say so, and let the caller try again
-        fate = "the message may have been queued, look at mailq before sending it again"
-        say(argv, f"internal error ({type(error).__name__}: {error}); {fate}")
+        reads = Request(argv).reads
+        fate = "; the message may have been queued, look at mailq before sending it again" if reads else ""
+        say(argv, f"internal error ({type(error).__name__}: {error}){fate}")
+    if code == TEMPFAIL and command is not None and command.owes_greeting:
+        no_greeting()
     request = Request(argv)
     if code and request.reads and not request.dialogue:
         drain()
