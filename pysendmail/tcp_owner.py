@@ -82,8 +82,8 @@ def _tables(peer: _End) -> tuple[tuple[str, bytes], ...]:
 
 def _look_up(peer: _End, ours: _End) -> int | None:
     for table, prefix in _tables(peer):
-        ends = (_listed(prefix + address, port) for address, port in (peer, ours))
-        wanted = b" %b %b %02X " % (*ends, _ESTABLISHED)
+        theirs, at_ours = (_listed(prefix + address, port) for address, port in (peer, ours))
+        wanted = b" %b %b %02X " % (theirs, at_ours, _ESTABLISHED)
         with open(f"/proc/self/net/{table}", "rb") as lines:
             for line in islice(lines, MAX_CONNECTIONS):
                 if wanted in line:
