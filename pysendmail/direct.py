@@ -9,6 +9,7 @@ that right: 75 for mail, saying which socket was tried and that nothing was queu
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from pysendmail import argv as command_line
-from pysendmail import check, config_file, mailq, modes, probe, status, tlspolicy, whereto
+from pysendmail import check, config_file, mailq, modes, probe, status, terminal, tlspolicy, whereto
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
@@ -393,9 +394,14 @@ async def _perform(invocation: Invocation, loaded: Loaded, socket_path: str, chu
     if invocation.mode in modes.OF_THE_QUEUE:
         desk, right = control(loaded, socket_path)
         wanted = replace(invocation, wait=False)  # -qf: what is due now is tried by a daemon, as whom we go on
+        if shown := mailq.is_table(invocation) and sys.stdout.isatty():
+            wanted = replace(wanted, format="json")
         texts = modes.on_queue(wanted, desk, right)
         if heading := mailq.heading(invocation, config.file):
             print(f"{invocation.name}: {heading}", file=sys.stderr)
+        if shown:
+            terminal.show_queue([json.loads(text) async for text in texts])
+            return
     else:
         relays = {smarthost.name: Relay(smarthost) for smarthost in config.smarthost}
         now = whereto.Circumstances(

@@ -29,6 +29,11 @@ def heading(asked: Invocation, file: Path) -> str:
     )
 
 
+def is_table(asked: Invocation) -> bool:
+    """Whether a listing on a terminal is to be a table: by default it is. Programs read Postfix's layout by default."""
+    return asked.mode is Mode.LIST and asked.format in (None, "table")
+
+
 async def postfix(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[str]:
     octets = requests = 0
     async for entry in entries:
@@ -81,7 +86,7 @@ async def sendmail(entries: AsyncIterator[Entry], directory: str) -> AsyncIterat
 
 
 async def table(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[str]:
-    """One line a recipient, for a terminal."""
+    """One line a recipient."""
     row = "{:<15} {:>9} {:<12} {:<28} {:<28} {}\n"
     empty = True
     async for entry in entries:

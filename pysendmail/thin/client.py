@@ -17,8 +17,8 @@ Promises:
 Start-up is the price of every cron line, hence the shape of this file: builtins only (`sys posix time errno
 _signal`, `_socket`, `select` where it has to wait for two things, `pwd` without $HOME), no package import on
 the way to the socket, annotations without `typing`. A test holds `sys.modules` to that list, and the
-constants of the frames to pysendmail.frames. Only where there is no daemon are `site` and `pysendmail.direct`
-loaded.
+constants of the frames to pysendmail.frames. Only where there is no daemon, and for a
+table on a terminal, are `site` and others of our modules loaded.
 
 Not done here: no TOML (only the line `socket = "..."`), no check of arguments, no rights: nothing is setuid.
 """
@@ -99,13 +99,18 @@ class Lost(Exception):
 class Request:
     """What argv says to the client itself."""
 
-    __slots__ = ("argv", "config", "debug", "dialogue", "dot_ends", "here", "name", "reads", "smtp", "verbose")
+    __slots__ = (
+        "argv", "config", "debug", "dialogue", "dot_ends", "here", "layout", "lists", "name", "reads", "smtp",
+        "verbose",
+    )  # fmt: skip
 
     def __init__(self, argv: "Sequence[bytes]") -> None:
         self.argv = argv
         self.name = argv[0].rpartition(b"/")[2] if argv else b"sendmail"
         self.config: bytes | None = None
         self.reads = self.name not in QUIET_NAMES
+        self.lists = self.name == b"mailq"
+        self.layout = b""  # of a listing
         self.dialogue = self.smtp = False
         self.here = False  # no daemon can do it for us
         self.debug = False
@@ -129,8 +134,13 @@ class Request:
             value = next(words, b"")
         if name == b"--config":
             self.config = value
+        elif name == b"--format":
+            self.layout = value
+        elif name == b"--json":
+            self.layout = b"json"
         elif name in (b"--version", b"--help"):
             self._quiet()
+            self.lists = False
 
     def _cluster(self, word: bytes, words: "Iterator[bytes]") -> None:
         at = 1
@@ -142,7 +152,9 @@ class Request:
                 return
             if option in TAKES_REST:
                 interval = at < len(word) and word[at] in b"p0123456789"  # -q15m: changes nothing in a dialogue
+                filters = word[at:].removeprefix(b"!")[:1] in (b"I", b"R", b"S")
                 self.debug |= option == b"d"
+                self.lists &= option not in b"qQ" or (option == b"q" and (interval or filters))
                 if option == b"Q" or (option == b"q" and not (self.dialogue and interval)):
                     self._quiet()
                 return
@@ -152,6 +164,7 @@ class Request:
                 self.verbose = True
             elif option == b"I":
                 self._quiet()
+                self.lists = False
 
     def _valued(self, option: bytes, value: bytes) -> None:
         if option == b"C":
@@ -160,6 +173,7 @@ class Request:
             self.reads = value[:1] not in QUIET_MODES
             self.dialogue = value[:1] in DIALOGUE_MODES
             self.smtp = value[:1] == b"s"
+            self.lists = value == b"p"
             self.here = value in (b"C", b"D")
         elif option == b"o":
             self._switch(b"-o" + value[:1], value[1:])
@@ -173,6 +187,11 @@ class Request:
             self.dot_ends = not true
         elif name in (b"-ov", b"verbose"):
             self.verbose = true
+
+    @property
+    def table(self) -> bool:
+        """A listing that is a table on a terminal, as pysendmail.mailq.is_table."""
+        return self.lists and self.layout in (b"", b"table")
 
     def _quiet(self) -> None:
         self.reads = self.dialogue = self.smtp = False
@@ -322,16 +341,20 @@ class Output:
     A submission does not wait for a reader of its output for long; a listing or a dialogue does.
     """
 
-    __slots__ = ("_dead", "_patient", "said")
+    __slots__ = ("_dead", "_patient", "kept", "said")
 
     def __init__(self, patient: bool) -> None:
         self._patient = patient
         self.said = False  # something on standard output
+        self.kept: list[bytes] | None = None  # standard output, if it is not for showing as it is
         self._dead: set[int] = set()
 
     def show(self, kind: bytes, data: bytes) -> None:
         fd = 1 if kind == STDOUT else 2
         self.said |= fd == 1 and bool(data)
+        if fd == 1 and self.kept is not None:
+            self.kept.append(data)
+            return
         if fd not in self._dead and not emit(fd, data, None if self._patient and fd == 1 else OUTPUT_S):
             self._dead.add(fd)
 
@@ -656,7 +679,7 @@ class Command:
             self._say_where()
         if request.here:
             return self._directly()
-        start = opening(self._submission_id, request.argv, self._environment)
+        start = opening(self._submission_id, self._asked_for(), self._environment)
         for last in (False, True):
             sock = self._reach()
             if sock is None:
@@ -670,7 +693,10 @@ class Command:
                     raise self._nothing("it comes and goes")
             conversation = Talk(sock, self._output.show)
             try:
-                return conversation.submit(start, source)
+                done = conversation.submit(start, source)
+                if not done and self._output.kept is not None:
+                    self._show_table(b"".join(self._output.kept))
+                return done
             except Lost as lost:
                 why = str(lost)
             finally:
@@ -686,6 +712,27 @@ class Command:
             if last or not source.whole:
                 break
         raise self._nothing(why)
+
+    def _asked_for(self) -> "Sequence[bytes]":
+        """What the daemon is told: for a table on our terminal it gives us the facts."""
+        request = self._request
+        if not request.table or not posix.isatty(1):
+            return request.argv
+        self._output.kept = []
+        argv = request.argv[:-1] if request.argv[-1] == b"--" else request.argv
+        return [*argv, b"--json"]
+
+    def _show_table(self, listing: bytes) -> None:
+        config = self._instance.config
+        if config is not None and config != SYSTEM_CONFIG:
+            say(self._request.argv, f"the queue of {shown(config)}")
+        load_package()
+        import json
+
+        from pysendmail import terminal
+
+        terminal.show_queue([json.loads(line) for line in listing.splitlines()])
+        flush_streams()
 
     @property
     def owes_greeting(self) -> bool:
