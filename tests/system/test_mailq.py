@@ -69,6 +69,14 @@ def test_a_layout_that_was_asked_for_is_given_there_too(instance: Instance, layo
     assert (code, text.endswith(on_a_pipe), "1 message" in text) == (0, True, False)
 
 
+def test_the_body_type_is_in_sendmails_layout(tmp_path: Path) -> None:
+    """8-bit mail is marked as Sendmail marks it; the JSON has Postfix's keys and ours, and no other."""
+    instance = Instance(tmp_path)
+    instance.submit("bob@example.org", text="Subject: x\n\nünd\n".encode())
+    assert "\n      8BITMIME   (no smarthost" in instance.run("mailq", "--format", "sendmail").stdout.decode()
+    assert "body_type" not in instance.mailq()[0]
+
+
 def test_filters_and_an_empty_listing(instance: Instance) -> None:
     """The filters of -q choose what is in the table."""
     assert "1 message" in on_terminal(instance, "-qSme@example.com")[1]
