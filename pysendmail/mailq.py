@@ -59,7 +59,7 @@ async def postfix(entries: AsyncIterator[Entry], directory: str) -> AsyncIterato
 
 
 async def sendmail(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[str]:
-    """Sendmail's layout. Entries have a `body_type`, too; all are read before the first line, which tells their number."""
+    """Sendmail's layout, for entries with a `body_type`. All are read before the first line, which tells how many."""
     lines: list[str] = []
     requests = 0
     async for entry in entries:
