@@ -410,19 +410,12 @@ async def _perform(invocation: Invocation, loaded: Loaded, socket_path: str, chu
             aliases=Aliases.load(config.aliases.file),
             obstacle=lambda route: status.obstacle(route, relays),
         )
-        texts = modes.elsewhere(invocation, now, _lines(chunks))
+        texts = modes.elsewhere(invocation, now, whereto.lines(_each(chunks)))
     async for text in texts:
         sys.stdout.write(text)
         sys.stdout.flush()
 
 
-async def _lines(chunks: Iterator[bytes]) -> AsyncIterator[str]:
-    rest = b""
+async def _each(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode("utf-8", "surrogateescape")
-        if len(rest) > whereto.MAX_LINE:
-            raise UsageError(f"a line of more than {whereto.MAX_LINE} octets is no address")
-    if rest:
-        yield rest.decode("utf-8", "surrogateescape")
+        yield chunk

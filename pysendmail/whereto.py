@@ -7,12 +7,13 @@ the route can be had at present, so that mail would wait. The worst of several a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pysendmail import rewrite
 from pysendmail.address import AddressError, parse_list, parse_path
 from pysendmail.aliases import AliasError, Aliases, expand_recipients
+from pysendmail.argv import UsageError
 from pysendmail.config import Config, Smarthost
 from pysendmail.exits import EX_NOUSER, EX_OK, EX_UNAVAILABLE
 from pysendmail.rewrite import Rule
@@ -100,6 +101,19 @@ def test(text: str, now: Circumstances) -> Iterator[str]:
             rule = rewrite.rule(now.config, host)
             yield f"    sender   {printable(rewrite.sender(now.sender, rule) if rule else now.sender) or '<>'}"
             yield f"    From     {_rewriting(rule)}"
+
+
+async def lines(octets: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """Standard input of -bt, line by line as it comes; the last may lack its end. Raises UsageError."""
+    rest = b""
+    async for chunk in octets:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "surrogateescape")
+        if len(rest) > MAX_LINE:
+            raise UsageError(f"a line of more than {MAX_LINE} octets is no address")
+    if rest:
+        yield rest.decode("utf-8", "surrogateescape")
 
 
 def _hosts(way: tuple[str, ...], config: Config) -> list[Smarthost]:
