@@ -17,8 +17,8 @@ Promises:
 Start-up is the price of every cron line, hence the shape of this file: builtins only (`sys posix time errno
 _signal`, `_socket`, `select` where it has to wait for two things, `pwd` without $HOME), no package import on
 the way to the socket, annotations without `typing`. A test holds `sys.modules` to that list, and the
-constants of the frames to pysendmail.frames. Only where there is no daemon, and for a
-table on a terminal, are `site` and others of our modules loaded.
+constants of the frames to pysendmail.frames. Only where there is no daemon, and for the table of a listing on a
+terminal, are `site` and other modules of ours loaded.
 
 Not done here: no TOML (only the line `socket = "..."`), no check of arguments, no rights: nothing is setuid.
 """
