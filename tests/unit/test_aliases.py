@@ -84,6 +84,7 @@ def test_expand(file: Path, text: str, name: str, expected: list[str]) -> None:
 # text, what the one problem says
 PROBLEMS: dict[str, tuple[str, str]] = {
     "command": ("a: b@x.example\nc: |/usr/bin/vacation\n", "2: c: |/usr/bin/vacation: pysendmail runs no command"),
+    "an alias that is indented": ("a: b@x.example,\n  c: d@x.example\n", '2: a: c: d@x.example: a ":" in a target'),
     "quoted command": ('c: "|/usr/bin/x -y, z"\n', "1: c: |/usr/bin/x -y, z: pysendmail runs no command"),
     "file": ("a: b@x.example,\n  /var/mail/a\n", "2: a: /var/mail/a: pysendmail writes no message into a file"),
     "nowhere": ("a: /dev/null\n", "1: a: /dev/null: pysendmail writes"),
