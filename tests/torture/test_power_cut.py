@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rig import debian
-from torture import power_cut, power_faults
+from torture import power_cut
 from torture.disk import Choice, Disk
 from torture.io_log import ROOT, Entries, Made, Sync, Tree, Write
 from torture.power_cut import Run
@@ -49,18 +49,6 @@ def test_new_queue_is_not_lost_with_its_directory(run: Run) -> None:
     """sendmail without a daemon makes the queue's directory and exits 0: its name is as durable as the mail in it."""
     survey = run.survey(run.record("direct"), IMAGES, lambda pair, wrong: None)
     assert not survey.wrong, survey.wrong[:3]
-
-
-@pytest.mark.parametrize("fault", power_faults.FAULTS)
-def test_faults_can_still_be_put_in(fault: str) -> None:
-    """What a control breaks is there to be broken: the names that it replaces exist."""
-    names = {
-        "synchronous=NORMAL": (power_faults.store, "_set_up"),
-        "answer before commit": (power_faults.writer.Writer, "_transact"),
-        power_faults.ASKED_AGAIN: (power_faults.store, "_set_up"),
-    }
-    owner, name = names[fault]
-    assert callable(getattr(owner, name))
 
 
 def _disk(*operations: Write | Sync | Made | Entries) -> Disk:
