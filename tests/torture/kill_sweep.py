@@ -43,12 +43,12 @@ CALLS = (
     *("sendto", "sendmsg", "recvfrom", "recvmsg"),
 )
 THREADS = ("main", "writer")  # in the order in which they are born
-MOST = 24
+MOST = 16
 SAMPLE = 200
 NEVER = 65535  # the K of a point that no run comes to; strace takes no larger one
 SHOWN = 3000  # octets of a log
 CONTROL = "half-refused:writer:fdatasync:2"  # when one message is accepted, and the claim of it is on its way
-WORKERS = os.cpu_count() or 1
+WORKERS = 2 * (os.cpu_count() or 1)  # half of a case is waiting
 _LINE = re.compile(r"(?:(?P<thread>\d+) +)?(?P<call>\w+)\((?:\d+<(?P<file>/[^>]*)>)?")
 
 

@@ -289,7 +289,7 @@ REFUSED = {
     "sendmail -q15x": "interval",
     "sendmail -Q": "which messages",
     "sendmail -bv": "which addresses",
-    "sendmail -bv -t": "which addresses",
+    "sendmail -bv -t": "leave it out",
     "sendmail -Mrm 1A2B": "pysendmail queue",
     "sendmail -Sjoe": "-qS",
     "sendmail -apsecret joe": "refused",
