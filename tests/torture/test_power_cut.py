@@ -51,13 +51,19 @@ def test_new_queue_is_not_lost_with_its_directory(run: Run) -> None:
     assert not survey.wrong, survey.wrong[:3]
 
 
+def test_what_a_killed_daemon_had_not_synced_is_durable_once_it_is_told(run: Run) -> None:
+    """The next daemon tells a client that asks again 0, and writes nothing itself: the power may go right after it."""
+    survey = run.survey(run.record(power_cut.ASKED.name), IMAGES, lambda pair, wrong: None)
+    assert not survey.wrong, survey.wrong[:3]
+
+
 @pytest.mark.parametrize("fault", power_faults.FAULTS)
 def test_faults_can_still_be_put_in(fault: str) -> None:
     """What a control breaks is there to be broken: the names that it replaces exist."""
     names = {
         "synchronous=NORMAL": (power_faults.store, "_set_up"),
         "answer before commit": (power_faults.writer.Writer, "_transact"),
-        power_faults.ASKED_AGAIN: (power_faults.store, "_set_up"),
+        power_faults.ASKED_AGAIN: (power_faults.store, "_make_durable"),
     }
     owner, name = names[fault]
     assert callable(getattr(owner, name))
