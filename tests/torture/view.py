@@ -78,13 +78,17 @@ class Try:
         return self.asked.code // 100 == 2 and self.attempt.dot is not None and self.attempt.dot.accepted
 
     @property
-    def code(self) -> int:
-        """The answer that decides: RCPT's, where that was positive the data's or the dot's; 0 is none."""
+    def reply(self) -> bytes:
+        """The one that decides: RCPT's, where that was positive the data's or the dot's; b"" is none."""
         if self.asked.code // 100 != 2:
-            return self.asked.code
-        if self.attempt.dot is not None:
-            return self.attempt.dot.code if self.attempt.dot.told else 0
-        return int(self.attempt.data_reply[:3] or 0) if self.attempt.data_reply[:1] in (b"4", b"5") else 0
+            return self.asked.reply
+        if (dot := self.attempt.dot) is not None:
+            return dot.answer or b"" if dot.told else b""
+        return self.attempt.data_reply if self.attempt.data_reply[:1] in (b"4", b"5") else b""
+
+    @property
+    def code(self) -> int:
+        return int(self.reply[:3] or 0)
 
 
 class View:
