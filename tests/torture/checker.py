@@ -466,8 +466,8 @@ def identity(view: View) -> Finding:
 def liveness(view: View) -> Finding:
     """While something is due and the smarthost answers, something moves; a submission is answered in time.
 
-    While no daemon runs, or something is broken on purpose, nothing is asked. Memory and descriptors are no part of
-    the evidence.
+    While no daemon runs, or something is broken on purpose, nothing is asked of it. And a daemon that has nothing to do
+    has few files open, sleeps, and did not grow without bounds before.
     """
     settings = view.settings
     for call in view.evidence.calls:
@@ -475,6 +475,14 @@ def liveness(view: View) -> Finding:
         disturbed = call.killed or view.stopped(call.started - SLACK_S, call.ended + SLACK_S)
         if took > settings.answer_s and not disturbed and not view.excused(call.started, call.ended):
             yield f"{call.token}: sendmail had no answer for {took:.1f} s"
+    for one in view.evidence.rests:
+        for what, most in (
+            ("memory", settings.memory),
+            ("descriptors", settings.descriptors),
+            ("wake_ups", settings.wake_ups),
+        ):
+            if (taken := getattr(one, what)) > most:
+                yield f"daemon {one.pid}, at rest: {what.replace('_', '-')} {taken:.0f}, and the bound is {most:.0f}"
     quiet = _quiet_times(view)
     for call in view.evidence.calls:
         if not call.accepted:

@@ -22,6 +22,7 @@ from torture.evidence import (
     Dot,
     Evidence,
     Excuse,
+    Rest,
     Sample,
     Settings,
     Stop,
@@ -249,6 +250,14 @@ def test_a_bounce_is_whole_and_says_what_was_said_of_the_text_too() -> None:
     fitting = REPORT.replace(b"550 no such user", b"554 not this text")
     assert named(rejected, attempt(13.0, sender="", to=(SENDER,), content=fitting)) == set()
     assert named(REFUSED, attempt(13.0, sender="", to=(SENDER,), content=REPORT[:-7])) == {"I12"}
+
+
+def test_a_daemon_at_rest_is_small_and_asleep() -> None:
+    """Its memory, its descriptors and its wake-ups have bounds."""
+    rest = Rest(pid=1, memory=60 << 20, descriptors=14, wake_ups=2.0)
+    assert named(attempt(12.0), rests=[rest]) == set()
+    for change in ({"memory": 1 << 30}, {"descriptors": 400}, {"wake_ups": 50.0}):
+        assert named(attempt(12.0), rests=[replace(rest, **change)]) == {"I16"}
 
 
 PAIR = (WHOM, "ok.2@example.org")
