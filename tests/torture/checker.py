@@ -50,13 +50,14 @@ def no_loss(view: View) -> Finding:
     """Exit 0: every recipient has an accepted copy, or is named in exactly one bounce, or is in mailq at the end.
 
     A null sender or NOTIFY=NEVER has a recorded outcome instead of the bounce. A call that we killed, or that says
-    "may have been queued", is held to the same once there is any sign of its message: all or nothing.
+    "may have been queued", is held to the same once there is any sign of its message: all or nothing. Where the history
+    was asked for, it has one record of the recipient, which is true.
     """
     for call in view.evidence.calls:
         if not call.accepted and not (_open_ended(call) and call.token in view.tokens_seen):
             continue
         for recipient in dict.fromkeys(call.recipients):
-            if fate := _lost(view, call, recipient):
+            if fate := _lost(view, call, recipient) or _misrecorded(view, call, recipient):
                 yield f"{call.token}: exit {call.code}, {recipient} {fate}"
 
 
@@ -71,6 +72,21 @@ def _lost(view: View, call: Call, recipient: str) -> str:
     if len(bounces) == 1 or (not bounces and _bounce_is_on_its_way(view, call)):
         return ""
     return f"has no copy, {len(bounces)} bounces, and is not in the queue"
+
+
+def _misrecorded(view: View, call: Call, recipient: str) -> str:
+    """What is wrong with its record in the history; "" when nothing is, or nobody asked."""
+    if not view.evidence.history:
+        return ""
+    key = (call.token, recipient)
+    records = view.records[key]
+    if len(records) != 1:
+        return f"has {len(records)} records in the history"
+    [outcome] = records
+    if not outcome:
+        return "" if key in view.waiting else "has no outcome in the history, and does not wait"
+    copies = any(one.copy for one in view.tries.get(key, []))
+    return f"is {outcome} in the history, and it has no copy" if outcome == "sent" and not copies else ""
 
 
 def no_duplicate(view: View) -> Finding:

@@ -241,7 +241,7 @@ class Evidence:
     log: Sequence[Event] = ()
     text_log: str = ""  # the log's raw text
     mailq: Sequence[Mapping[str, Any]] = ()  # `mailq --json` at the end
-    history: Sequence[Mapping[str, Any]] = ()  # `pysendmail history --json`: only to corroborate `uncertain`
+    history: Sequence[Mapping[str, Any]] = ()  # `pysendmail history --json`: a record for each, and `uncertain`
     settings: Settings = Settings()
     excuses: Sequence[Excuse] = ()
     samples: Sequence[Sample] = ()

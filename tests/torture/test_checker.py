@@ -252,6 +252,24 @@ def test_a_bounce_is_whole_and_says_what_was_said_of_the_text_too() -> None:
     assert named(REFUSED, attempt(13.0, sender="", to=(SENDER,), content=REPORT[:-7])) == {"I12"}
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [(["sent"], set()), ([], {"I1"}), (["sent", "sent"], {"I1"}), ([None], {"I1"})],
+)
+def test_the_history_has_one_record_of_each(outcomes: list[str | None], expected: set[str]) -> None:
+    """Mail that arrived and of which nothing is kept, or twice, or no outcome, has not ended as promised."""
+    records = [{"address": WHOM, "outcome": outcome, "attempts": []} for outcome in outcomes]
+    history = [{"queue_id": "Q", "message_id": ID, "sender": SENDER, "recipients": records}]
+    assert named(attempt(12.0), history=history) == expected
+
+
+def test_the_history_does_not_call_sent_what_was_not() -> None:
+    """A record that nobody would go by."""
+    record = {"address": WHOM, "outcome": "sent", "attempts": []}
+    history = [{"queue_id": "Q", "message_id": ID, "sender": SENDER, "recipients": [record]}]
+    assert named(attempt(12.0, reply=b"451 later"), mailq=waiting(), history=history) == {"I1"}
+
+
 def test_a_daemon_at_rest_is_small_and_asleep() -> None:
     """Its memory, its descriptors and its wake-ups have bounds."""
     rest = Rest(pid=1, memory=60 << 20, descriptors=14, wake_ups=2.0)

@@ -262,10 +262,17 @@ class View:
         for event in self.evidence.log:
             if event["event"] == "outcome" and event["status"] in FINAL:
                 found[_owner(event), event["recipient"].strip("<>")].add(event["status"])
+        for key, records in self.records.items():
+            found[key] |= {outcome for outcome in records if outcome}
+        return found
+
+    @cached_property
+    def records(self) -> dict[Key, list[str | None]]:
+        """(token, recipient) -> the outcome in each record that the history has; None: none yet."""
+        found: dict[Key, list[str | None]] = defaultdict(list)
         for entry in self.evidence.history:
             for recipient in entry["recipients"]:
-                if recipient["outcome"]:
-                    found[_owner(entry), str(recipient["address"])].add(str(recipient["outcome"]))
+                found[_owner(entry), str(recipient["address"])].append(recipient["outcome"])
         return found
 
     @cached_property
