@@ -11,7 +11,6 @@ pysendmail, for some hundred images a second; of a sample the checker judges a d
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import sqlite3
 import time
@@ -29,13 +28,12 @@ from pysendmail.records import LaneState
 from pysendmail.schema import SchemaError
 from pysendmail.settling import Settling
 from pysendmail.spool import QueueError, QueueLock, Reserve, directory_owner
-from torture.checker import not_whole
+from torture.checker import CLOSED, not_whole
 from torture.disk import Image
 from torture.evidence import Call, Violation, token_in
 from torture.told import FINAL, Told
 
 LATER_S = 10 * 86400.0  # by then everything is due
-CLOSED = re.compile(rb"\r\n--[^\r\n]+--\r\n\Z")  # the end of a report
 
 
 @dataclass(frozen=True, slots=True)
