@@ -51,7 +51,7 @@ from torture.scenarios import LARGE, SCENARIOS, Scenario, Stage, Template
 from torture.told import Told
 
 SAMPLE, NIGHTLY = 2_000, 50_000
-CONTROL = 300  # images, and on until one has lost something
+CONTROL = 300
 SLOW_EACH = 500
 ROUNDS = 40  # times that a scenario's moments are gone through for more images
 CHUNK = 40  # moments in one go of a worker
@@ -490,10 +490,10 @@ class Run:
         self.part.case(f"{name}, with a daemon", wrong, again=self.again(survey.file, pair) if wrong else "")
         shutil.rmtree(directory)
 
-    def control(self, fault: str) -> None:
+    def control(self, fault: str, count: int = CONTROL) -> None:
         """Mail that was accepted must be missing in some image."""
         name = ASKED.name if fault == power_faults.ASKED_AGAIN else "bounce"
-        survey = self.survey(self.record(name, fault), CONTROL, lambda pair, wrong: None)
+        survey = self.survey(self.record(name, fault), count, lambda pair, wrong: None)
         lost = [pair for pair, wrong in survey.wrong if any(one.invariant == "lost" for one in wrong)]
         self.part.control(fault, caught=bool(lost))
         self.part.note(f"{fault}: {len(lost)} of {len(survey.images)} images had lost accepted mail")
