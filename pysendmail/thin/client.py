@@ -55,6 +55,7 @@ MAX_VALUE_OCTETS = 1024  # a longer one is no name: it stays here
 
 RESTART_S = 5.0  # how long a daemon may take to restart, or to have room in its backlog
 PAUSE_S = 0.05  # between two tries to connect
+TRIES = 3  # what is lost before the daemon has it all is handed over again so often
 ANSWER_S = 60.0  # without any sign of life once all has been sent; each frame, also an empty one, starts it anew
 ASK_S = 10.0  # for the answer to "what became of it?"
 OUTPUT_S = 5.0  # for somebody to read our output; listings wait as long as their reader takes
@@ -680,7 +681,7 @@ class Command:
         if request.here:
             return self._directly()
         start = opening(self._submission_id, self._asked_for(), self._environment)
-        for last in (False, True):
+        for left in reversed(range(TRIES)):
             sock = self._reach()
             if sock is None:
                 done = self._directly()
@@ -709,8 +710,9 @@ class Command:
                 code = self._ask(why)
                 if code is not None:
                     return code
-            if last or not source.whole:
+            if not left or not source.whole:
                 break
+            time.sleep(PAUSE_S)  # a daemon that is killed closes one socket after the other
         raise self._nothing(why)
 
     def _asked_for(self) -> "Sequence[bytes]":

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rig import debian
-from torture import power_faults
+from torture import power_cut, power_faults
 from torture.disk import Choice, Disk
 from torture.io_log import ROOT, Entries, Made, Operation, Reader, Sync, Tree, Unmodelled, Write
 from torture.power_cut import Run
