@@ -55,6 +55,7 @@ MAX_VALUE_OCTETS = 1024  # a longer one is no name: it stays here
 
 RESTART_S = 5.0  # how long a daemon may take to restart, or to have room in its backlog
 PAUSE_S = 0.05  # between two tries to connect
+TRIES = 3  # what is lost before the daemon has it all is handed over again so often
 ANSWER_S = 60.0  # without any sign of life once all has been sent; each frame, also an empty one, starts it anew
 ASK_S = 10.0  # for the answer to "what became of it?"
 OUTPUT_S = 5.0  # for somebody to read our output; listings wait as long as their reader takes
@@ -680,7 +681,7 @@ class Command:
         if request.here:
             return self._directly()
         start = opening(self._submission_id, self._asked_for(), self._environment)
-        for last in (False, True):
+        for left in reversed(range(TRIES)):
             sock = self._reach()
             if sock is None:
                 done = self._directly()
@@ -709,8 +710,9 @@ class Command:
                 code = self._ask(why)
                 if code is not None:
                     return code
-            if last or not source.whole:
+            if not left or not source.whole:
                 break
+            time.sleep(PAUSE_S)  # a daemon that is killed closes one socket after the other
         raise self._nothing(why)
 
     def _asked_for(self) -> "Sequence[bytes]":
@@ -769,17 +771,22 @@ class Command:
             elif failed.errno not in (errno.ECONNREFUSED, errno.EAGAIN):
                 raise self._nothing(reason(failed))
             if time.monotonic() >= deadline:
-                if failed.errno == errno.ECONNREFUSED:
-                    return None
-                raise self._nothing("it is too busy")
+                if failed.errno == errno.EAGAIN:
+                    raise self._nothing("it is too busy")
+                if self._request.reads and self._is_anothers():
+                    raise self._nothing("it does not run")
+                return None
             time.sleep(PAUSE_S)
 
     def _control(self) -> "_socket.socket | None":
         """The owner's own socket, where work on the queue is on all of it; None for everybody else."""
         try:
-            return connect(self._instance.socket.rpartition(b"/")[0] + b"/control")
+            return connect(self._control_path())
         except OSError:
             return None
+
+    def _control_path(self) -> bytes:
+        return self._instance.socket.rpartition(b"/")[0] + b"/control"
 
     def _ask(self, why: str) -> int | None:
         """What became of a submission that was sent whole; None if nothing was queued."""
@@ -807,14 +814,21 @@ class Command:
     def _config(self) -> str | None:
         return None if self._instance.config is None else to_text(self._instance.config)
 
-    def _takes_over(self) -> bool:
-        """Whether the daemon is dead and we may write its queue. Any doubt means waiting for the daemon.
+    def _is_anothers(self) -> bool:
+        """Whether we are neither root nor the queue's owner, whose `control` is: we may not write his queue.
 
-        Its socket is its queue's owner's, or root's. Who is neither need not load the package to hear no: while a
-        daemon restarts, all who wait would do so at once, and take from it the time that it needs.
+        To hear that from `direct`, all who wait for a restart would load the package at once, and take from the daemon
+        the time that it needs to come back.
         """
         try:
-            if posix.geteuid() not in (0, posix.stat(self._instance.socket).st_uid):
+            return posix.geteuid() not in (0, posix.stat(self._control_path()).st_uid)
+        except OSError:
+            return False
+
+    def _takes_over(self) -> bool:
+        """Whether the daemon is dead and we may write its queue. Any doubt means waiting for the daemon."""
+        try:
+            if self._is_anothers():
                 return False
             load_package()
             from pysendmail import direct
