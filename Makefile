@@ -47,7 +47,8 @@ demo: $(VENV)/.demo
 	@$(VENV)/bin/pysendmail demo
 
 test: check
-	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) $(VENV)/bin/pytest --no-header $(PYTEST_ARGS)
+	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) \
+	  $(VENV)/bin/pytest --no-header -n auto --dist loadfile $(PYTEST_ARGS)
 
 # Nightly runs are kept, part by part.
 torture: $(VENV)/.test

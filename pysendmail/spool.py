@@ -60,11 +60,16 @@ def _keep_names(directory: Path) -> None:
     """
     for parent in directory.resolve().parents:
         with suppress(OSError):
-            handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync(parent)
+
+
+def sync(path: Path) -> None:
+    """Make durable what anybody has written to this file, or entered in this directory."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def future_owner() -> tuple[int, int]:

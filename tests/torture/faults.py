@@ -1,6 +1,7 @@
-"""Faults: one for each invariant, put into a real daemon before it starts.
+"""Faults: one for each invariant, put into a real daemon before it starts, and one for sendmail itself.
 
     python -P faults.py FAULT /path/to/pysendmail [argument...]
+    python -P faults.py client /path/to/sendmail [argument...]
 
 Imports pysendmail, breaks one function of it, and runs the command. The daemon is whole otherwise: its queue, its
 sockets and its log are real, and so is what the checker gets to see. A fault that can no longer be put in, because
@@ -18,6 +19,7 @@ from pysendmail import cli, delivery, message, outcome, postmaster, schedule, se
 from pysendmail import tlspolicy as policy
 from pysendmail.queue import Queue
 from pysendmail.smtp import wire
+from pysendmail.thin import client
 
 
 def _put(owner: object, name: str, make: Callable[[Any], Any]) -> None:
@@ -167,6 +169,12 @@ def stalled() -> None:
     _put(delivery.Delivery, "_claim", lambda _: asleep)
 
 
+def answer_invented() -> None:
+    """Who loses the daemon before its answer says 0."""
+    _put(client.Command, "_ask", lambda _: lambda self, why: 0)
+
+
+CLIENT = "client"
 FAULTS: dict[str, Callable[[], None]] = {
     "I1": recipient_dropped,
     "I2": sent_twice,
@@ -188,6 +196,9 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    FAULTS[sys.argv[1]]()
-    sys.argv = sys.argv[2:]
+    fault, *sys.argv = sys.argv[1:]
+    if fault == CLIENT:
+        answer_invented()
+        client.run()
+    FAULTS[fault]()
     cli.run()

@@ -33,6 +33,7 @@ from torture.traffic import (
     Traffic,
     everyday,
     fast_sendmail,
+    rests,
     settle,
     somebody,
 )
@@ -75,7 +76,8 @@ def _round(part: Part, seed: int, number: int, directory: Path, program: Path) -
                     found += _hand_over(random, subject)
                     part.case(f"round {number}", (), again=again)
             left = settle(ledger)
-            found += check(gather(ledger, recorder, settings=SETTINGS, stops=()))
+            rest = [] if left else rests(ledger)
+            found += check(gather(ledger, recorder, settings=SETTINGS, stops=(), rests=rest))
         if subject.activation:
             subject.activation.close()
     found += [_k4(f"{left} messages still wait")] if left else []

@@ -309,9 +309,18 @@ class Reader:
         if answer is not None:
             before = len(self._operations)
             answer(arguments, result)
-            said = len(self._operations) > before and isinstance(self._operations[-1], (Said, Logged))
-            if said and place is not None:
-                self._operations[place] = self._operations.pop()
+            if len(self._operations) > before and place is not None:
+                self._began_earlier(place)
+
+    def _began_earlier(self, place: int) -> None:
+        """The last operation began at `place`, and others came in between."""
+        last = self._operations[-1]
+        if isinstance(last, (Said, Logged)):
+            self._operations[place] = self._operations.pop()
+        elif isinstance(last, Sync):
+            for one in self._operations[place:-1]:
+                if last.node in (getattr(one, "file", None), getattr(one, "directory", None)):
+                    raise Unmodelled("a file was written to while it was synced: nobody knows what of that is durable")
 
     def _add(self, kind: type[Operation], **values: Any) -> None:
         self._operations.append(kind(at=self._at, **values))
@@ -351,14 +360,16 @@ class Reader:
             return
         directory, name, node = found
         flags = arguments.rpartition('"')[2]
-        if node is None:
+        if "O_TMPFILE" in flags:  # never has a name, so is in no image: who gives it one (linkat) is not modelled
+            node, name = next(self._numbers), ""
+        elif node is None:
             if "O_CREAT" not in flags:
                 raise Unmodelled(f"{path} was opened, and nobody made it")
             node = next(self._numbers)
             self._enter(directory, (name, node))
         elif "O_TRUNC" in flags:
             self._add(Resize, file=node, size=0)
-        if any(word in flags for word in ("O_SYNC", "O_DSYNC", "O_APPEND", "O_TMPFILE")):
+        if any(word in flags for word in ("O_SYNC", "O_DSYNC", "O_APPEND")):
             raise Unmodelled(f"{path}: opened with {flags}")
         self._handles[number] = _Handle(node)
         self._names[node] = name

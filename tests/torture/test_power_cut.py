@@ -14,7 +14,7 @@ import pytest
 from rig import debian
 from torture import power_cut, power_faults
 from torture.disk import Choice, Disk
-from torture.io_log import ROOT, Entries, Made, Sync, Tree, Write
+from torture.io_log import ROOT, Entries, Made, Operation, Reader, Sync, Tree, Unmodelled, Write
 from torture.power_cut import Run
 from torture.report import Part, Size
 
@@ -41,13 +41,13 @@ def test_promise_1_what_was_accepted_survives_loss_of_power(run: Run) -> None:
     survey = run.survey(file, IMAGES, lambda pair, wrong: None)
     assert not survey.wrong, survey.wrong[:3]
     assert len(survey.images) >= IMAGES
-    run.control("synchronous=NORMAL")
+    run.control("synchronous=NORMAL", IMAGES // 4)
     assert run.part.controls == {"synchronous=NORMAL": True}
 
 
 def test_new_queue_is_not_lost_with_its_directory(run: Run) -> None:
-    """sendmail without a daemon makes the queue's directory and exits 0: its name is as durable as the mail in it."""
-    survey = run.survey(run.record("direct"), IMAGES, lambda pair, wrong: None)
+    """Where the queue's directory had to be made, its name is as durable as the first mail in it."""
+    survey = run.survey(run.record("submit"), IMAGES // 2, lambda pair, wrong: None)
     assert not survey.wrong, survey.wrong[:3]
 
 
@@ -57,10 +57,37 @@ def test_faults_can_still_be_put_in(fault: str) -> None:
     names = {
         "synchronous=NORMAL": (power_faults.store, "_set_up"),
         "answer before commit": (power_faults.writer.Writer, "_transact"),
-        power_faults.ASKED_AGAIN: (power_faults.store, "_set_up"),
+        power_faults.ASKED_AGAIN: (power_faults.store, "_make_durable"),
     }
     owner, name = names[fault]
     assert callable(getattr(owner, name))
+
+
+def test_log_with_what_no_power_cut_can_be_played_for_is_refused(tmp_path: Path) -> None:
+    """A file written to by one thread while another syncs it. A file without a name is in no image, and in no way."""
+    file, queue = (f"3</{''.join(map(_hex, name))}>" for name in ("x/queue/file", "x/queue"))
+
+    def read(*lines: str) -> list[Operation]:
+        log = tmp_path / "log"
+        log.write_text("".join(f"{line}\n" for line in lines))
+        return Reader(Path("/x/queue"), Tree(directories={ROOT: {"queue": 1}, 1: {}})).read(log)
+
+    made = f'1 1.0 openat(AT_FDCWD<{_hex("/")}>, "{_hexes("/x/queue/file")}", O_RDWR|O_CREAT|O_CLOEXEC, 0600) = {file}'
+    write = f'1 2.0 pwrite64({file}, "{_hexes("abc")}", 3, 0) = 3'
+    sync = (f"2 1.5 fdatasync({file} <unfinished ...>", "2 3.0 <... fdatasync resumed>) = 0")
+    assert [type(one) for one in read(made, write, *sync)] == [Entries, Write, Sync]
+    with pytest.raises(Unmodelled, match="while it was synced"):
+        read(made, sync[0], write, sync[1])
+    unnamed = f'1 1.0 openat(AT_FDCWD<{_hex("/")}>, "{_hexes("/x/queue")}", O_RDWR|O_TMPFILE, 0600) = {queue}'
+    assert [type(one) for one in read(unnamed, write)] == [Write]
+
+
+def _hex(character: str) -> str:
+    return f"\\x{ord(character):02x}"
+
+
+def _hexes(text: str) -> str:
+    return "".join(map(_hex, text))
 
 
 def _disk(*operations: Write | Sync | Made | Entries) -> Disk:

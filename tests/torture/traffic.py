@@ -22,8 +22,8 @@ from typing import Any, Self
 
 from rig.instance import BIN, OTHERS, can_be
 from torture.checker import check
-from torture.evidence import Settings, Violation
-from torture.ledger import Ledger, gather
+from torture.evidence import Rest, Settings, Violation
+from torture.ledger import Ledger, Subject, gather
 from torture.recorder import Recorder
 
 SETTLE_S = 90.0
@@ -117,10 +117,17 @@ def settle(ledger: Ledger, seconds: float = SETTLE_S) -> int:
     return len(waiting)
 
 
+def rests(ledger: Ledger) -> list[Rest]:
+    """The daemon, once its queue is empty, if it is still there."""
+    assert isinstance(ledger.instance, Subject)
+    rest = ledger.instance.rest()
+    return [rest] if rest is not None else []
+
+
 def verdict(ledger: Ledger, recorder: Recorder, settings: Settings = SETTINGS) -> list[Violation]:
     """What the checker finds once the queue is empty, and that it did not become so."""
     left = settle(ledger)
-    found = check(gather(ledger, recorder, settings=settings))
+    found = check(gather(ledger, recorder, settings=settings, rests=[] if left else rests(ledger)))
     if left:
         found.append(Violation(invariant="I16", text=f"{left} messages still wait after {SETTLE_S:.0f} s of peace"))
     return found
