@@ -66,9 +66,9 @@ def test_nothing_has_special_rights(fresh: Packaged) -> None:
 
 def test_an_upgrade_refuses_no_mail(fresh: Packaged, tmp_path: Path) -> None:
     """Queue and configuration stay, the daemon is another one, the sockets are the same as before."""
-    fresh.configure('[retry]\nfirst = "1h"\n', SMARTHOST)
-    configuration = fresh.path(CONFIGURATION).read_bytes()
     with fresh.smarthost(Ordinary(rcpt=LATER)) as peer:
+        fresh.configure('[retry]\nfirst = "1h"\n', SMARTHOST)
+        configuration = fresh.path(CONFIGURATION).read_bytes()
         fresh.submit("later@example.org")
         fresh.wait_for("EVENT=outcome", "RECIPIENT=later@example.org")
         [waiting] = [one for one in fresh.mailq() if one["recipients"][0]["address"] == "later@example.org"]

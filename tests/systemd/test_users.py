@@ -10,7 +10,7 @@ from rig.packaged import USERS, Packaged
 
 def test_jobs_of_several_users(guest: Packaged) -> None:
     """cron, mailx and mutt, by three users: each message is its user's, in envelope, trace and journal."""
-    since = guest.cursor()
+    since = guest.now()
     for user in USERS:
         tab = f"MAILTO={user}-cron@example.org\n@reboot echo a job of {user}\n"
         guest.must("crontab", "-", user=user, stdin=tab.encode())
