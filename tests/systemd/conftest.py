@@ -8,7 +8,8 @@ import pytest
 
 from rig.packaged import Packaged, booted
 
-SUITES = ("trixie", "bookworm")
+# Each in a process of its own (xdist's loadgroup): much of the time systemd waits, and so do we.
+SUITES = [pytest.param(suite, marks=pytest.mark.xdist_group(suite)) for suite in ("trixie", "bookworm")]
 
 
 @pytest.fixture(scope="session", params=SUITES)

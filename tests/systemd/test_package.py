@@ -122,6 +122,7 @@ def test_purge_leaves_nothing(fresh: Packaged) -> None:
     fresh.must("id", "pysendmail")
 
 
+@pytest.mark.xdist_group("trixie")
 def test_lintian_finds_no_error() -> None:
     """Debian's own judge of packages."""
     wanted()
@@ -132,6 +133,7 @@ def test_lintian_finds_no_error() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.xdist_group("trixie")
 def test_the_apparmor_profile_is_well_formed() -> None:
     """Whether it fits is another question: there is no AppArmor in the guests' kernel."""
     wanted()
