@@ -98,7 +98,7 @@ class Aliases:
         found = []
         for name in self.targets:
             try:
-                self.expand(name)
+                self.expand(str(Address(name)))
             except AliasError as error:
                 text = str(error).removeprefix(f"{self.file}: ")
                 found.append(AliasProblem(file=self.file, line=self.lines[name], name=name, text=text))

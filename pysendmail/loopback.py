@@ -36,6 +36,7 @@ class Loopback:
         self._server = server
         self._bound: dict[str, Listener] = {}
         self._given: set[str] = set()
+        self._asking = asyncio.Lock()
         self.problems: dict[str, str] = {}  # address -> why nothing listens there
 
     def take(self, listener: Listener) -> None:
@@ -78,7 +79,8 @@ class Loopback:
         if early == b"":
             peer.close()  # somebody who only looked whether we are here
             return
-        uid = tcp_owner.owner(peer)
+        async with self._asking:  # one thread at most, whoever opens however many connections
+            uid = await asyncio.to_thread(tcp_owner.owner, peer)
         who = NOBODY if uid is None else uid
         desk = self._server.desk
         hostname = desk.config.hostname

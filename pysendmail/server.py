@@ -344,7 +344,7 @@ class Conversation:
                     aliases=desk.aliases(),
                     obstacle=desk.control.obstacle,
                 )
-                await self._show(modes.elsewhere(invocation, now, self._lines()))
+                await self._show(modes.elsewhere(invocation, now, whereto.lines(self._input())))
 
     async def _show(self, texts: AsyncIterator[str]) -> None:
         """All of it, and 0. A sign of life, "", goes out at once."""
@@ -355,18 +355,11 @@ class Conversation:
                 await self._writer.drain()
         await self.close(EX_OK)
 
-    async def _lines(self) -> AsyncIterator[str]:
-        """Standard input, line by line as it comes."""
-        rest = b""
+    async def _input(self) -> AsyncIterator[bytes]:
+        """Standard input as it comes."""
         while (frame := await self._frame(IDLE_S)).kind != frames.END:
-            if frame.kind == frames.DATA:
-                *lines, rest = (rest + frame.payload).split(b"\n")
-                for line in lines:
-                    yield line.decode("utf-8", "surrogateescape")
-            if len(rest) > whereto.MAX_LINE:
-                raise UsageError(f"a line of more than {whereto.MAX_LINE} octets is no address")
-        if rest:
-            yield rest.decode("utf-8", "surrogateescape")
+            if frame.kind == frames.DATA and frame.payload:
+                yield frame.payload
 
     async def _submit(self, invocation: Invocation, submission_id: bytes) -> None:
         # Known from its first frame on: who asks for it meanwhile waits, and is never told that nothing was queued

@@ -46,13 +46,13 @@ CALLS = (
     *("sendto", "sendmsg", "recvfrom", "recvmsg"),
 )
 THREADS = ("main", "writer")  # in the order in which they are born
-MOST = 24
+MOST = 16
 SAMPLE = 200
 NEVER = 65535  # the K of a point that no run comes to; strace takes no larger one
 SHOWN = 3000  # octets of a log
 ACCEPTED = "half-refused:writer:fdatasync:4"  # when one message is accepted, its submitter knows, and not all is sent
 HANDED_OVER = "submit:main:recvfrom:1"  # when sendmail has said all, and the daemon has read nothing of it
-WORKERS = os.cpu_count() or 1
+WORKERS = 2 * (os.cpu_count() or 1)  # half of a case is waiting
 _LINE = re.compile(r"(?:(?P<thread>\d+) +)?(?P<call>\w+)\((?:\d+<(?P<file>/[^>]*)>)?")
 
 

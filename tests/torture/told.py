@@ -56,6 +56,7 @@ class Told:
         self.queued: set[str] = set()  # queue ids that the log told of
         self.recorded: dict[tuple[str, str], str] = {}  # (queue id, recipient) -> final outcome that the log told of
         self.tries: Counter[tuple[str, str]] = Counter()  # (sender, recipient) -> RCPTs that left
+        self.events = 0  # lines of the log
         self.version = 0  # another one whenever something new was told
         self._submissions: dict[bytes, str] = {}  # id -> token
         self._clients: dict[int, _Client] = {}
@@ -142,6 +143,7 @@ class Told:
         *lines, self._log = (self._log + octets).split(b"\n")
         for line in lines:
             event = parse_event(line.decode("utf-8", "replace"))
+            self.events += line.startswith(b"event=")
             if event["event"] in ("accepted", "bounce"):
                 self.queued.add(event["queue_id"])
             elif event["event"] == "outcome" and event["status"] in FINAL:

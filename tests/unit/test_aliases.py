@@ -144,6 +144,15 @@ def test_no_loops(file: Path) -> None:
     assert load(file, "root: root, x@x.example\na: b, c\nb: d\nc: d\nd: e@x.example\n").loops() == ()
 
 
+def test_names_that_need_quotes_are_looked_into(file: Path) -> None:
+    """A name with a space, a colon or an @ in it does not upset newaliases, and a loop through it is found."""
+    text = '"a b": c@x.example\n"a:b": "x y"\n"x y": "a:b"\n'
+    assert [str(problem) for problem in load(file, text).loops()] == [
+        f"{file}:2: a:b: a loop: a:b -> x y -> a:b",
+        f"{file}:3: x y: a loop: x y -> a:b -> x y",
+    ]
+
+
 def test_too_many_in_a_row(file: Path) -> None:
     """A chain of aliases beyond the bound is refused."""
     text = "".join(f"n{number}: n{number + 1}\n" for number in range(MAX_DEPTH + 1))
