@@ -58,7 +58,7 @@ def refused_and_kept() -> None:
     def refuse(*_: object) -> None:
         raise submission.Refused(75, "no room; nothing was queued")
 
-    _put(server.Conversation, "_log", lambda _: refuse)
+    _put(server, "log_accepted", lambda _: refuse)
 
 
 def octet_changed() -> None:
