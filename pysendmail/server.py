@@ -373,9 +373,14 @@ class Conversation:
                 accepted = await self._desk.writer.run(submission.finish(time.time()))
                 submission.stored = False
                 pending.set_result(EX_OK)
-                log_accepted(self._desk.events, submission, accepted)
-                if invocation.verbose and not accepted.again:
-                    await self._show_attempts(submission, following)
+                try:
+                    log_accepted(self._desk.events, submission, accepted)
+                    if invocation.verbose and not accepted.again:
+                        await self._show_attempts(submission, following)
+                except (ConnectionError, TimeoutError):
+                    raise  # the client is gone
+                except Exception as error:  # ours, and no reason to say that the message is not
+                    self._desk.events.bug(error, queue_id=submission.queue_id)
         except Refused as error:
             if not pending.done():
                 pending.set_result(error.code)

@@ -15,9 +15,21 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from pysendmail import cli, delivery, message, outcome, postmaster, schedule, secrets, server, session, submission
+from pysendmail import (
+    cli,
+    delivery,
+    message,
+    outcome,
+    postmaster,
+    schedule,
+    secrets,
+    session,
+    submission,
+    writer,
+)
 from pysendmail import tlspolicy as policy
 from pysendmail.queue import Queue
+from pysendmail.records import Accepted
 from pysendmail.smtp import wire
 from pysendmail.thin import client
 
@@ -55,10 +67,15 @@ def sent_twice() -> None:
 def refused_and_kept() -> None:
     """The submitter is told that nothing was queued, after the commit."""
 
-    def refuse(*_: object) -> None:
-        raise submission.Refused(75, "no room; nothing was queued")
+    def make(run: Any) -> Any:
+        async def refuse(self: writer.Writer, step: Any, **more: Any) -> Any:
+            if isinstance(done := await run(self, step, **more), Accepted):
+                raise submission.Refused(75, "no room; nothing was queued")
+            return done
 
-    _put(server.Conversation, "_log", lambda _: refuse)
+        return refuse
+
+    _put(writer.Writer, "run", make)
 
 
 def octet_changed() -> None:

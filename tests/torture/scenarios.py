@@ -374,7 +374,7 @@ def _reload(stage: Stage) -> None:
     stage.configure("second", messages_per_connection=1)
     stage.reload()
     stage.submit(in_header=("ok.2@example.org",), **team)
-    subject.config.write_text(f"{subject.config.read_text()}\n[retry\n")
+    subject.write_configuration(f"{subject.config.read_text()}\n[retry\n")
     stage.reload()
     stage.submit("no.4@example.org", "ok.4@example.org")
 
