@@ -27,11 +27,12 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find pysendmail man -name '_
 # 1 where we may install: python3-venv below, and for the tests what tests/rig/debian.py names.
 MAY_INSTALL := $(shell test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 1)
 
-.PHONY: help demo test interop torture check lint types wheel deb install clean
+.PHONY: help demo test test-systemd interop torture check lint types wheel deb install clean
 
 help:
 	@echo 'make demo     one message through sendmail, queue, daemon and a local smarthost, and one that bounces'
 	@echo 'make test     lint, types and all tests, against the installed wheel'
+	@echo 'make test-systemd  the Debian package on Debian 12 and 13 with systemd, booted here (root; 400 MB in ~/.cache)'
 	@echo 'make interop  cron, mutt, PHP and other callers, in a Debian of their own (root; a gigabyte in ~/.cache)'
 	@echo 'make torture  kills, power cuts and load, each judged from outside: hours (SIZE=sample: minutes; TIMES SEED PARTS)'
 	@echo 'make check    lint and types only'
@@ -45,16 +46,21 @@ demo: $(VENV)/.demo
 	@$(VENV)/bin/pysendmail demo
 
 test: check
-	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) $(VENV)/bin/pytest --no-header $(PYTEST_ARGS)
+	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) \
+	  $(VENV)/bin/pytest --no-header -n auto --dist loadfile $(PYTEST_ARGS)
 
-# Only a whole nightly run is kept.
+# Nightly runs are kept, part by part.
 torture: $(VENV)/.test
 	@PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYTHONPATH=tests $(VENV)/bin/python -P -m torture --size $(SIZE) --times $(TIMES) \
-	  $(if $(SEED),--seed $(SEED)) $(if $(PARTS)$(filter-out nightly,$(SIZE)),,--results tests/torture/RESULTS.md) $(PARTS)
+	  $(if $(SEED),--seed $(SEED)) $(if $(filter-out nightly,$(SIZE)),,--results tests/torture/RESULTS.md) $(PARTS)
 
 interop: $(VENV)/.test
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_CALLERS=1 \
 	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/interop/test_callers.py
+
+test-systemd: $(VENV)/.test deb
+	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_SYSTEMD=1 \
+	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/systemd
 
 check: lint types
 

@@ -20,6 +20,7 @@ as in sendmail and Postfix; so is one with a backslash before it.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ MAX_EXPANSION = 5000
 # Kept and shown; the next ones are like them.
 MAX_PROBLEMS = 100
 
+_SECOND_COLON = re.compile(
+    r'[^"(<\[]*:'
+)  # "  bob: b@example.com" would continue the line before, and look like a group
 _FINAL = "\\"  # before a target: not looked up again
 _JOINS = "\\"  # at the end of a line: the next one goes on with it, whatever it begins with (Sendmail)
 
@@ -99,7 +103,7 @@ class Aliases:
         found = []
         for name in self.targets:
             try:
-                self.expand(name)
+                self.expand(str(Address(name)))
             except AliasError as error:
                 text = str(error).removeprefix(f"{self.file}: ")
                 found.append(AliasProblem(file=self.file, line=self.lines[name], name=name, text=text))
@@ -412,6 +416,8 @@ def _target(item: str) -> list[str]:
         raise _Bad(f"{printable(bare, 80)}: pysendmail writes no message into a file; this target is not used")
     if bare.startswith(":"):
         raise _Bad(f"{printable(bare, 80)}: only :include:/file is known here; this target is not used")
+    if _SECOND_COLON.match(item):
+        raise _Bad(f'{printable(item, 80)}: a ":" in a target; an alias of its own begins in the first column')
     if item.startswith(_FINAL):
         name = parse_path(item[1:])
         return [str(name) if name.domain else f"{_FINAL}{name}"]

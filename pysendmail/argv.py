@@ -253,8 +253,10 @@ def _error_mode(so_far: Invocation, value: str) -> Invocation:
 
 
 def _lifetime(so_far: Invocation, value: str) -> Invocation:
+    # As Sendmail reads it: a bare number counts days, and "now" is after the first attempt.
+    text = {"now": "0"}.get(value.lower(), f"{value}d" if re.fullmatch("[0-9]{1,6}", value) else value)
     try:
-        return replace(so_far, lifetime=duration(value))
+        return replace(so_far, lifetime=duration(text))
     except UnitError as error:
         raise UsageError(f"option -O Timeout.queuereturn: {printable(str(error), 120)}") from None
 

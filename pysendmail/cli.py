@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pysendmail import __version__
+from pysendmail import __version__, terminal
 from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.thin import client
 from pysendmail.units import parse_time
@@ -206,7 +206,7 @@ def _queue(options: argparse.Namespace) -> int:
         return _print_json(answers)
     match options.verb:
         case "list":
-            _print_queue(answers)
+            terminal.show_queue(list(answers))
         case "explain":
             for entry in answers:
                 print(f"{entry['queue_id']} from <{entry['sender']}>, accepted {entry['accepted_at']}")
@@ -324,41 +324,6 @@ def _print_json(answers: Iterator[Entry]) -> int:
     for entry in answers:
         print(json.dumps(entry))
     return EX_OK
-
-
-def _print_queue(answers: Iterator[Entry]) -> None:
-    rows = [
-        (
-            entry["queue_id"],
-            str(entry["message_size"]),
-            entry["sender"],
-            recipient["address"],
-            entry["queue_name"],
-            recipient["delay_reason"] or "",
-        )
-        for entry in answers
-        for recipient in entry["recipients"]
-    ]
-    if rows:
-        _print_table(("Queue id", "Size", "From", "To", "State", "Reason"), rows)
-    else:
-        print("The queue is empty.")
-
-
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*titles, box=None, header_style="bold", pad_edge=False)
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))  # text, never markup: it comes from the network
-        Console().print(table)
-        return
-    widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
-    for row in (titles, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _print_history(entry: Entry) -> None:

@@ -132,7 +132,13 @@ class Control:
             row = await self._waiting(right, queue_id)
             yield await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
         if not _ids(request):
-            async for entry in self._pages(partial(listing.waiting_page, uid=right.only, obstacle=self.obstacle)):
+            page = partial(
+                listing.waiting_page,
+                uid=right.only,
+                obstacle=self.obstacle,
+                with_body_type=bool(request.get("body_type")),
+            )
+            async for entry in self._pages(page):
                 if all(one.fits(entry) for one in filters):
                     yield entry
 

@@ -88,11 +88,12 @@ class Daemon:
         self._configure(self._config)
         delivery = self._delivery
         assert delivery is not None
-        self._server = server = Server(self._desk(), most=resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._server = server = Server(self._desk(), most=resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         await self._recover(delivery)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         self._loopback = loopback = Loopback(server)
         for listener in listeners:
             if listener.name == SMTP:
@@ -331,6 +332,7 @@ class Daemon:
 
 def serve(instance: Instance, *, once: bool = False) -> int:
     """`pysendmail daemon`: the whole life of the daemon; returns the exit code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # one that comes too early waits, and reloads then
     try:
         loaded = config_file.load_or_last_good(instance)
     except ConfigError as error:

@@ -9,6 +9,7 @@ that right: 75 for mail, saying which socket was tried and that nothing was queu
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from pysendmail import argv as command_line
-from pysendmail import check, config_file, mailq, modes, probe, status, tlspolicy, whereto
+from pysendmail import check, config_file, mailq, modes, probe, status, terminal, tlspolicy, whereto
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
@@ -194,7 +195,11 @@ def _check_right(config: Config, socket_path: str) -> None:
 
 async def _smtp(invocation: Invocation, chunks: Iterator[bytes], config: Config, socket_path: str) -> int:
     """-bs: the dialogue of `reception` on our own standard input and output."""
-    _check_right(config, socket_path)
+    try:
+        _check_right(config, socket_path)
+    except Refused:
+        client.no_greeting()
+        raise
     aliases = Aliases.load(config.aliases.file)
     reception = Reception(
         invocation,
@@ -390,9 +395,14 @@ async def _perform(invocation: Invocation, loaded: Loaded, socket_path: str, chu
     if invocation.mode in modes.OF_THE_QUEUE:
         desk, right = control(loaded, socket_path)
         wanted = replace(invocation, wait=False)  # -qf: what is due now is tried by a daemon, as whom we go on
+        if shown := mailq.is_table(invocation) and sys.stdout.isatty():
+            wanted = replace(wanted, format="json")
         texts = modes.on_queue(wanted, desk, right)
         if heading := mailq.heading(invocation, config.file):
             print(f"{invocation.name}: {heading}", file=sys.stderr)
+        if shown:
+            terminal.show_queue([json.loads(text) async for text in texts])
+            return
     else:
         relays = {smarthost.name: Relay(smarthost) for smarthost in config.smarthost}
         now = whereto.Circumstances(
@@ -401,19 +411,12 @@ async def _perform(invocation: Invocation, loaded: Loaded, socket_path: str, chu
             aliases=Aliases.load(config.aliases.file),
             obstacle=lambda route: status.obstacle(route, relays),
         )
-        texts = modes.elsewhere(invocation, now, _lines(chunks))
+        texts = modes.elsewhere(invocation, now, whereto.lines(_each(chunks)))
     async for text in texts:
         sys.stdout.write(text)
         sys.stdout.flush()
 
 
-async def _lines(chunks: Iterator[bytes]) -> AsyncIterator[str]:
-    rest = b""
+async def _each(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode("utf-8", "surrogateescape")
-        if len(rest) > whereto.MAX_LINE:
-            raise UsageError(f"a line of more than {whereto.MAX_LINE} octets is no address")
-    if rest:
-        yield rest.decode("utf-8", "surrogateescape")
+        yield chunk

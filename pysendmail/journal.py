@@ -3,12 +3,16 @@
 Fields are the log's keys in upper case; addresses stand without angle brackets. MESSAGE is the line as stderr would
 have it. journald makes a sender wait while it is behind: a thread of its own does the waiting, and what does not
 fit in its line is counted and lost, never the mail.
+
+An entry is one datagram of FIELD=value lines (systemd's "native journal protocol"). systemd-python, which has a
+function for it, waits without letting go of the interpreter's lock, and the whole daemon with it.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -17,6 +21,7 @@ from contextlib import suppress
 from pysendmail.events import Lines, Sink, Value, line, text_of
 
 MAX_WAITING = 10_000  # events, some 5 MB
+SOCKET = "/run/systemd/journal/socket"
 CLOSE_S = 2.0  # a journal that still does not take them then loses the rest
 
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7  # syslog(3)
@@ -96,13 +101,17 @@ class Journal:
 
 def sink() -> Sink:
     """Where this process's events go: to the journal if stderr is its stream (systemd.exec(5), JOURNAL_STREAM)."""
-    if not _stderr_is_journal():
-        return Lines(sys.stderr)
-    try:
-        from systemd import journal
-    except ImportError:  # the same lines, without fields
-        return Lines(sys.stderr)
-    return Journal(lambda pairs: journal.sendv(*pairs))
+    return Journal(sender(SOCKET)) if _stderr_is_journal() else Lines(sys.stderr)
+
+
+def sender(path: str) -> Callable[[list[str]], None]:
+    """What sends an entry to the journal's socket, found by its path each time. Values have no line ends."""
+
+    def send(pairs: list[str]) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto("".join(f"{pair}\n" for pair in pairs).encode("utf-8", "replace"), path)
+
+    return send
 
 
 def _stderr_is_journal() -> bool:

@@ -41,10 +41,15 @@ def _sound(key: str, value: Any) -> Any:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
-def waiting_page(queue: Queue, *, after: int, uid: int | None, obstacle: ObstacleOn) -> Page:
-    """One page of the queue as `mailq --json` has it."""
+def waiting_page(
+    queue: Queue, *, after: int, uid: int | None, obstacle: ObstacleOn, with_body_type: bool = False
+) -> Page:
+    """One page of the queue as `mailq --json` has it; with the body type of Sendmail's layout if that is wanted."""
     rows = queue.rows("page", after=after, uid=uid, limit=PAGE)
     entries = [waiting_entry(queue, row, obstacle) for row in rows]
+    if with_body_type:
+        for entry, row in zip(entries, rows, strict=True):
+            entry["body_type"] = "8BITMIME" if row["eight_bit"] else ""
     return entries, (rows[-1]["id"] if len(rows) == PAGE else None)
 
 

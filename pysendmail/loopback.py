@@ -20,7 +20,7 @@ from pysendmail import tcp_owner
 from pysendmail.argv import Invocation, Mode
 from pysendmail.control import NOBODY
 from pysendmail.exits import EX_USAGE
-from pysendmail.server import READ_OCTETS, Door, Server, User
+from pysendmail.server import READ_OCTETS, Door, Server
 from pysendmail.smtp.service import say
 from pysendmail.sockets import BACKLOG, SMTP, Listener
 
@@ -34,8 +34,9 @@ class Loopback:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._bound: dict[str, Listener] = {}
-        self._door = Door(owner=_owner, turn_away=self._turn_away, converse=self._converse)
+        self._door = Door(meet=self._converse, most=server.most)
         self._given: set[str] = set()
+        self._asking = asyncio.Lock()
         self.problems: dict[str, str] = {}  # address -> why nothing listens there
 
     def take(self, listener: Listener) -> None:
@@ -73,12 +74,16 @@ class Loopback:
         self._server.attend(listener, self._door)
         self._server.desk.events.emit("listen", address=address, state="open")
 
-    def _turn_away(self, reason: str) -> bytes:
-        return say(421, "", f"{self._server.desk.config.hostname} {reason}, try again later").octets
-
-    async def _converse(self, peer: socket.socket, user: User) -> None:
+    async def _converse(self, peer: socket.socket) -> None:
         early = _early_word(peer)
+        if early == b"":
+            peer.close()  # somebody who only looked whether we are here
+            return
+        async with self._asking:  # one thread at most, whoever opens however many connections
+            uid = await asyncio.to_thread(tcp_owner.owner, peer)
+        who = NOBODY if uid is None else uid
         desk = self._server.desk
+        hostname = desk.config.hostname
         reader, writer = await asyncio.open_connection(sock=peer, limit=READ_OCTETS)
 
         async def write(octets: bytes) -> None:
@@ -86,25 +91,21 @@ class Loopback:
             await writer.drain()
 
         try:
-            if early:
-                desk.events.refused(uid=user.uid, code=EX_USAGE, reason="SMTP: the client spoke before the greeting")
-                await write(say(521, "", f"{desk.config.hostname} you spoke before the greeting").octets)
-            else:
-                reception = desk.reception(_DIALOGUE, user)
-                with self._server.under_way(reception):
-                    await reception.run(lambda: reader.read(READ_OCTETS), write)
+            with self._server.place(who) as user:
+                if isinstance(user, str):
+                    await write(say(421, "", f"{hostname} {user}, try again later").octets)
+                elif early:
+                    desk.events.refused(uid=who, code=EX_USAGE, reason="SMTP: the client spoke before the greeting")
+                    await write(say(521, "", f"{hostname} you spoke before the greeting").octets)
+                else:
+                    reception = desk.reception(_DIALOGUE, user)
+                    with self._server.under_way(reception):
+                        await reception.run(lambda: reader.read(READ_OCTETS), write)
             await _take_leave(reader, writer)
         except (OSError, TimeoutError):
             pass  # the client is gone: what it was told is what holds
         finally:
             writer.close()
-
-
-def _owner(peer: socket.socket) -> int | None:
-    if _early_word(peer) == b"":
-        return None  # somebody who only looked whether we are here
-    uid = tcp_owner.owner(peer)
-    return NOBODY if uid is None else uid
 
 
 def bind(address: str) -> socket.socket:

@@ -29,6 +29,11 @@ def heading(asked: Invocation, file: Path) -> str:
     )
 
 
+def is_table(asked: Invocation) -> bool:
+    """Whether a listing on a terminal is to be a table: by default it is. Programs read Postfix's layout by default."""
+    return asked.mode is Mode.LIST and asked.format in (None, "table")
+
+
 async def postfix(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[str]:
     octets = requests = 0
     async for entry in entries:
@@ -54,7 +59,7 @@ async def postfix(entries: AsyncIterator[Entry], directory: str) -> AsyncIterato
 
 
 async def sendmail(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[str]:
-    """Sendmail's layout; its first line wants the number of messages, so that all of them are read first."""
+    """Sendmail's layout, for entries with a `body_type`. All are read before the first line, which tells how many."""
     lines: list[str] = []
     requests = 0
     async for entry in entries:
@@ -65,8 +70,9 @@ async def sendmail(entries: AsyncIterator[Entry], directory: str) -> AsyncIterat
         lines.append(
             f"{entry['queue_id']:>13}{mark}{entry['message_size']:>8} {arrived:.16} {sender:.{_SHOWN_SENDER}}\n"
         )
-        if (reason := next((r["delay_reason"] for r in entry["recipients"] if r["delay_reason"]), None)) is not None:
-            lines.append(f"{'':17}({reason:.{_SHOWN_REASON}})\n")
+        reason = next((r["delay_reason"] for r in entry["recipients"] if r["delay_reason"]), "")
+        if reason or entry["body_type"]:
+            lines.append(f"    {entry['body_type']:>10}" + f"   ({reason:.{_SHOWN_REASON}})" * bool(reason) + "\n")
         for recipient in entry["recipients"]:
             address = f"<{recipient['address']}>"
             lines.append(f"\t\t\t\t\t {address:.{_SHOWN_RECIPIENT}}\n")
@@ -81,7 +87,7 @@ async def sendmail(entries: AsyncIterator[Entry], directory: str) -> AsyncIterat
 
 
 async def table(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[str]:
-    """One line a recipient, for a terminal."""
+    """One line a recipient."""
     row = "{:<15} {:>9} {:<12} {:<28} {:<28} {}\n"
     empty = True
     async for entry in entries:

@@ -25,7 +25,8 @@ async def on_queue(invocation: Invocation, desk: Control, right: Right) -> Async
     match invocation.mode:
         case Mode.LIST:
             layout = mailq.LAYOUTS[invocation.format or "postfix"]
-            async for text in layout(desk.waiting(right, request), desk.directory):
+            wanted = {**request, "body_type": invocation.format == "sendmail"}
+            async for text in layout(desk.waiting(right, wanted), desk.directory):
                 yield text
         case Mode.COUNT:
             yield f"{len([entry async for entry in desk.waiting(right, request)])}\n"

@@ -302,7 +302,7 @@ SELECT count(*) FROM report WHERE kind = 'postmaster' AND queue_id IS NULL AND a
 
 -- name: page
 -- One page of the queue for listings, so that a slow reader holds no long transaction.
-SELECT id, queue_id, kind, uid, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
+SELECT id, queue_id, kind, uid, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
 FROM message WHERE state IN ('queued', 'damaged') AND id > :after AND (:uid IS NULL OR uid = :uid) ORDER BY id LIMIT :limit;
 
 -- name: history_page

@@ -2,9 +2,8 @@
 
 Who calls is what the kernel says (SO_PEERCRED), never what he says. An error in a conversation ends that
 conversation and nothing else: the `submit` socket is open to every local process. Bounds: frames as in `frames`,
-[access] connections for each uid, HELLO_S until a command is named, IDLE_S between two pieces of its input, and half of
-the descriptors for all conversations together, so that the other half is left for the mail. `control` has its place
-beside all that.
+[access] connections for each uid, HELLO_S until a command is named, IDLE_S between two pieces of its input, and a
+quarter of the descriptors for all conversations on `submit`, as for those by SMTP; `control` has its place beside that.
 
 Whoever is over his limit is turned away as he comes, without a task and without being listened to: that has to cost
 less than coming again. Work that takes longer than a moment is done for one conversation of a user at a time, so that
@@ -18,6 +17,7 @@ import json
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -117,21 +117,20 @@ class WriterStore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
-    """How those are met who come to one listening socket."""
+    """How those are met who come to a listening socket."""
 
-    owner: Callable[[socket.socket], int | None]  # the uid at the other end; None: nobody is there any more
-    turn_away: Callable[[str], bytes]  # the words for one who may have no connection more, for this reason
-    converse: Callable[[socket.socket, User], Coroutine[Any, Any, None]]
-    free: bool = False  # no limit holds here
+    meet: Callable[[socket.socket], Coroutine[Any, Any, None] | None]  # None: there is nothing to talk about
+    most: int | None = None  # so many conversations at a time, whoever comes; then they wait in the backlog
 
 
 class Server:
-    """`most`: so many conversations at a time, whoever comes."""
+    """`most`: so many conversations at a time on one door that is open to everybody."""
 
     def __init__(self, desk: Desk, *, most: int) -> None:
         self.desk = desk
-        self._most = most
+        self.most = most
         self._listeners: dict[Listener, Door] = {}
+        self._open: Counter[Door] = Counter()  # conversations
         self._full: set[Listener] = set()  # whose callers wait in the backlog until a conversation has ended
         self._stopping = False
         self._receptions: set[Reception] = set()  # under way, to be told when we stop
@@ -142,8 +141,7 @@ class Server:
     def listen(self, listener: Listener) -> None:
         """Answer commands on a socket that listens already."""
         control = listener.name == CONTROL
-        converse = partial(self._converse, control=control)
-        self.attend(listener, Door(owner=_peer_uid, turn_away=_turned_away, converse=converse, free=control))
+        self.attend(listener, Door(meet=self._everything) if control else Door(meet=self._own, most=self.most))
 
     def attend(self, listener: Listener, door: Door) -> None:
         """Take connections on a listening socket, each a task of its own, until `leave` or `stop`."""
@@ -162,7 +160,7 @@ class Server:
         loop = asyncio.get_running_loop()
         door = self._listeners[listener]
         for _ in range(BACKLOG):
-            if len(self._tasks) >= self._most and not door.free:
+            if door.most is not None and self._open[door] >= door.most:
                 self._full.add(listener)
                 loop.remove_reader(listener.sock)
                 return
@@ -179,32 +177,18 @@ class Server:
                 loop.call_later(FULL_S, self._listen_again, listener)
                 return
             peer.setblocking(False)
-            uid = door.owner(peer)
-            if uid is None or not (door.free or self._has_place(uid, peer, door)):
+            conversation = door.meet(peer)
+            if conversation is None:
                 peer.close()
                 continue
-            user = self._users.setdefault(uid, User(uid))
-            user.connections += 1
-            task = loop.create_task(door.converse(peer, user))
+            task = loop.create_task(conversation)
+            self._open[door] += 1
             self._tasks.add(task)
-            task.add_done_callback(partial(self._ended, user))
+            task.add_done_callback(partial(self._ended, door))
 
-    def _has_place(self, uid: int, peer: socket.socket, door: Door) -> bool:
-        """Whether this user may have one connection more; if not, he is told so."""
-        limit = self.desk.config.access.connections
-        if uid == 0 or uid not in self._users or self._users[uid].connections < limit:
-            return True
-        reason = f"uid {uid} has {limit} connections already ([access] connections)"
-        self.desk.events.refused(uid=uid, code=EX_TEMPFAIL, reason=reason)
-        with suppress(OSError):
-            peer.send(door.turn_away(reason))
-        return False
-
-    def _ended(self, user: User, task: asyncio.Task[None]) -> None:
+    def _ended(self, door: Door, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        user.connections -= 1
-        if not user.connections:
-            del self._users[user.uid]
+        self._open[door] -= 1
         while self._full:
             self._listen_again(self._full.pop())
 
@@ -232,10 +216,59 @@ class Server:
             for task in late:
                 task.cancel()
 
-    async def _converse(self, peer: socket.socket, user: User, *, control: bool) -> None:
-        reader, writer = await asyncio.open_unix_connection(sock=peer, limit=READ_OCTETS)
-        right = Right(uid=user.uid, all=control)
-        await Conversation(self.desk, reader, writer, user, right, self._pending, self.under_way).run()
+    def _everything(self, peer: socket.socket) -> Coroutine[Any, Any, None] | None:
+        """Who comes to `control`."""
+        uid = _peer_uid(peer)
+        return None if uid is None else self._converse(peer, self._enter(uid), everything=True)
+
+    def _own(self, peer: socket.socket) -> Coroutine[Any, Any, None] | None:
+        """Who comes to `submit`."""
+        if (uid := _peer_uid(peer)) is None:
+            return None
+        if reason := self._too_many(uid):
+            with suppress(OSError):
+                peer.send(_turned_away(reason))
+            return None
+        return self._converse(peer, self._enter(uid), everything=False)
+
+    async def _converse(self, peer: socket.socket, user: User, *, everything: bool) -> None:
+        with self._stay(user):
+            reader, writer = await asyncio.open_unix_connection(sock=peer, limit=READ_OCTETS)
+            right = Right(uid=user.uid, all=everything)
+            await Conversation(self.desk, reader, writer, user, right, self._pending, self.under_way).run()
+
+    @contextmanager
+    def place(self, uid: int) -> Iterator[User | str]:
+        """A connection more for this user, as long as the context lasts, or the reason why he has none."""
+        if reason := self._too_many(uid):
+            yield reason
+            return
+        user = self._enter(uid)
+        with self._stay(user):
+            yield user
+
+    def _too_many(self, uid: int) -> str:
+        """Why this user may have no connection more, which the log knows too; "" if he may."""
+        limit = self.desk.config.access.connections
+        if uid == 0 or uid not in self._users or self._users[uid].connections < limit:
+            return ""
+        reason = f"uid {uid} has {limit} connections already ([access] connections)"
+        self.desk.events.refused(uid=uid, code=EX_TEMPFAIL, reason=reason)
+        return reason
+
+    def _enter(self, uid: int) -> User:
+        user = self._users.setdefault(uid, User(uid))
+        user.connections += 1
+        return user
+
+    @contextmanager
+    def _stay(self, user: User) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            user.connections -= 1
+            if not user.connections:
+                del self._users[user.uid]
 
     @contextmanager
     def under_way(self, reception: Reception) -> Iterator[None]:
@@ -422,7 +455,7 @@ class Conversation:
                     aliases=desk.aliases(),
                     obstacle=desk.control.obstacle,
                 )
-                await self._show(self._in_turn(modes.elsewhere(invocation, now, self._lines())))
+                await self._show(self._in_turn(modes.elsewhere(invocation, now, whereto.lines(self._input()))))
 
     async def _show(self, texts: AsyncIterator[str]) -> None:
         """All of it, and 0. A sign of life, "", goes out at once."""
@@ -439,18 +472,11 @@ class Conversation:
             yield text
             await self._user.turn()
 
-    async def _lines(self) -> AsyncIterator[str]:
-        """Standard input, line by line as it comes."""
-        rest = b""
+    async def _input(self) -> AsyncIterator[bytes]:
+        """Standard input as it comes."""
         while (frame := await self._frame(IDLE_S)).kind != frames.END:
-            if frame.kind == frames.DATA:
-                *lines, rest = (rest + frame.payload).split(b"\n")
-                for line in lines:
-                    yield line.decode("utf-8", "surrogateescape")
-            if len(rest) > whereto.MAX_LINE:
-                raise UsageError(f"a line of more than {whereto.MAX_LINE} octets is no address")
-        if rest:
-            yield rest.decode("utf-8", "surrogateescape")
+            if frame.kind == frames.DATA and frame.payload:
+                yield frame.payload
 
     async def _submit(self, invocation: Invocation, submission_id: bytes) -> None:
         # Known from its first frame on: who asks for it meanwhile waits, and is never told that nothing was queued
@@ -464,9 +490,14 @@ class Conversation:
                 accepted = await self._desk.writer.run(await submission.finished(time.time(), self._user.apart))
                 submission.stored = False
                 pending.set_result(EX_OK)
-                log_accepted(self._desk.events, submission, accepted)
-                if invocation.verbose and not accepted.again:
-                    await self._show_attempts(submission, following)
+                try:
+                    log_accepted(self._desk.events, submission, accepted)
+                    if invocation.verbose and not accepted.again:
+                        await self._show_attempts(submission, following)
+                except (ConnectionError, TimeoutError):
+                    raise  # the client is gone
+                except Exception as error:  # ours, and no reason to say that the message is not
+                    self._desk.events.bug(error, queue_id=submission.queue_id)
         except Refused as error:
             if not pending.done():
                 pending.set_result(error.code)

@@ -41,6 +41,8 @@ def directory_owner(directory: Path) -> tuple[int, int]:
             directory.mkdir(mode=0o700, parents=True)
             if os.geteuid() == 0:
                 os.chown(directory, *future_owner())
+        if not (directory / "queue.db").exists():
+            _keep_names(directory)
         status = directory.stat()
         if not stat.S_ISDIR(status.st_mode):
             raise QueueError(f"{directory}: is not a directory: [queue] directory must name one")
@@ -49,6 +51,25 @@ def directory_owner(directory: Path) -> tuple[int, int]:
     except OSError as error:
         raise QueueError(f"{directory}: cannot be used as the queue's directory: {error.strerror}") from None
     return status.st_uid, status.st_gid
+
+
+def _keep_names(directory: Path) -> None:
+    """Before a queue is first used: sync what its path stands on, or a power cut may take it away with its mail.
+
+    A file's own sync need not make the directories above it durable. Who may not read one of them did not make it.
+    """
+    for parent in directory.resolve().parents:
+        with suppress(OSError):
+            sync(parent)
+
+
+def sync(path: Path) -> None:
+    """Make durable what anybody has written to this file, or entered in this directory."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def future_owner() -> tuple[int, int]:

@@ -12,12 +12,13 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pysendmail.spool import QueueError
+from pysendmail.spool import QueueError, sync
 
+INCREMENTAL = 2  # of PRAGMA auto_vacuum
 VACUUM_PAGES = 2000  # given back at once: 8 MiB
 
 
@@ -49,6 +50,7 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     if not readonly:
         # Made by us, for the mode; SQLite gives -wal and -shm the same.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        _make_durable(path)
     mode = "ro" if readonly else "rw"
     quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     connection = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
@@ -60,6 +62,17 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     return connection
 
 
+def _make_durable(path: Path) -> None:
+    """Sync what the last owner wrote and did not live to sync.
+
+    SQLite believes the WAL that it finds and syncs only what it writes itself. So without this a client that asks
+    again would be told of a message that the next power cut takes away.
+    """
+    with suppress(FileNotFoundError):
+        sync(path.with_name(f"{path.name}-wal"))
+    sync(path.parent)
+
+
 def _set_up(connection: sqlite3.Connection, path: Path, *, readonly: bool) -> None:
     connection.row_factory = sqlite3.Row
     connection.text_factory = _decoded
@@ -68,11 +81,12 @@ def _set_up(connection: sqlite3.Connection, path: Path, *, readonly: bool) -> No
     if readonly:
         connection.execute("PRAGMA query_only = ON")
         return
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    if connection.execute("PRAGMA auto_vacuum").fetchone()[0] != INCREMENTAL:  # setting it is a commit, each time
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise QueueError(f"{path}: this file system cannot do SQLite's WAL (journal_mode is {mode}): use a local disk")
-    connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA temp_store = MEMORY")  # no part of a message ever lies in /tmp
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = FAST")

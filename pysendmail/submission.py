@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import pwd
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
 from pysendmail import mime, route
-from pysendmail.address import AddressError, parse_list, parse_path
-from pysendmail.aliases import AliasError, Aliases, expand_recipients
+from pysendmail.address import Address, AddressError, parse_list, parse_path
+from pysendmail.aliases import AliasError, Aliases, expand_recipients, local_name
 from pysendmail.argv import Invocation
 from pysendmail.config import Config
 from pysendmail.envelope import Envelope, Recipient
@@ -68,6 +69,22 @@ class Caller:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:
             return f"uid{self.uid}"
+
+    def address(self, config: Config) -> str:
+        """His own. sssd may call him joe@ad.example.com, which is one; winbind AD\\joe, which needs quotes in one."""
+        with suppress(AddressError):
+            if parse_path(self.login).domain:
+                return self.login
+        try:
+            return str(Address(self.login, config.sender_domain))
+        except AddressError:  # "-joe", or a name of more than 64 octets
+            return f"uid{self.uid}@{config.sender_domain}"
+
+    def is_his(self, address: str, config: Config) -> bool:
+        """Whether the address is his own, in any case of its domain, or his name on this machine."""
+        own = parse_path(self.address(config))
+        local = str(Address(own.local)) if own.domain == config.sender_domain else ""
+        return parse_path(address).key == own.key or local_name(address, config) == local
 
     def name(self) -> str:
         if self.full_name:
@@ -244,7 +261,7 @@ class Submission:
         config, intake = self._config, self._intake
         date = rfc5322_date(now)
         host = config.hostname
-        author = self._sender or f"{self._caller.login}@{config.sender_domain}"
+        author = self._sender or self._caller.address(config)
         completed = complete(
             intake.fields,
             sender_address=author,
@@ -309,17 +326,17 @@ class Submission:
 
     def _sender_policy(self) -> str:
         """The X-Authentication-Warning that is due for a sender address that is not the caller's own, or "" """
-        policy = self._config.access.sender_policy
-        own = f"{self._caller.login}@{self._config.sender_domain}"
-        if policy == "off" or self._caller.uid == 0 or self._sender in ("", own):
+        policy, caller, config = self._config.access.sender_policy, self._caller, self._config
+        if policy == "off" or caller.uid == 0 or not self._sender or caller.is_his(self._sender, config):
             return ""
         if policy == "enforce":
             raise Refused(
                 EX_NOPERM,
-                f"user {self._caller.login} may send as {own} only ([access] sender_policy): nothing was queued",
+                f"user {caller.login} may send as {caller.address(config)} only ([access] sender_policy): "
+                "nothing was queued",
             )
         how = "SMTP" if self._hello else "-f"
-        return f"{self._config.hostname}: {self._caller.login} set sender to {self._sender} using {how}"
+        return f"{config.hostname}: {caller.login} set sender to {self._sender} using {how}"
 
     # -- envelope --
 
@@ -381,7 +398,7 @@ def envelope_sender(invocation: Invocation, caller: Caller, config: Config) -> s
     if invocation.sender == "":
         return ""
     if invocation.sender is None:
-        return f"{caller.login}@{config.sender_domain}"
+        return caller.address(config)
     try:
         if len(invocation.sender) > MAX_SENDER_OCTETS:
             raise AddressError(f"it has more than {MAX_SENDER_OCTETS} octets")

@@ -7,13 +7,16 @@ the route can be had at present, so that mail would wait. The worst of several a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from pysendmail import rewrite
 from pysendmail.address import AddressError, parse_list, parse_path
 from pysendmail.aliases import AliasError, Aliases, expand_recipients
+from pysendmail.argv import UsageError
 from pysendmail.config import Config, Smarthost
 from pysendmail.exits import EX_NOUSER, EX_OK, EX_UNAVAILABLE
+from pysendmail.rewrite import Rule
 from pysendmail.route import route
 from pysendmail.smtp.reply import printable
 from pysendmail.status import Obstacle
@@ -97,7 +100,22 @@ def test(text: str, now: Circumstances) -> Iterator[str]:
             yield f"  smarthost  {_spelled(host)}"
             yield f"    TLS      {_tls(host)}"
             yield f"    AUTH     {f'as {host.username}' if host.has_credentials else 'none'}"
-            yield f"    From     {_rewriting(host, now.config)}"
+            rule = rewrite.rule(now.config, host)
+            yield f"    sender   {printable(rewrite.sender(now.sender, rule) if rule else now.sender) or '<>'}"
+            yield f"    From     {_rewriting(rule)}"
+
+
+async def lines(octets: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """Standard input of -bt, line by line as it comes; the last may lack its end. Raises UsageError."""
+    rest = b""
+    async for chunk in octets:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "surrogateescape")
+        if len(rest) > MAX_LINE:
+            raise UsageError(f"a line of more than {MAX_LINE} octets is no address")
+    if rest:
+        yield rest.decode("utf-8", "surrogateescape")
 
 
 def _hosts(way: tuple[str, ...], config: Config) -> list[Smarthost]:
@@ -114,10 +132,12 @@ def _tls(host: Smarthost) -> str:
     return f"{host.tls}{how}"
 
 
-def _rewriting(host: Smarthost, config: Config) -> str:
-    how = host.from_ or config.rewrite.from_
-    forced = host.force_from or config.rewrite.force_from
-    words = f"{how} {forced}" if how == "force" and forced else how
-    if config.rewrite.masquerade:
-        words += f"; as {config.domain}: {', '.join(config.rewrite.masquerade)}"
-    return words
+def _rewriting(rule: Rule | None) -> str:
+    """What becomes of the address in From and its like."""
+    if rule is not None and rule.force_from:
+        return f"force {rule.force_from}"
+    rewritten: dict[str, list[str]] = {}
+    for domain, new in rule.domains.items() if rule else ():
+        if domain != new.lower():
+            rewritten.setdefault(new, []).append(domain or "bare names")
+    return "; ".join(f"at {new}: {', '.join(domains)}" for new, domains in rewritten.items()) or "keep"

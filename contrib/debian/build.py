@@ -23,7 +23,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 OLDEST_PYTHON = "3.11"
 PACKAGES = "usr/lib/pysendmail"
-UNITS = ("pysendmail.service", "pysendmail.socket", "pysendmail-control.socket")
 UNUSED = ("pip-",)  # sqlite-utils installs plug-ins with it, on a command line that is not here
 IN_BIN = ("mailq", "newaliases")  # where Debian's other mail programs have them; the rest is in sbin
 SCRIPT = """\
@@ -90,9 +89,9 @@ def commands(root: Path) -> None:
 def files(root: Path) -> None:
     """Units, their users and directories, the configuration, the man pages."""
     systemd = ROOT / "contrib/systemd"
-    for unit in UNITS:
-        place(root / "usr/lib/systemd/system" / unit, (systemd / unit).read_bytes())
-        place(root / "usr/lib/systemd/user" / unit, (systemd / "user" / unit).read_bytes())
+    for whose, units in (("system", systemd), ("user", systemd / "user")):
+        for unit in (*units.glob("*.service"), *units.glob("*.socket")):
+            place(root / "usr/lib/systemd" / whose / unit.name, unit.read_bytes())
     place(root / "usr/lib/sysusers.d/pysendmail.conf", (systemd / "sysusers.conf").read_bytes())
     place(root / "usr/lib/tmpfiles.d/pysendmail.conf", (systemd / "tmpfiles.conf").read_bytes())
     place(root / "etc/pysendmail/pysendmail.toml", (HERE / "pysendmail.toml").read_bytes())

@@ -17,8 +17,8 @@ Promises:
 Start-up is the price of every cron line, hence the shape of this file: builtins only (`sys posix time errno
 _signal`, `_socket`, `select` where it has to wait for two things, `pwd` without $HOME), no package import on
 the way to the socket, annotations without `typing`. A test holds `sys.modules` to that list, and the
-constants of the frames to pysendmail.frames. Only where there is no daemon are `site` and `pysendmail.direct`
-loaded.
+constants of the frames to pysendmail.frames. Only where there is no daemon, and for the table of a listing on a
+terminal, are `site` and other modules of ours loaded.
 
 Not done here: no TOML (only the line `socket = "..."`), no check of arguments, no rights: nothing is setuid.
 """
@@ -55,6 +55,7 @@ MAX_VALUE_OCTETS = 1024  # a longer one is no name: it stays here
 
 RESTART_S = 5.0  # how long a daemon may take to restart, or to have room in its backlog
 PAUSE_S = 0.05  # between two tries to connect
+TRIES = 3  # what is lost before the daemon has it all is handed over again so often
 ANSWER_S = 60.0  # without any sign of life once all has been sent; each frame, also an empty one, starts it anew
 ASK_S = 10.0  # for the answer to "what became of it?"
 OUTPUT_S = 5.0  # for somebody to read our output; listings wait as long as their reader takes
@@ -99,14 +100,19 @@ class Lost(Exception):
 class Request:
     """What argv says to the client itself."""
 
-    __slots__ = ("argv", "config", "debug", "dialogue", "dot_ends", "here", "name", "reads", "verbose")
+    __slots__ = (
+        "argv", "config", "debug", "dialogue", "dot_ends", "here", "layout", "lists", "name", "reads", "smtp",
+        "verbose",
+    )  # fmt: skip
 
     def __init__(self, argv: "Sequence[bytes]") -> None:
         self.argv = argv
         self.name = argv[0].rpartition(b"/")[2] if argv else b"sendmail"
         self.config: bytes | None = None
         self.reads = self.name not in QUIET_NAMES
-        self.dialogue = False
+        self.lists = self.name == b"mailq"
+        self.layout = b""  # of a listing
+        self.dialogue = self.smtp = False
         self.here = False  # no daemon can do it for us
         self.debug = False
         self.dot_ends = self.name != b"rmail"
@@ -129,8 +135,13 @@ class Request:
             value = next(words, b"")
         if name == b"--config":
             self.config = value
+        elif name == b"--format":
+            self.layout = value
+        elif name == b"--json":
+            self.layout = b"json"
         elif name in (b"--version", b"--help"):
             self._quiet()
+            self.lists = False
 
     def _cluster(self, word: bytes, words: "Iterator[bytes]") -> None:
         at = 1
@@ -142,7 +153,9 @@ class Request:
                 return
             if option in TAKES_REST:
                 interval = at < len(word) and word[at] in b"p0123456789"  # -q15m: changes nothing in a dialogue
+                filters = word[at:].removeprefix(b"!")[:1] in (b"I", b"R", b"S")
                 self.debug |= option == b"d"
+                self.lists &= option not in b"qQ" or (option == b"q" and (interval or filters))
                 if option == b"Q" or (option == b"q" and not (self.dialogue and interval)):
                     self._quiet()
                 return
@@ -152,6 +165,7 @@ class Request:
                 self.verbose = True
             elif option == b"I":
                 self._quiet()
+                self.lists = False
 
     def _valued(self, option: bytes, value: bytes) -> None:
         if option == b"C":
@@ -159,6 +173,8 @@ class Request:
         elif option == b"b":
             self.reads = value[:1] not in QUIET_MODES
             self.dialogue = value[:1] in DIALOGUE_MODES
+            self.smtp = value[:1] == b"s"
+            self.lists = value == b"p"
             self.here = value in (b"C", b"D")
         elif option == b"o":
             self._switch(b"-o" + value[:1], value[1:])
@@ -173,8 +189,13 @@ class Request:
         elif name in (b"-ov", b"verbose"):
             self.verbose = true
 
+    @property
+    def table(self) -> bool:
+        """A listing that is a table on a terminal, as pysendmail.mailq.is_table."""
+        return self.lists and self.layout in (b"", b"table")
+
     def _quiet(self) -> None:
-        self.reads = self.dialogue = False
+        self.reads = self.dialogue = self.smtp = False
 
 
 class Instance:
@@ -321,14 +342,20 @@ class Output:
     A submission does not wait for a reader of its output for long; a listing or a dialogue does.
     """
 
-    __slots__ = ("_dead", "_patient")
+    __slots__ = ("_dead", "_patient", "kept", "said")
 
     def __init__(self, patient: bool) -> None:
         self._patient = patient
+        self.said = False  # something on standard output
+        self.kept: list[bytes] | None = None  # standard output, if it is not for showing as it is
         self._dead: set[int] = set()
 
     def show(self, kind: bytes, data: bytes) -> None:
         fd = 1 if kind == STDOUT else 2
+        self.said |= fd == 1 and bool(data)
+        if fd == 1 and self.kept is not None:
+            self.kept.append(data)
+            return
         if fd not in self._dead and not emit(fd, data, None if self._patient and fd == 1 else OUTPUT_S):
             self._dead.add(fd)
 
@@ -346,6 +373,11 @@ def emit(fd: int, data: bytes, patience: float | None) -> bool:
         except OSError:
             return False
     return True
+
+
+def no_greeting() -> None:
+    """What a client of -bs reads instead of the greeting (RFC 5321 §3.1), rather than nothing."""
+    emit(1, b"421 4.3.0 no service now; standard error says why\r\n", OUTPUT_S)
 
 
 def drain() -> None:
@@ -648,8 +680,8 @@ class Command:
             self._say_where()
         if request.here:
             return self._directly()
-        start = opening(self._submission_id, request.argv, self._environment)
-        for last in (False, True):
+        start = opening(self._submission_id, self._asked_for(), self._environment)
+        for left in reversed(range(TRIES)):
             sock = self._reach()
             if sock is None:
                 done = self._directly()
@@ -662,7 +694,10 @@ class Command:
                     raise self._nothing("it comes and goes")
             conversation = Talk(sock, self._output.show)
             try:
-                return conversation.submit(start, source)
+                done = conversation.submit(start, source)
+                if not done and self._output.kept is not None:
+                    self._show_table(b"".join(self._output.kept))
+                return done
             except Lost as lost:
                 why = str(lost)
             finally:
@@ -675,9 +710,36 @@ class Command:
                 code = self._ask(why)
                 if code is not None:
                     return code
-            if last or not source.whole:
+            if not left or not source.whole:
                 break
+            time.sleep(PAUSE_S)  # a daemon that is killed closes one socket after the other
         raise self._nothing(why)
+
+    def _asked_for(self) -> "Sequence[bytes]":
+        """What the daemon is told: for a table on our terminal it gives us the facts."""
+        request = self._request
+        if not request.table or not posix.isatty(1):
+            return request.argv
+        self._output.kept = []
+        argv = request.argv[:-1] if request.argv[-1] == b"--" else request.argv
+        return [*argv, b"--json"]
+
+    def _show_table(self, listing: bytes) -> None:
+        config = self._instance.config
+        if config is not None and config != SYSTEM_CONFIG:
+            say(self._request.argv, f"the queue of {shown(config)}")
+        load_package()
+        import json
+
+        from pysendmail import terminal
+
+        terminal.show_queue([json.loads(line) for line in listing.splitlines()])
+        flush_streams()
+
+    @property
+    def owes_greeting(self) -> bool:
+        """Whether an SMTP client has not heard anything yet. `direct` speaks for itself."""
+        return self._request.smtp and not self._output.said
 
     def _say_where(self) -> None:
         config = shown(self._instance.config or SYSTEM_CONFIG)
@@ -709,17 +771,22 @@ class Command:
             elif failed.errno not in (errno.ECONNREFUSED, errno.EAGAIN):
                 raise self._nothing(reason(failed))
             if time.monotonic() >= deadline:
-                if failed.errno == errno.ECONNREFUSED:
-                    return None
-                raise self._nothing("it is too busy")
+                if failed.errno == errno.EAGAIN:
+                    raise self._nothing("it is too busy")
+                if self._request.reads and self._is_anothers():
+                    raise self._nothing("it does not run")
+                return None
             time.sleep(PAUSE_S)
 
     def _control(self) -> "_socket.socket | None":
         """The owner's own socket, where work on the queue is on all of it; None for everybody else."""
         try:
-            return connect(self._instance.socket.rpartition(b"/")[0] + b"/control")
+            return connect(self._control_path())
         except OSError:
             return None
+
+    def _control_path(self) -> bytes:
+        return self._instance.socket.rpartition(b"/")[0] + b"/control"
 
     def _ask(self, why: str) -> int | None:
         """What became of a submission that was sent whole; None if nothing was queued."""
@@ -747,14 +814,21 @@ class Command:
     def _config(self) -> str | None:
         return None if self._instance.config is None else to_text(self._instance.config)
 
-    def _takes_over(self) -> bool:
-        """Whether the daemon is dead and we may write its queue. Any doubt means waiting for the daemon.
+    def _is_anothers(self) -> bool:
+        """Whether we are neither root nor the queue's owner, whose `control` is: we may not write his queue.
 
-        Its socket is its queue's owner's, or root's. Who is neither need not load the package to hear no: while a
-        daemon restarts, all who wait would do so at once, and take from it the time that it needs.
+        To hear that from `direct`, all who wait for a restart would load the package at once, and take from the daemon
+        the time that it needs to come back.
         """
         try:
-            if posix.geteuid() not in (0, posix.stat(self._instance.socket).st_uid):
+            return posix.geteuid() not in (0, posix.stat(self._control_path()).st_uid)
+        except OSError:
+            return False
+
+    def _takes_over(self) -> bool:
+        """Whether the daemon is dead and we may write its queue. Any doubt means waiting for the daemon."""
+        try:
+            if self._is_anothers():
                 return False
             load_package()
             from pysendmail import direct
@@ -772,6 +846,7 @@ class Command:
             raise Failure(
                 TEMPFAIL, f"no daemon at {socket}, and no way without it ({error}); nothing was queued"
             ) from None
+        self._output.said = True
         code = direct.run(
             tuple(self._request.argv),
             self._environment,
@@ -843,15 +918,20 @@ def main() -> None:
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # die by it, rather than with a traceback
     code = TEMPFAIL
+    command = None
     try:
         steady_descriptors()
-        code = Command(argv, *trusted_environ()).run()
+        command = Command(argv, *trusted_environ())
+        code = command.run()
     except Failure as failure:
         code = failure.code
         say(argv, failure.words)
     except Exception as error:  # of ours or of `direct`: say so, and let the caller try again
-        fate = "the message may have been queued, look at mailq before sending it again"
-        say(argv, f"internal error ({type(error).__name__}: {error}); {fate}")
+        reads = Request(argv).reads
+        fate = "; the message may have been queued, look at mailq before sending it again" if reads else ""
+        say(argv, f"internal error ({type(error).__name__}: {error}){fate}")
+    if code == TEMPFAIL and command is not None and command.owes_greeting:
+        no_greeting()
     request = Request(argv)
     if code and request.reads and not request.dialogue:
         drain()

@@ -643,8 +643,8 @@ def client_left(heard: Conversation, seconds: float) -> bool:
         return False
 
 
-def test_an_unknown_id_is_sent_again_once(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
-    """U: nothing was queued, the input is still here: the same submission with the same id."""
+def test_an_unknown_id_is_sent_again(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
+    """U: nothing was queued, the input is still here: the same submission with the same id, but not for ever."""
     with running([sendmail, "root"], env=env) as process:
         process.stdin.write(MAIL)
         process.stdin.close()
@@ -654,6 +654,8 @@ def test_an_unknown_id_is_sent_again_once(sendmail: Path, daemon: DaemonEnd, env
         second = daemon.accept().read_all()
         assert (second.submission_id, second.argv, second.data) == (first.submission_id, first.argv, MAIL)
         second.close()
+        daemon.accept().read_all().say(frames.UNKNOWN)
+        daemon.accept().read_all().close()
         daemon.accept().read_all().say(frames.UNKNOWN)
         code, _, err = process.wait(), b"", process.stderr.read()
     assert code == 75
@@ -710,6 +712,17 @@ def test_lost_before_the_end_is_sent_again(sendmail: Path, daemon: DaemonEnd, en
         process.stdin.close()
         assert second.read_all().data == b".\nfirst\nsecond\n"
         second.exit(0)
+        assert process.wait() == 0
+
+
+def test_a_daemon_that_is_killed_resets_connections_one_by_one(
+    sendmail: Path, daemon: DaemonEnd, env: dict[str, str]
+) -> None:
+    """Its end takes a moment, in which it can be called once more: that is no reason to give up."""
+    with running([sendmail, "root"], env=env, stdin=subprocess.DEVNULL) as process:
+        daemon.accept().close()
+        daemon.accept().close()
+        daemon.accept().read_all().exit(0)
         assert process.wait() == 0
 
 

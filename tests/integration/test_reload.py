@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import subprocess
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pysendmail.spool import QueueLock
 from rig.instance import BIN, PATIENCE_S, Instance, smarthost
 from rig.peer import PeerThread
 
@@ -39,3 +42,30 @@ def test_a_submission_across_a_reload(tmp_path: Path, before: bool) -> None:
         client.stdin.close()
         assert client.wait(PATIENCE_S) == 0
         instance.wait_for("outcome", status="sent", smarthost="new")
+
+
+def test_a_reload_before_the_start_is_not_the_end(tmp_path: Path) -> None:
+    """SIGHUP to a daemon that still waits for the queue: it starts, and then reads the configuration again."""
+    instance = Instance(tmp_path)
+    instance.queue_directory.mkdir(0o700)
+    lock = QueueLock(instance.queue_directory)
+    lock.acquire(unless=lambda: False)
+    instance.launch()
+    try:
+        assert instance.process is not None
+        deadline = time.monotonic() + PATIENCE_S
+        while not blocks(instance.process.pid, signal.SIGHUP):
+            os.sched_yield()
+            assert time.monotonic() < deadline
+        instance.process.send_signal(signal.SIGHUP)
+        lock.release()
+        instance.wait_for("start")
+        instance.wait_for("reload")
+    finally:
+        instance.__exit__()
+
+
+def blocks(pid: int, number: int) -> bool:
+    """Whether the process keeps this signal waiting (proc(5), SigBlk)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigBlk:")[2].split()[0], 16) & 1 << number - 1)

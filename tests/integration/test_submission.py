@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import quopri
 from collections.abc import Iterator
 from dataclasses import replace
@@ -163,6 +164,37 @@ def test_sender_policy(store: Store, policy: Any, arguments: list[str], warning:
     header, _ = stored(store, accepted.queue_id)
     assert (b"\r\nX-Authentication-Warning: box.example.com: " in header) is warning
     assert (b" set sender to ceo@example.com using -f\r\n" in header) is warning
+
+
+LOGINS = {"joe": "joe@example.com", "joe@ad.example.net": "joe@ad.example.net", "AD\\joe": r'"AD\\joe"@example.com'}
+LOGINS |= {"-joe": "uid1000@example.com", "joe smith": '"joe smith"@example.com', "a@b@c": '"a@b@c"@example.com'}
+
+
+@pytest.mark.parametrize(("login", "address"), LOGINS.items(), ids=LOGINS)
+def test_the_address_of_any_login_name(store: Store, monkeypatch: pytest.MonkeyPatch, login: str, address: str) -> None:
+    """Also of those that sssd and winbind give: one address that can be sent from, and that is the user's own."""
+    account = pwd.struct_passwd((login, "x", 1000, 1000, "", "/", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: account)
+    accepted = submit(store, "b@example.org", text=b"\nx\n", access=Access(sender_policy="enforce"))
+    assert store.one("SELECT sender FROM message WHERE queue_id = ?", accepted.queue_id) == address
+    assert f"From: {address}\r\n".encode() in stored(store, accepted.queue_id)[0]
+
+
+@pytest.mark.parametrize("sender", ["uid1000@EXAMPLE.com", "uid1000@localhost", "uid1000@Box.example.com", "uid1000"])
+def test_sender_policy_knows_his_own_in_every_spelling(
+    store: Store, monkeypatch: pytest.MonkeyPatch, sender: str
+) -> None:
+    """The case of a domain and the names of this machine make nobody else of him."""
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    accepted = submit(store, "-f", sender, "b@example.org", access=Access(sender_policy="warn"))
+    assert b"X-Authentication-Warning" not in stored(store, accepted.queue_id)[0]
+
+
+def test_a_name_of_a_directory_is_no_local_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """joe@ad.example.net is not the joe of this machine."""
+    account = pwd.struct_passwd(("joe@ad.example.net", "x", 1000, 1000, "", "/", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: account)
+    assert refused(store, "-f", "joe@localhost", "b@example.org", access=Access(sender_policy="enforce"))[0] == 77
 
 
 def test_sender_policy_enforced(store: Store) -> None:

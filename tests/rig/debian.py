@@ -7,6 +7,7 @@ service (policy-rc.d says no while apt-get runs), never takes away a package, an
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POLICY = Path("/usr/sbin/policy-rc.d")
+_LOCK = Path("/run/lock/pysendmail-tests")
 _INSTALL_SECONDS = 300
 _APT = ("apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3")
 _tried: dict[str, str] = {}  # package -> what became of it, so that one missing package costs one try
@@ -52,7 +54,7 @@ def _install(package: str) -> str:
         question = "postfix postfix/main_mailer_type select No configuration\n"
         subprocess.run(["debconf-set-selections"], input=question, text=True, env=environment, check=False)
     said = ""
-    with _nothing_starts():
+    with _alone(), _nothing_starts():
         for arguments in (["update"], ["install", "--no-install-recommends", "--no-remove", package]):
             try:
                 run = subprocess.run(
@@ -68,6 +70,14 @@ def _install(package: str) -> str:
                 return str(error)
             said = (run.stdout + run.stderr).strip().rpartition("\n")[2]
     return said
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Tests may run in several processes; one that is done must not take the policy away from another."""
+    with open(_LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

@@ -201,7 +201,13 @@ class Instance(Daemon):
             for one in [table] if isinstance(table, Mapping) else table:
                 lines.append(f"[{name}]" if isinstance(table, Mapping) else f"[[{name}]]")
                 lines += [f"{key.rstrip('_')} = {toml_value(value)}" for key, value in one.items()]
-        self.config.write_text("\n".join(lines) + "\n")
+        self.write_configuration("\n".join(lines) + "\n")
+
+    def write_configuration(self, text: str) -> None:
+        """As editors do, in one step: a daemon that starts meanwhile never meets half a file, or an empty one."""
+        new = self.config.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.config)
 
     # -- commands --
 

@@ -33,7 +33,7 @@ SUITE = "trixie"
 PATIENCE_S = 180.0  # for one command, on a machine that is busy
 _BUILD_S = 1200
 _KEEP_S = 7 * 86400.0
-_KINDS = ("--mount", "--pid", "--uts", "--ipc", "--net")
+KINDS = ("--mount", "--pid", "--uts", "--ipc", "--net")
 _EXCLUDED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
 
 # Stands for the MTA under test where a package wants one, so that apt-get brings no other.
@@ -46,10 +46,10 @@ Provides: mail-transport-agent
 Description: the mail transport agent under test
 """
 
-# $1: the base, $2: a directory of ours. Ends as the root's first process, which ends (and all others with it) with us.
-_BOOT = """
+# $1: the base, $2: a directory of ours. After it, the shell is the first process of the root, and sees nothing else.
+ENTER = """
 set -eu
-mkdir "$2/upper" "$2/work" "$2/root"
+mkdir -p "$2/upper" "$2/work" "$2/root"
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
 cd "$2/root"
 mount -t proc proc proc
@@ -67,6 +67,9 @@ hostname box
 mkdir -p mnt
 pivot_root . mnt
 umount -l /mnt
+"""
+# Ends, and all others with it, with us.
+_BOOT = f"""{ENTER}
 ip link set lo up
 echo up
 exec cat
@@ -143,7 +146,7 @@ class Root:
     """See the module. Up between __enter__ and __exit__."""
 
     def __init__(self, base: Path, directory: Path) -> None:
-        self._command = ["unshare", *_KINDS, "--fork", "--kill-child", "--propagation=private"]
+        self._command = ["unshare", *KINDS, "--fork", "--kill-child", "--propagation=private"]
         self._command += ["sh", "-c", _BOOT, "boot", str(base), str(directory)]
 
     def __enter__(self) -> Self:
@@ -180,7 +183,7 @@ class Root:
             "SHELL": "/bin/sh",
             **(environment or {}),
         }
-        enter = ["nsenter", f"--target={self._pid}", *_KINDS, "--root", "--wd"]
+        enter = ["nsenter", f"--target={self._pid}", *KINDS, "--root", "--wd"]
         cwd = home if self.path(home).is_dir() else "/"
         clean = ["env", "-i", f"--chdir={cwd}", *(f"{name}={value}" for name, value in variables.items())]
         return [*enter, *clean, "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--", *argv]

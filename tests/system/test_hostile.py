@@ -160,7 +160,7 @@ def test_descriptors_are_left_for_the_mail(open_path: Path, other: int) -> None:
     """With all conversations that the daemon takes under way, mail moves and `control` answers; who comes waits."""
     with PeerThread() as peer:
         instance = Instance(open_path, smarthosts=[smarthost(peer)], access={"connections": 15})
-        few = ["prlimit", "--nofile=60:60"]
+        few = ["prlimit", "--nofile=120:120"]
         with instance:
             assert instance.stop() == 0
             instance.start(wrapper=few)

@@ -141,6 +141,24 @@ def test_queue_only_waits_for_a_flush(tmp_path: Path, option: str) -> None:
         instance.wait_for("outcome", status="sent", recipient="<later@example.org>")
 
 
+def test_timeout_queuereturn_is_the_lifetime_of_this_message(tmp_path: Path) -> None:
+    """Of two that are deferred alike, the one that was told so expires, and its sender gets the one bounce."""
+    quick = {"first": "0.1s", "maximum": "0.1s", "jitter": 0.0}
+    with (
+        PeerThread(Ordinary(rcpt={"bob@example.org": "451 4.3.0 later"})) as peer,
+        Instance(tmp_path, smarthosts=[smarthost(peer)], retry=quick) as instance,
+    ):
+        instance.submit("-f", "me@example.com", "bob@example.org")
+        stays = instance.wait_for("accepted")["queue_id"]
+        instance.submit("-f", "me@example.com", "-O", "Timeout.queuereturn=0.3s", "bob@example.org")
+        expires = instance.wait_for("accepted", count=2)["queue_id"]
+        instance.wait_for("outcome", queue_id=expires, status="expired")
+        instance.wait_for("outcome", recipient="<me@example.com>", status="sent")
+        instance.wait_for("outcome", queue_id=stays, status="deferred", count=2)
+        assert [entry["queue_id"] for entry in instance.mailq()] == [stays]
+        assert len(peer.messages) == 1
+
+
 def test_the_filters_of_q_choose_what_is_flushed_listed_and_counted(tmp_path: Path) -> None:
     """-qI, -qS and -qR, several together, with "!" for the others."""
     with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance:

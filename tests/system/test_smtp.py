@@ -9,7 +9,7 @@ from typing import Self
 
 import pytest
 
-from rig.instance import BIN, OTHERS, PATIENCE_S, Instance, can_be, smarthost
+from rig.instance import BIN, OTHERS, PATIENCE_S, Instance, as_user, can_be, smarthost
 from rig.peer import Ordinary, PeerThread
 
 SESSION = (
@@ -22,9 +22,9 @@ SESSION = (
 class Client:
     """A program that starts `sendmail -bs` and talks to it over two pipes, one command at a time."""
 
-    def __init__(self, instance: Instance, *arguments: str) -> None:
+    def __init__(self, instance: Instance, *arguments: str, uid: int | None = None) -> None:
         self.process = subprocess.Popen(
-            [str(BIN / "sendmail"), "-C", str(instance.config), "-bs", *arguments],
+            [*as_user(uid), str(BIN / "sendmail"), "-C", str(instance.config), "-bs", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -242,3 +242,17 @@ def test_another_user_is_named_and_held_to_the_policy(tmp_path: Path) -> None:
         enforced = instance.run("sendmail", "-bs", stdin=SESSION, uid=uid)
         assert b"\r\n550 5.7.1 user " in enforced.stdout
         assert enforced.returncode == 0
+
+
+def test_who_gets_no_service_is_told_so_in_smtp(open_path: Path, other: int) -> None:
+    """421 instead of a greeting, where he has his connections already and where there is no daemon: then 75."""
+    instance = Instance(open_path, access={"connections": 1})
+
+    def refused() -> None:
+        done = instance.run("sendmail", "-bs", stdin=SESSION, uid=other)
+        assert (done.returncode, done.stderr.count(b"\n")) == (75, 1)
+        assert done.stdout == b"421 4.3.0 no service now; standard error says why\r\n"
+
+    with instance, Client(instance, uid=other):
+        refused()
+    refused()

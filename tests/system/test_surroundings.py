@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pysendmail import install
-from rig.instance import BIN, PATIENCE_S, Instance, smarthost
+from rig.instance import BIN, PATIENCE_S, Daemon, Instance, as_user, smarthost
 from rig.peer import PeerThread
 
 MAIL = b"Subject: x\n\nhello\n"
@@ -202,3 +202,42 @@ def test_a_slow_writer_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     assert len(instance.history()) == 1
     names = {path.name for path in instance.queue_directory.iterdir()}
     assert names <= {"queue.db", "queue.db-wal", "queue.db-shm", "queue.lock", "reserve", "ballast"}, names
+
+
+# A user's own instance
+
+_OWN_RUN = 'mount -t tmpfs -o mode=755 tmpfs /run && mkdir -p "/run/user/$0" && chown "$0" "/run/user/$0" && exec "$@"'
+
+
+def test_a_users_cron_job_finds_the_instance_of_his_shell(open_path: Path, other: int) -> None:
+    """Without any XDG_* variable, and with those of a login: the same queue, also with no daemon."""
+    home = open_path / "home"
+    config = home / ".config" / "pysendmail" / "pysendmail.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('hostname = "box.example.com"\ndomain = "example.com"\n[queue]\nreserve = "64KiB"\n')
+    for path in (home, *home.rglob("*")):
+        os.chown(path, other, other)
+    cron = {"HOME": str(home), "LOGNAME": "somebody", "PATH": "/usr/bin:/bin", "SHELL": "/bin/sh"}
+    shell = {**cron, "XDG_RUNTIME_DIR": f"/run/user/{other}", "XDG_CONFIG_HOME": f"{home}/.config", "USER": "somebody"}
+    daemon = Daemon([str(BIN / "pysendmail"), "daemon"])
+
+    def done(environment: dict[str, str], name: str, *arguments: str) -> str:
+        alive = daemon.process is not None and daemon.process.poll() is None
+        within = ["nsenter", f"--mount=/proc/{daemon.process.pid}/ns/mnt", "--"] if alive and daemon.process else []
+        command = [*within, *as_user(other), str(BIN / name), *arguments]
+        run = subprocess.run(command, input=MAIL, env=environment, capture_output=True, timeout=PATIENCE_S, check=False)
+        assert run.returncode == 0, run.stderr
+        return run.stdout.decode()
+
+    try:
+        daemon.start(
+            wrapper=["unshare", "--mount", "sh", "-c", _OWN_RUN, str(other), *as_user(other)], environment=shell
+        )
+        done(cron, "sendmail", "cron@example.org")
+        assert daemon.wait_for("accepted")["uid"] == str(other)
+        assert "cron@example.org" in done(shell, "mailq")
+        assert daemon.stop() == 0
+        done(cron, "sendmail", "later@example.org")
+        assert "later@example.org" in done(shell, "mailq") and "cron@example.org" in done(cron, "mailq")
+    finally:
+        daemon.__exit__()

@@ -1,8 +1,9 @@
 """python -m torture [PART...] [--size sample|nightly] [--times N] [--seed S] [--only CASE] [--results FILE]
 
 Runs the parts (all of them when none is named), prints a table, and exits 1 if an invariant was violated or a negative
-control was not caught. `--only` hands one case to one part, as it was printed beside a violation. `--results` writes
-the table there too, with the commit, the date and the machine. $PYSENDMAIL_TEST_BIN names the commands under torture.
+control was not caught. `--only` hands one case to one part, as it was printed beside a violation. `--results` keeps the
+table there too, with the commit, the date and the machine; parts that did not run keep their rows. The commands under
+torture are those in $PYSENDMAIL_TEST_BIN, or else beside this Python.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def main() -> int:
             parts.append(part.done())
     print(f"\n{table(parts)}\n{details(parts)}")
     if asked.results is not None:
-        asked.results.write_text(results(parts, size))
+        page = asked.results.read_text() if asked.results.exists() else ""
+        asked.results.write_text(results(parts, size, page))
     return 0 if all(part.good for part in parts) else 1
 
 

@@ -26,6 +26,7 @@ FAILURE_MEMORY_S = 600.0  # a failed handshake lets the next connections go on i
 MADE_DUE = ("start", "flush", "released")  # events after which mail is tried at once
 # Header fields that we may add.
 ADDED = {"received", "date", "message-id", "from", "to", "sender", "x-authentication-warning", "mime-version"}
+ONCE = {"date", "message-id", "from", "to", "mime-version"}  # of these, what the submitter did not write
 HIDDEN = ("bcc", "resent-bcc")
 DROPPED = (*HIDDEN, "return-path", "content-length")  # what a submitter's header may lose
 VERBS = {"EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "STARTTLS", "AUTH"}
@@ -38,6 +39,7 @@ READINGS = {  # what other servers may take for the end of data
     "CR.CRLF": b"\r.\r\n",
 }
 END = b"\r\n.\r\n"
+CLOSED = re.compile(rb"\r\n--[^\r\n]+--\r\n\Z")  # the end of a report
 _ADDRESS = re.compile(rb"[^\s<>,;:\"()]+@[^\s<>,;:\"()]+")
 _UID = re.compile(rb"^Received:[^\r\n]*?\(pysendmail, from uid (\d+)\)", re.IGNORECASE)
 
@@ -48,13 +50,14 @@ def no_loss(view: View) -> Finding:
     """Exit 0: every recipient has an accepted copy, or is named in exactly one bounce, or is in mailq at the end.
 
     A null sender or NOTIFY=NEVER has a recorded outcome instead of the bounce. A call that we killed, or that says
-    "may have been queued", is held to the same once there is any sign of its message: all or nothing.
+    "may have been queued", is held to the same once there is any sign of its message: all or nothing. Where the history
+    was asked for, it has one record of the recipient, which is true.
     """
     for call in view.evidence.calls:
         if not call.accepted and not (_open_ended(call) and call.token in view.tokens_seen):
             continue
         for recipient in dict.fromkeys(call.recipients):
-            if fate := _lost(view, call, recipient):
+            if fate := _lost(view, call, recipient) or _misrecorded(view, call, recipient):
                 yield f"{call.token}: exit {call.code}, {recipient} {fate}"
 
 
@@ -71,35 +74,55 @@ def _lost(view: View, call: Call, recipient: str) -> str:
     return f"has no copy, {len(bounces)} bounces, and is not in the queue"
 
 
+def _misrecorded(view: View, call: Call, recipient: str) -> str:
+    """What is wrong with its record in the history; "" when nothing is, or nobody asked."""
+    if not view.evidence.history:
+        return ""
+    key = (call.token, recipient)
+    records = view.records[key]
+    if len(records) != 1:
+        return f"has {len(records)} records in the history"
+    [outcome] = records
+    if not outcome:
+        return "" if key in view.waiting else "has no outcome in the history, and does not wait"
+    copies = any(one.copy for one in view.tries.get(key, []))
+    return f"is {outcome} in the history, and it has no copy" if outcome == "sent" and not copies else ""
+
+
 def no_duplicate(view: View) -> Finding:
     """At most one accepted copy per (token, recipient), reports included.
 
     One more for each copy whose answer was not read, or came so shortly before the daemon's end or a full disk that
     it may not have been recorded; then the log or the history says `uncertain` as often.
     """
-    for message_id, recipient, copies in _copies(view):
+    for name, recipient, copies in _copies(view):
         for one in copies[:-1]:
-            if not view.unrecorded(one, message_id):
-                yield f"{message_id}: another copy to {recipient} after one that was taken and told, without a reason"
+            if not view.unrecorded(one, message_id_of(one.attempt)):
+                yield f"{name}: another copy to {recipient} after one that was taken and told, without a reason"
         extra = len(copies) - 1
-        said = view.uncertain[message_id, recipient]
+        said = sum(
+            view.uncertain[message_id, recipient] for message_id in {message_id_of(one.attempt) for one in copies}
+        )
         if said < extra:
-            yield f"{message_id}: {extra} extra copies to {recipient}, `uncertain` {said} times"
+            yield f"{name}: {extra} extra copies to {recipient}, `uncertain` {said} times"
 
 
 def _copies(view: View) -> Iterator[tuple[str, str, list[Try]]]:
-    """What has more than one copy: Message-ID, recipient, copies. A message that was fed back is another one."""
-    found: dict[tuple[str, str, str], list[Try]] = {}
+    """What has more than one copy: token or, of a report, Message-ID; recipient; copies.
+
+    A submission is one message, whatever Message-IDs it came to. One that was fed back is another submission.
+    """
+    found: dict[tuple[str, str], list[Try]] = {}
     for attempt in view.messages:
-        token, message_id = view.token(attempt), message_id_of(attempt)
+        name = view.token(attempt) or message_id_of(attempt)
         connection = view.connections[attempt.connection]
         for asked in {one.address: one for one in attempt.asked}.values():
             one = Try(asked=asked, attempt=attempt, connection=connection)
             if one.copy:
-                found.setdefault((token, message_id, asked.address), []).append(one)
-    for (_, message_id, recipient), copies in found.items():
+                found.setdefault((name, asked.address), []).append(one)
+    for (name, recipient), copies in found.items():
         if len(copies) > 1:
-            yield message_id, recipient, copies
+            yield name, recipient, copies
 
 
 def no_invention(view: View) -> Finding:
@@ -129,17 +152,17 @@ def no_invention(view: View) -> Finding:
 
 
 def wholeness(view: View) -> Finding:
-    """Each copy is our added header fields and the normalised original; all copies of a token are the same octets."""
+    """Each copy is our added header fields and the normalised original; all copies, also of a report, are the same."""
     first: dict[str, bytes] = {}
     for attempt in view.messages:
-        call = view.calls.get(view.token(attempt))
-        if call is None or attempt.dot is None:
-            continue
+        assert attempt.dot is not None
         content = attempt.dot.content
-        if first.setdefault(call.token, content) != content:
-            yield f"{call.token}: two copies that differ"
-        elif first[call.token] is content and (wrong := not_whole(call, content)):
-            yield f"{call.token}: {wrong}"
+        name = view.token(attempt) or message_id_of(attempt)
+        call = view.calls.get(name)
+        if first.setdefault(name, content) != content:
+            yield f"{name}: two copies that differ"
+        elif call is not None and first[name] is content and (wrong := not_whole(call, content)):
+            yield f"{name}: {wrong}"
 
 
 def not_whole(call: Call, content: bytes) -> str:
@@ -158,8 +181,10 @@ def not_whole(call: Call, content: bytes) -> str:
         else:
             return f"the header lacks {wanted!r}"
     extra += [name_of(field) for field in left]
-    invented = set(extra) - ADDED - set(HIDDEN)  # of those, I7 speaks
-    return f"the header has {sorted(invented)} of nobody's" if invented else ""
+    if invented := set(extra) - ADDED - set(HIDDEN):  # of those, I7 speaks
+        return f"the header has {sorted(invented)} of nobody's"
+    doubled = set(extra) & ONCE & {name_of(field) for field in ours}
+    return f"the header has {sorted(doubled)} twice" if doubled else ""
 
 
 def framing(view: View) -> Finding:
@@ -323,7 +348,7 @@ def fallback(view: View) -> Finding:
 
 
 def back_off(view: View) -> Finding:
-    """After 4xx the next attempt comes no sooner than the schedule says, and gaps never shrink.
+    """After 4xx the next attempt comes no sooner than the schedule says, and not long after it; gaps never shrink.
 
     Jitter (20 %, or what is configured), a flush and the first attempt after a start excepted.
     """
@@ -339,6 +364,12 @@ def back_off(view: View) -> Finding:
             another = view.generation(earlier.connection.opened) != view.generation(later.connection.opened)
             if another or any(begun <= at <= later.asked.at + SLACK_S for at in free):
                 pass
+            elif (
+                counted
+                and gap > due * (1 + settings.jitter) + settings.quiet_s
+                and not view.excused(begun, begun + gap)
+            ):
+                yield f"{token}: {recipient} tried again only after {gap:.1f} s, not {due:.1f} s"
             elif gap >= share * due:
                 short = 0
             elif counted:
@@ -392,7 +423,9 @@ def _wrong_bounce(view: View, call: Call, recipient: str, to: str, content: byte
     returned = content.rpartition(b"Content-Type: ")[2]
     if "full" not in " ".join(call.argv).lower() and len(body) > 20 and body in returned:
         return "returns the body"
-    replies = {one.asked.reply for one in view.tries.get((call.token, recipient), []) if one.asked.code // 100 == 5}
+    if not CLOSED.search(content):
+        return "is cut off"
+    replies = {one.reply for one in view.tries.get((call.token, recipient), []) if one.code // 100 == 5}
     folded = b" ".join(content.split())
     if replies and not any(b" ".join(reply.split()) in folded for reply in replies):
         return "does not say what the server said"
@@ -449,8 +482,8 @@ def identity(view: View) -> Finding:
 def liveness(view: View) -> Finding:
     """While something is due and the smarthost answers, something moves; a submission is answered in time.
 
-    While no daemon runs, or something is broken on purpose, nothing is asked. Memory and descriptors are no part of
-    the evidence.
+    While no daemon runs, or something is broken on purpose, nothing is asked of it. And a daemon that has nothing to do
+    has few files open, sleeps, and did not grow without bounds before.
     """
     settings = view.settings
     for call in view.evidence.calls:
@@ -458,6 +491,14 @@ def liveness(view: View) -> Finding:
         disturbed = call.killed or view.stopped(call.started - SLACK_S, call.ended + SLACK_S)
         if took > settings.answer_s and not disturbed and not view.excused(call.started, call.ended):
             yield f"{call.token}: sendmail had no answer for {took:.1f} s"
+    for one in view.evidence.rests:
+        for what, most in (
+            ("memory", settings.memory),
+            ("descriptors", settings.descriptors),
+            ("wake_ups", settings.wake_ups),
+        ):
+            if (taken := getattr(one, what)) > most:
+                yield f"daemon {one.pid}, at rest: {what.replace('_', '-')} {taken:.0f}, and the bound is {most:.0f}"
     quiet = _quiet_times(view)
     for call in view.evidence.calls:
         if not call.accepted:

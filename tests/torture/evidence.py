@@ -7,6 +7,7 @@
     Stop        the end of one daemon process, however it came
     Excuse      a time in which something was broken on purpose: a full disk, failing I/O
     Sample      what anybody on the machine may read of a process: its arguments, its environment
+    Rest        what a daemon takes of the machine while it has nothing to do
 
 Times are `time.time()` of the machine that runs all of it. Nothing here reads the queue's database.
 """
@@ -197,6 +198,16 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """What a daemon took of the machine while nothing was in its queue."""
+
+    pid: int
+    memory: int  # octets, at most at any time until then
+    descriptors: int
+    wake_ups: float  # a second, of all its threads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the configuration under test promises, as far as an invariant speaks of it. Seconds."""
 
@@ -213,6 +224,9 @@ class Settings:
     max_received: int = 50
     quiet_s: float = 30.0  # with something due and the smarthost accepting, some mail moves in such a time
     answer_s: float = 30.0  # a submission has its answer
+    memory: int = 256 << 20  # of a daemon at its largest
+    descriptors: int = 64  # open in a daemon that has nothing to do
+    wake_ups: float = 10.0  # of such a daemon, a second
     record_s: float = 10.0  # from the answer to the dot to the durable record of it
 
 
@@ -227,10 +241,11 @@ class Evidence:
     log: Sequence[Event] = ()
     text_log: str = ""  # the log's raw text
     mailq: Sequence[Mapping[str, Any]] = ()  # `mailq --json` at the end
-    history: Sequence[Mapping[str, Any]] = ()  # `pysendmail history --json`: only to corroborate `uncertain`
+    history: Sequence[Mapping[str, Any]] = ()  # `pysendmail history --json`: a record for each, and `uncertain`
     settings: Settings = Settings()
     excuses: Sequence[Excuse] = ()
     samples: Sequence[Sample] = ()
+    rests: Sequence[Rest] = ()
     ended: float = 0.0  # when the run was looked at
 
 

@@ -1,6 +1,7 @@
-"""Faults: one for each invariant, put into a real daemon before it starts.
+"""Faults: one for each invariant, put into a real daemon before it starts, and one for sendmail itself.
 
     python -P faults.py FAULT /path/to/pysendmail [argument...]
+    python -P faults.py client /path/to/sendmail [argument...]
 
 Imports pysendmail, breaks one function of it, and runs the command. The daemon is whole otherwise: its queue, its
 sockets and its log are real, and so is what the checker gets to see. A fault that can no longer be put in, because
@@ -14,10 +15,23 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from pysendmail import cli, delivery, message, outcome, postmaster, schedule, secrets, server, session, submission
+from pysendmail import (
+    cli,
+    delivery,
+    message,
+    outcome,
+    postmaster,
+    schedule,
+    secrets,
+    session,
+    submission,
+    writer,
+)
 from pysendmail import tlspolicy as policy
 from pysendmail.queue import Queue
+from pysendmail.records import Accepted
 from pysendmail.smtp import wire
+from pysendmail.thin import client
 
 
 def _put(owner: object, name: str, make: Callable[[Any], Any]) -> None:
@@ -53,10 +67,15 @@ def sent_twice() -> None:
 def refused_and_kept() -> None:
     """The submitter is told that nothing was queued, after the commit."""
 
-    def refuse(*_: object) -> None:
-        raise submission.Refused(75, "no room; nothing was queued")
+    def make(run: Any) -> Any:
+        async def refuse(self: writer.Writer, step: Any, **more: Any) -> Any:
+            if isinstance(done := await run(self, step, **more), Accepted):
+                raise submission.Refused(75, "no room; nothing was queued")
+            return done
 
-    _put(server.Conversation, "_log", lambda _: refuse)
+        return refuse
+
+    _put(writer.Writer, "run", make)
 
 
 def octet_changed() -> None:
@@ -167,6 +186,12 @@ def stalled() -> None:
     _put(delivery.Delivery, "_claim", lambda _: asleep)
 
 
+def answer_invented() -> None:
+    """Who loses the daemon before its answer says 0."""
+    _put(client.Command, "_ask", lambda _: lambda self, why: 0)
+
+
+CLIENT = "client"
 FAULTS: dict[str, Callable[[], None]] = {
     "I1": recipient_dropped,
     "I2": sent_twice,
@@ -188,6 +213,9 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    FAULTS[sys.argv[1]]()
-    sys.argv = sys.argv[2:]
+    fault, *sys.argv = sys.argv[1:]
+    if fault == CLIENT:
+        answer_invented()
+        client.run()
+    FAULTS[fault]()
     cli.run()

@@ -11,28 +11,26 @@ daemon had ended; beside them every `sendmail` has to say 0 and nothing else, an
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 from random import Random
 
-from rig.activation import Activation
-from rig.instance import PATIENCE_S, smarthost
+from rig.instance import PATIENCE_S
 from torture.checker import check
 from torture.evidence import Violation
-from torture.ledger import Ledger, Subject, gather
+from torture.ledger import Subject, gather
 from torture.random_kills import rounds, wait_for_a_moment
-from torture.recorder import Plan, Recorder
+from torture.recorder import Plan
 from torture.report import Part, Size
 from torture.traffic import (
-    ACCESS,
-    RETRY,
     SETTINGS,
     Message,
     Traffic,
     everyday,
     fast_sendmail,
+    rests,
+    scene,
     settle,
     somebody,
 )
@@ -54,30 +52,23 @@ def run(size: Size, seed: int, directory: Path, only: str) -> Part:
 def _round(part: Part, seed: int, number: int, directory: Path, program: Path) -> str:
     random = Random(f"{seed}/{number}")
     again = f"python -m torture {part.name} --seed {seed} --only {number}"
-    directory.mkdir()
-    directory.chmod(0o755)
     user = somebody()
 
     def message(random: Random) -> Message:
         return everyday(random) | {"uid": None if random.random() < OWNERS else user}
 
     found: list[Violation] = []
-    with Recorder(Plan(seed=seed, rate=0.1)) as recorder:
-        subject = Subject(directory, smarthosts=[smarthost(recorder)], retry=RETRY, access=ACCESS)
-        ledger = Ledger(subject, name=random.getrandbits(24), program=program)
-        if number % 2:
-            subject.activation = Activation(subject.socket)
-        with subject:
-            with Traffic(ledger, workers=SUBMITTERS, seed=f"{seed}/{number}", message=message) as traffic:
-                for _ in range(HANDOVERS):
-                    traffic.let(CALLS)
-                    wait_for_a_moment(random, subject, recorder)
-                    found += _hand_over(random, subject)
-                    part.case(f"round {number}", (), again=again)
-            left = settle(ledger)
-            found += check(gather(ledger, recorder, settings=SETTINGS, stops=()))
-        if subject.activation:
-            subject.activation.close()
+    plan = Plan(seed=seed, rate=0.1)
+    with scene(directory, random.getrandbits(24), program, plan, held=bool(number % 2)) as (subject, ledger, recorder):
+        with Traffic(ledger, workers=SUBMITTERS, seed=f"{seed}/{number}", message=message) as traffic:
+            for _ in range(HANDOVERS):
+                traffic.let(CALLS)
+                wait_for_a_moment(random, subject, recorder)
+                found += _hand_over(random, subject)
+                part.case(f"round {number}", (), again=again)
+        left = settle(ledger)
+        rest = [] if left else rests(ledger)
+        found += check(gather(ledger, recorder, settings=SETTINGS, stops=(), rests=rest))
     found += [_k4(f"{left} messages still wait")] if left else []
     found += [
         _k4(f"{call.token}: sendmail said {call.code} {call.stderr.strip()!r}")
@@ -86,7 +77,6 @@ def _round(part: Part, seed: int, number: int, directory: Path, program: Path) -
     ]
     part.case(f"round {number}", found, again=again)
     part.cases -= 1  # the round itself is none
-    shutil.rmtree(directory)
     way = "held sockets" if subject.activation else "by path"
     return f"round {number}, {way}: {len(ledger.calls)} calls, {len(subject.stops)} daemons"
 

@@ -8,6 +8,7 @@ keeper.close()              # it is killed for good
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -49,12 +50,12 @@ class Keeper:
                 self.restarts += 1
                 self.instance.launch()
 
-    def close(self) -> None:
+    def close(self, how: int = signal.SIGKILL) -> None:
         """No daemon is left when this returns."""
         with self._lock:
             self._closing = True
             if self.instance.process is not None:
-                self.process.kill()
+                self.process.send_signal(how)
                 self.process.wait(PATIENCE_S)
         if self._thread.ident is not None:
             self._thread.join(PATIENCE_S)

@@ -21,16 +21,19 @@ import itertools
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from rig.instance import BIN
+from torture import faults
 from torture.evidence import Violation
 from torture.report import Part, Size
 from torture.scenarios import SCENARIOS, Scenario, Stage, Template
@@ -43,12 +46,13 @@ CALLS = (
     *("sendto", "sendmsg", "recvfrom", "recvmsg"),
 )
 THREADS = ("main", "writer")  # in the order in which they are born
-MOST = 24
+MOST = 16
 SAMPLE = 200
 NEVER = 65535  # the K of a point that no run comes to; strace takes no larger one
 SHOWN = 3000  # octets of a log
-CONTROL = "half-refused:writer:fdatasync:2"  # when one message is accepted, and the claim of it is on its way
-WORKERS = os.cpu_count() or 1
+ACCEPTED = "half-refused:writer:fdatasync:4"  # when one message is accepted, its submitter knows, and not all is sent
+HANDED_OVER = "submit:main:recvfrom:1"  # when sendmail has said all, and the daemon has read nothing of it
+WORKERS = 2 * (os.cpu_count() or 1)  # half of a case is waiting
 _LINE = re.compile(r"(?:(?P<thread>\d+) +)?(?P<call>\w+)\((?:\d+<(?P<file>/[^>]*)>)?")
 
 
@@ -114,16 +118,22 @@ class Sweep:
         ]
         return points, verdict
 
-    def kill(self, point: Point, *, losing: str = "") -> Verdict:
-        """The scenario with a kill at this point. `losing`: a file of the queue that does not outlive the daemon."""
-        return self._run(SCENARIOS[point.scenario], point.who, point.inject, Path(os.devnull), losing)
+    def kill(self, point: Point, sabotage: Callable[[Stage], None] = lambda stage: None) -> Verdict:
+        """The scenario with a kill at this point. `sabotage`: what else is broken, for a control."""
+        return self._run(SCENARIOS[point.scenario], point.who, point.inject, Path(os.devnull), sabotage)
 
-    def _run(self, scenario: Scenario, who: str, what: Sequence[str], output: Path, losing: str = "") -> Verdict:
+    def _run(
+        self,
+        scenario: Scenario,
+        who: str,
+        what: Sequence[str],
+        output: Path,
+        sabotage: Callable[[Stage], None] = lambda stage: None,
+    ) -> Verdict:
         """One run under strace."""
         directory = self._new_directory()
         stage = Stage(scenario, directory, self._templates[scenario.name])
-        if losing:
-            stage.keeper.at_death = (stage.subject.queue_directory / losing).unlink
+        sabotage(stage)
         old_stops, old_calls = len(stage.subject.stops), len(stage.ledger.calls)
         wrapper = [self._strace, "-D", "-f", "-qqq", "-o", str(output), *what]
         with stage:
@@ -163,6 +173,26 @@ class Sweep:
 
     def _new_directory(self) -> Path:
         return self._directory / str(next(self._numbers))
+
+
+def lose_the_log(stage: Stage) -> None:
+    """queue.db-wal does not outlive the daemon."""
+    stage.keeper.at_death = (stage.subject.queue_directory / "queue.db-wal").unlink
+
+
+def break_the_client(stage: Stage) -> None:
+    """sendmail says 0 when it has lost the daemon before its answer."""
+    script = stage.directory / "sendmail"
+    words = (BIN / "python", "-P", faults.__file__, faults.CLIENT, stage.ledger.program)
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, words))} "$@"\n')
+    script.chmod(0o755)
+    stage.ledger.program = script
+
+
+CONTROLS = {
+    "queue.db-wal lost with the daemon": (ACCEPTED, lose_the_log),
+    "0 without an answer": (HANDED_OVER, break_the_client),
+}
 
 
 @contextmanager
@@ -232,8 +262,9 @@ def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
         chosen = choose(points, size, seed)
         verdicts = list(pool.map(lambda point: _case(part, sweep, point), chosen))
     missed = [point for point, verdict in zip(chosen, verdicts, strict=True) if not verdict.reached]
-    lost = sweep.kill(Point.parse(CONTROL), losing="queue.db-wal")
-    part.control("queue.db-wal lost with the daemon", caught="I1" in {one.invariant for one in lost.violations})
+    for name, (point, sabotage) in CONTROLS.items():
+        found = sweep.kill(Point.parse(point), sabotage).violations
+        part.control(name, caught="I1" in {one.invariant for one in found})
     part.note(f"{len(points)} points counted, {len(chosen)} chosen, {len(chosen) - len(missed)} reached")
     part.note(f"chosen: {_figures(f'{point.scenario}:{point.who}' for point in chosen)}")
     part.note(f"calls: {_figures(point.call for point in chosen)}")

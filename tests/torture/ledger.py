@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from rig.instance import BIN, PATIENCE_S, Instance, Table, as_user
-from torture.evidence import Call, Evidence, Excuse, Sample, Settings, Stop
+from torture.evidence import Call, Evidence, Excuse, Rest, Sample, Settings, Stop
 from torture.recorder import Recorder
 
 LOOK_S = 1.0  # a line of the log may be lost with the daemon that wrote it: look again by then
+REST_S = 2.0  # a daemon with nothing to do is watched for so long
 LINE = b"0123456789abcdef" * 60 + b"\n"  # of the bodies that have a size
 
 
@@ -67,6 +68,34 @@ class Subject(Instance):
             if left <= 0:
                 return False
             self.news(seen, min(left, LOOK_S))
+
+    def rest(self) -> Rest | None:
+        """What the daemon takes of the machine in the next REST_S seconds; None where it has ended."""
+        assert self.process is not None
+        pid = self.process.pid
+        try:
+            before, began = _switches(pid), time.monotonic()
+            threading.Event().wait(REST_S)
+            woken, seconds = _switches(pid) - before, time.monotonic() - began
+            return Rest(
+                pid=pid,
+                memory=_figure(Path(f"/proc/{pid}/status"), "VmHWM") << 10,
+                descriptors=len(os.listdir(f"/proc/{pid}/fd")),
+                wake_ups=woken / seconds,
+            )
+        except OSError:
+            return None
+
+
+def _switches(pid: int) -> int:
+    """How often the threads of a process have gone to sleep of their own will, which they do after each wake-up."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(_figure(task / "status", "voluntary_ctxt_switches") for task in tasks)
+
+
+def _figure(file: Path, name: str) -> int:
+    [line] = [line for line in file.read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1])
 
 
 class Ledger:
@@ -186,6 +215,7 @@ def gather(
     settings: Settings | None = None,
     excuses: Sequence[Excuse] = (),
     stops: Sequence[Stop] | None = None,
+    rests: Sequence[Rest] = (),
     history: bool = True,
 ) -> Evidence:
     """The evidence as it is now. Ask while the daemon runs: mailq and history are its answers.
@@ -208,5 +238,6 @@ def gather(
         settings=settings or Settings(),
         excuses=excuses,
         samples=list(ledger.samples),
+        rests=rests,
         ended=time.time(),
     )

@@ -22,7 +22,7 @@ from torture.evidence import Settings, Violation
 from torture.ledger import Ledger, Subject, gather
 from torture.recorder import Plan, Recorder
 from torture.report import Part, Size
-from torture.traffic import ACCESS, Message, fast_sendmail, settle, somebody
+from torture.traffic import ACCESS, Message, fast_sendmail, rests, settle, somebody
 
 MANY = 200
 LIMIT_S = 30.0
@@ -113,7 +113,8 @@ def run(size: Size, seed: int, directory: Path, only: str) -> Part:
             subject.pysendmail("flush")
             left = settle(ledger, RECOVERY_S)
             recovered_s = time.monotonic() - began
-            found = check(gather(ledger, recorder, settings=settings))
+            rest = [] if left else rests(ledger)
+            found = check(gather(ledger, recorder, settings=settings, rests=rest))
     own = {token: delay - processor.withheld(at - delay, at) for token, (at, delay) in delays.items()}
     found += [
         Violation(invariant="L", text=f"{token}: left after {own.get(token)} s, others being deferred")
@@ -142,6 +143,8 @@ def run(size: Size, seed: int, directory: Path, only: str) -> Part:
         f"{waiting} others being deferred; the limit is {LIMIT_S:.0f} s"
     )
     part.note(f"after the recovery all arrived within {recovered_s:.0f} s")
+    for one in rest:
+        part.note(f"the daemon took {one.memory >> 20} MiB at most; at rest {one.descriptors} descriptors")
     part.case("load", found, again=f"python -m torture load --seed {seed}")
     part.cases = len(ledger.calls)
     return part

@@ -15,21 +15,20 @@ input was not seen.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
-from rig.activation import Activation
-from rig.instance import smarthost
+from torture.checker import MAYBE
 from torture.evidence import Call, Violation
-from torture.ledger import Ledger, Subject
+from torture.ledger import Subject
 from torture.recorder import Plan, Recorder
 from torture.report import Part, Size
-from torture.traffic import ACCESS, RETRY, Traffic, everyday, fast_sendmail, somebody, verdict
+from torture.traffic import Traffic, everyday, fast_sendmail, scene, somebody, verdict
 
 FIFTY = 50  # submitters
 KILLS = 50  # in a round
@@ -55,32 +54,25 @@ def rounds(count: int, only: str) -> list[int]:
 def _daemon_round(part: Part, seed: int, number: int, directory: Path, program: Path) -> str:
     random = Random(f"{seed}/{number}")
     again = f"python -m torture {part.name} --seed {seed} --only {number}"
-    directory.mkdir()
-    directory.chmod(0o755)
-    with Recorder(Plan(seed=seed, rate=0.15)) as recorder:
-        subject = Subject(directory, smarthosts=[smarthost(recorder)], retry=RETRY, access=ACCESS)
-        ledger = Ledger(subject, name=random.getrandbits(24), program=program)
-        if number % 2:
-            subject.activation = Activation(subject.socket)
-        uid = somebody()
-        with subject:
-            with Traffic(
-                ledger, workers=FIFTY, seed=f"{seed}/{number}", message=lambda random: everyday(random) | {"uid": uid}
-            ) as traffic:
-                for _ in range(KILLS):
-                    traffic.let(CALLS)
-                    wait_for_a_moment(random, subject, recorder)
-                    subject.kill()
-                    subject.launch()
-                    part.case(f"round {number}", (), again=again)
-            found = verdict(ledger, recorder)
-        if subject.activation:
-            subject.activation.close()
+    plan, uid = Plan(seed=seed, rate=0.15), somebody()
+    with scene(directory, random.getrandbits(24), program, plan, held=bool(number % 2)) as (subject, ledger, recorder):
+        with Traffic(
+            ledger, workers=FIFTY, seed=f"{seed}/{number}", message=lambda random: everyday(random) | {"uid": uid}
+        ) as traffic:
+            for _ in range(KILLS):
+                traffic.let(CALLS)
+                wait_for_a_moment(random, subject, recorder)
+                subject.kill()
+                subject.launch()
+                part.case(f"round {number}", (), again=again)
+        found = verdict(ledger, recorder)
     part.case(f"round {number}", found, again=again)
     part.cases -= 1  # the round itself is none
-    shutil.rmtree(directory)
-    codes = [call.code for call in ledger.calls]
-    return f"round {number}: {len(codes)} calls, {codes.count(0)} accepted, {len(recorder.accepted())} copies"
+    told = Counter("0" if one.accepted else "maybe" if MAYBE in one.stderr else "nothing" for one in ledger.calls)
+    return (
+        f"round {number}: {len(ledger.calls)} calls, {told['0']} accepted, {told['nothing']} told that nothing was "
+        f"queued, {told['maybe']} that it may have been; {len(recorder.accepted())} copies"
+    )
 
 
 def wait_for_a_moment(random: Random, subject: Subject, recorder: Recorder) -> None:
@@ -123,44 +115,42 @@ def run_client(size: Size, seed: int, directory: Path, only: str) -> Part:
 def _client_round(part: Part, seed: int, number: int, directory: Path, program: Path) -> str:
     random = Random(f"{seed}/{number}")
     again = f"python -m torture {part.name} --seed {seed} --only {number}"
-    directory.mkdir()
-    directory.chmod(0o755)
-    with Recorder() as recorder:
-        subject = Subject(directory, smarthosts=[smarthost(recorder)], retry=RETRY, access=ACCESS)
-        ledger = Ledger(subject, name=random.getrandbits(24), program=program)
-        with subject, ThreadPoolExecutor(CLIENTS) as pool:
-            daemon = subject.process
-            assert daemon is not None
-            unfinished: list[str] = []
+    with (
+        scene(directory, random.getrandbits(24), program) as (subject, ledger, recorder),
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
+        daemon = subject.process
+        assert daemon is not None
+        unfinished: list[str] = []
 
-            def jobs(count: int) -> list[Random]:
-                return [Random(random.random()) for _ in range(count)]
+        def jobs(count: int) -> list[Random]:
+            return [Random(random.random()) for _ in range(count)]
 
-            def call(job: Random) -> Call:
-                token = ledger.next_token()
-                text = ledger.text(token, size=int(2 ** job.uniform(0, LARGEST.bit_length() - 1)))
-                match job.choice(("stream", "stream", "open", "time", "time")):
-                    case "stream":
-                        unfinished.append(token)
-                        kill = {"kill_at_octet": job.randint(0, len(text))}
-                    case "open":  # all of it is there, but not its end
-                        unfinished.append(token)
-                        kill = {"kill_at_octet": len(text)}
-                    case _:
-                        kill = {"kill_after": job.uniform(0.005, 0.1)}
-                return ledger.submit(f"ok.{token}@example.org", token=token, text=text, **kill)
+        def call(job: Random) -> Call:
+            token = ledger.next_token()
+            text = ledger.text(token, size=int(2 ** job.uniform(0, LARGEST.bit_length() - 1)))
+            match job.choice(("stream", "stream", "open", "time", "time")):
+                case "stream":
+                    unfinished.append(token)
+                    kill = {"kill_at_octet": job.randint(0, len(text))}
+                case "open":  # all of it is there, but not its end
+                    unfinished.append(token)
+                    kill = {"kill_at_octet": len(text)}
+                case _:
+                    kill = {"kill_after": job.uniform(0.005, 0.1)}
+            return ledger.submit(f"ok.{token}@example.org", token=token, text=text, **kill)
 
-            def call_in_vain(job: Random) -> Call:
-                """While the daemon is asleep: all of it is sent, and no answer comes."""
-                return ledger.submit(f"ok.{job.random()}@example.org", kill_after=job.uniform(0.02, 0.5))
+        def call_in_vain(job: Random) -> Call:
+            """While the daemon is asleep: all of it is sent, and no answer comes."""
+            return ledger.submit(f"ok.{job.random()}@example.org", kill_after=job.uniform(0.02, 0.5))
 
-            daemon.send_signal(signal.SIGSTOP)
-            killed = len(list(pool.map(call_in_vain, jobs(CLIENTS))))
-            daemon.send_signal(signal.SIGCONT)
-            while killed < KILLS:
-                calls = list(pool.map(call, jobs(KILLS - killed)))
-                killed += sum(one.killed for one in calls)
-            found = verdict(ledger, recorder)
+        daemon.send_signal(signal.SIGSTOP)
+        killed = len(list(pool.map(call_in_vain, jobs(CLIENTS))))
+        daemon.send_signal(signal.SIGCONT)
+        while killed < KILLS:
+            calls = list(pool.map(call, jobs(KILLS - killed)))
+            killed += sum(one.killed for one in calls)
+        found = verdict(ledger, recorder)
     found += [
         Violation(invariant="K3", text=f"{token}: sent, and sendmail was killed before its input ended")
         for token in unfinished
@@ -169,6 +159,5 @@ def _client_round(part: Part, seed: int, number: int, directory: Path, program: 
     for _ in range(killed - 1):
         part.case(f"round {number}", (), again=again)
     part.case(f"round {number}", found, again=again)
-    shutil.rmtree(directory)
     whole = sum(bool(recorder.copies(one.token)) for one in ledger.calls if one.killed)
     return f"round {number}: {killed} killed, of whose messages {whole} were queued already"

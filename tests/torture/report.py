@@ -105,12 +105,20 @@ class Part:
 
 def table(parts: Iterable[Part]) -> str:
     """The parts, a row each, as Markdown that a terminal can show too."""
-    rows: list[tuple[str, ...]] = [("part", "cases", "violations", "controls caught", "skipped", "seconds", "seed")]
-    for part in parts:
-        controls = f"{sum(part.controls.values())} of {len(part.controls)}" if part.controls else "-"
-        figures = (part.cases, len(part.problems), controls, len(part.skips), f"{part.seconds:.0f}", part.seed)
-        rows.append((part.name, *map(str, figures)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return _aligned([HEADING, *(_row(part) for part in parts)])
+
+
+HEADING = ("part", "commit", "date", "cases", "violations", "controls caught", "skipped", "seconds", "seed")
+
+
+def _row(part: Part) -> tuple[str, ...]:
+    controls = f"{sum(part.controls.values())} of {len(part.controls)}" if part.controls else "-"
+    figures = (part.cases, len(part.problems), controls, len(part.skips), f"{part.seconds:.0f}", part.seed)
+    return (part.name, commit(), f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", *map(str, figures))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADING))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
@@ -139,26 +147,32 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, marked where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    done = subprocess.run([*git, "describe", "--always", "--abbrev=12", "--dirty"], capture_output=True, check=False)
-    return done.stdout.decode().strip() or "unknown"
+    """The checkout's commit, marked where files other than the page of results differ from it."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, check=False)
+    status = [*git, "status", "--porcelain", "--", ":/", ":!RESULTS.md"]
+    changed = subprocess.run(status, capture_output=True, check=False).stdout
+    return (head.stdout.decode().strip() or "unknown") + ("-dirty" if changed else "")
 
 
-def results(parts: Sequence[Part], size: Size) -> str:
-    """The page that is kept: RESULTS.md."""
+def results(parts: Sequence[Part], size: Size, page: str = "") -> str:
+    """The page that is kept, RESULTS.md: the parts of this run, and of `page`, its last state, all other parts."""
     times = f" x {size.times}" if size.times > 1 else ""
+    names = {part.name for part in parts}
+    table_lines = [line for line in page.splitlines() if line.startswith("| ")]
+    old_rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table_lines]
+    rows = [row for row in old_rows if len(row) == len(HEADING) and row[0] not in {HEADING[0], *names}]
+    old = [line for line in page.splitlines() if line.startswith("- ") and line[2:].partition(":")[0] not in names]
+    said = "\n".join([*details(parts).splitlines(), *(line for line in old if not line.startswith("- Machine"))])
     return f"""# Results of the torture
 
-The last `make torture` that was kept. What the parts do stands in their modules' docstrings; what the invariants are,
-in `checker.py`.
+The last nightly run of each part (`make torture`). What the parts do stands in their modules' docstrings; what the
+invariants are, in `checker.py`.
 
-- Commit: {commit()}
-- Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}
-- Machine: {machine()}
-- Size: {size.name}{times}
+{_aligned([HEADING, *map(_row, parts), *rows])}
 
-{table(parts)}
+- Machine: {machine()}; size {size.name}{times}
 
-{details(parts) or "Nothing was skipped."}
+{said or "Nothing was skipped."}
 """

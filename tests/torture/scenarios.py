@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from rig.instance import BIN, Event, Table, json_lines, smarthost
+from rig.instance import BIN, PATIENCE_S, Event, Table, json_lines, smarthost
 from torture.checker import TEMPFAIL, check
 from torture.evidence import Attempt, Call, Connection, Evidence, Settings, Stop, Violation
 from torture.keeper import Keeper
@@ -207,21 +207,15 @@ class Stage:
         A daemon killed after C2 leaves no outcome in the log, hence a look after each start, too.
         """
         for _ in range(ROUNDS):
-            seen = len(self.subject.events)
-            waiting = self._waiting()
+            seen, restarts = len(self.subject.events), self.keeper.restarts
+            listed = self.subject.run("mailq", "--json")
+            whole = listed.returncode == 0 and self.keeper.restarts == restarts  # or the daemon died over the question
+            waiting = _waiting(listed.stdout) if whole else None
             if waiting is not None and not waiting:
                 return
-            self.subject.wait_through_deaths(partial(self._news, seen, waiting))
+            asked = f"mailq said {listed.returncode} {listed.stderr.decode()!r}, and waiting are {waiting}"
+            assert self.subject.happens(partial(self._news, seen, waiting), PATIENCE_S), f"{self.subject.log}\n{asked}"
         raise AssertionError(f"mail is still waiting: {waiting}")
-
-    def _waiting(self) -> set[tuple[str, str]] | None:
-        """Queue id and recipient of all that waits; None when the daemon died over the question."""
-        restarts = self.keeper.restarts
-        listed = self.subject.run("mailq", "--json")
-        if listed.returncode or self.keeper.restarts != restarts:
-            return None
-        entries = json_lines(listed.stdout)
-        return {(entry["queue_id"], f"<{one['address']}>") for entry in entries for one in entry["recipients"]}
 
     def _news(self, seen: int, waiting: set[tuple[str, str]] | None) -> bool:
         subject = self.subject
@@ -242,6 +236,11 @@ class Stage:
             if not violations:
                 break
         return violations
+
+
+def _waiting(listed: bytes) -> set[tuple[str, str]]:
+    """Queue id and recipient of all that waits."""
+    return {(entry["queue_id"], f"<{one['address']}>") for entry in json_lines(listed) for one in entry["recipients"]}
 
 
 def fate(address: str) -> str:
@@ -375,7 +374,7 @@ def _reload(stage: Stage) -> None:
     stage.configure("second", messages_per_connection=1)
     stage.reload()
     stage.submit(in_header=("ok.2@example.org",), **team)
-    subject.config.write_text(f"{subject.config.read_text()}\n[retry\n")
+    subject.write_configuration(f"{subject.config.read_text()}\n[retry\n")
     stage.reload()
     stage.submit("no.4@example.org", "ok.4@example.org")
 

@@ -22,6 +22,7 @@ from torture.evidence import (
     Dot,
     Evidence,
     Excuse,
+    Rest,
     Sample,
     Settings,
     Stop,
@@ -126,7 +127,9 @@ def attempt(
 LOST: dict[str, Any] = {"dot": None, "told": False}
 REPORT = (
     "Message-ID: <report@box>\r\nReferences: " + ID + "\r\nContent-Type: multipart/report\r\n\r\n"
-    "Refused: 550 no such user\r\n\r\nFinal-Recipient: rfc822; " + WHOM + "\r\nAction: failed\r\n\r\nSubject: x\r\n"
+    "Refused: 550 no such user\r\n\r\nFinal-Recipient: rfc822; "
+    + WHOM
+    + "\r\nAction: failed\r\n\r\nSubject: x\r\n\r\n--b--\r\n"
 ).encode()
 REFUSED = attempt(12.0, reply=b"550 no such user")
 BOUNCE = attempt(13.0, sender="", to=(SENDER,), content=REPORT)
@@ -217,6 +220,64 @@ def test_what_failed_is_left_alone_and_reported_once(
     assert named(*attempts, **more) == expected
 
 
+def test_a_submission_is_one_message_whatever_its_message_id() -> None:
+    """A text without a Message-ID that was queued twice has two of them, and is a duplicate all the same."""
+    other = SENT.replace(b"Message-ID: <", b"Message-ID: <x")
+    assert named(attempt(12.0), attempt(14.0, connection=1, content=other)) == {"I2", "I4"}
+
+
+def test_copies_of_a_report_are_the_same() -> None:
+    """A bounce that is sent again after its answer was lost says what it said."""
+    uncertain = UNCERTAIN.replace(ID, "<report@box>").replace(WHOM, SENDER)
+    first = attempt(13.0, sender="", to=(SENDER,), content=REPORT, accepted=True, **LOST)
+    second = attempt(14.0, connection=1, sender="", to=(SENDER,), content=REPORT)
+    assert named(REFUSED, first, second, log=[uncertain]) == set()
+    assert second.dot is not None
+    changed = replace(second, dot=replace(second.dot, stream=second.dot.stream.replace(b"Refused", b"refused")))
+    assert named(REFUSED, first, changed, log=[uncertain]) == {"I4"}
+
+
+def test_header_fields_of_ours_are_only_where_there_were_none() -> None:
+    """A second Message-ID is none of what may be added."""
+    twice = SENT.replace(b"Message-ID", b"Message-ID: <ours@box>\r\nMessage-ID", 1)
+    assert named(attempt(12.0, content=twice)) == {"I4"}
+
+
+def test_a_bounce_is_whole_and_says_what_was_said_of_the_text_too() -> None:
+    """The answer to the final dot stands in it, and it ends where a report ends."""
+    rejected = attempt(12.0, dot=b"554 not this text")
+    assert named(rejected, BOUNCE) == {"I12"}
+    fitting = REPORT.replace(b"550 no such user", b"554 not this text")
+    assert named(rejected, attempt(13.0, sender="", to=(SENDER,), content=fitting)) == set()
+    assert named(REFUSED, attempt(13.0, sender="", to=(SENDER,), content=REPORT[:-7])) == {"I12"}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [(["sent"], set()), ([], {"I1"}), (["sent", "sent"], {"I1"}), ([None], {"I1"})],
+)
+def test_the_history_has_one_record_of_each(outcomes: list[str | None], expected: set[str]) -> None:
+    """Mail that arrived and of which nothing is kept, or twice, or no outcome, has not ended as promised."""
+    records = [{"address": WHOM, "outcome": outcome, "attempts": []} for outcome in outcomes]
+    history = [{"queue_id": "Q", "message_id": ID, "sender": SENDER, "recipients": records}]
+    assert named(attempt(12.0), history=history) == expected
+
+
+def test_the_history_does_not_call_sent_what_was_not() -> None:
+    """A record that nobody would go by."""
+    record = {"address": WHOM, "outcome": "sent", "attempts": []}
+    history = [{"queue_id": "Q", "message_id": ID, "sender": SENDER, "recipients": [record]}]
+    assert named(attempt(12.0, reply=b"451 later"), mailq=waiting(), history=history) == {"I1"}
+
+
+def test_a_daemon_at_rest_is_small_and_asleep() -> None:
+    """Its memory, its descriptors and its wake-ups have bounds."""
+    rest = Rest(pid=1, memory=60 << 20, descriptors=14, wake_ups=2.0)
+    assert named(attempt(12.0), rests=[rest]) == set()
+    for change in ({"memory": 1 << 30}, {"descriptors": 400}, {"wake_ups": 50.0}):
+        assert named(attempt(12.0), rests=[replace(rest, **change)]) == {"I16"}
+
+
 PAIR = (WHOM, "ok.2@example.org")
 
 
@@ -261,6 +322,7 @@ def test_lenient_servers_see_the_same_single_message(mark: bytes) -> None:
         ([12.0, 12.5], ["event=flush"], set()),
         ([12.0, 12.5], ["event=start"], set()),
         ([12.0, 13.0, 15.0, 18.3], [], set()),
+        ([12.0, 13.0, 58.0], [], {"I11", "I16"}),
     ],
 )
 def test_gaps_grow(times: list[float], log: list[str], expected: set[str]) -> None:

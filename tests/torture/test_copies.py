@@ -47,8 +47,8 @@ def stream(attempt: Attempt) -> bytes:
     return attempt.dot.stream
 
 
-def test_a_sendmail_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
-    """Promise 2 where nobody is left to be told: what has no end of input is no message, however much of it came."""
+def test_promise_2_a_sendmail_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    """Where nobody is left to be told: what has no end of input is no message, however much of it came."""
     with Recorder() as recorder:
         subject = Subject(tmp_path, smarthosts=[smarthost(recorder)], retry=RETRY)
         ledger = Ledger(subject)

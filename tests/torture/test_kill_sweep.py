@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rig import debian
-from torture.kill_sweep import MOST, SAMPLE, WORKERS, Point, Sweep, Verdict, choose, traces
+from torture.kill_sweep import CONTROLS, MOST, SAMPLE, WORKERS, Point, Sweep, Verdict, choose, traces
 from torture.report import Size
 from torture.scenarios import SCENARIOS
 
@@ -33,14 +33,19 @@ POINTS = [
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Verdict]:
-    """Each point, once."""
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     strace = debian.program("strace", "strace")
     if not traces(strace):
         pytest.skip("strace cannot trace here (ptrace is not allowed)")
+    made = Sweep(tmp_path_factory.mktemp("sweep"), strace)
+    made.prepare(SCENARIOS[name] for name in {text.partition(":")[0] for text in POINTS})
+    return made
+
+
+@pytest.fixture(scope="module")
+def swept(sweep: Sweep) -> Sequence[Verdict]:
+    """Each point, once."""
     points = [Point.parse(text) for text in POINTS]
-    sweep = Sweep(tmp_path_factory.mktemp("sweep"), strace)
-    sweep.prepare(SCENARIOS[name] for name in {point.scenario for point in points})
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(sweep.kill, points))
 
@@ -53,6 +58,13 @@ def broken(swept: Sequence[Verdict], *invariants: str) -> list[str]:
         for violation in verdict.violations
         if violation.invariant in invariants
     ]
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_loss_is_seen(sweep: Sweep, control: str) -> None:
+    """A daemon that takes its log with it, and a sendmail that says 0 without an answer, are found out."""
+    point, sabotage = CONTROLS[control]
+    assert "I1" in {one.invariant for one in sweep.kill(Point.parse(point), sabotage).violations}
 
 
 def test_the_sweep_goes_where_it_is_sent(swept: Sequence[Verdict]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from torture.evidence import Violation
@@ -32,12 +34,20 @@ def test_what_is_kept_names_cases_violations_skips_and_seed() -> None:
     """RESULTS.md: a row for each part, each skip with its reason, the commit, and no path of this machine."""
     one = part(cases=1000, skips={"strace": "ptrace is not allowed"}, seconds=61.2)
     page = results([one], Size(name="nightly", times=3))
-    assert "| kill-sweep | 1000  | 0          |" in table([one])
+    assert re.search(r"\| kill-sweep \| \w+(-dirty)? +\| \d{4}-\d\d-\d\d \| 1000  \| 0 ", table([one]))
     assert "- kill-sweep: skipped strace: ptrace is not allowed" in details([one])
-    assert "- Size: nightly x 3" in page
-    assert "- Commit: " in page
-    assert "cores" in page
+    assert re.search(r"^- Machine: \d+ cores, .*; size nightly x 3$", page, re.MULTILINE)
     assert "/" not in page.replace("`", "")
+
+
+def test_parts_that_did_not_run_keep_their_rows() -> None:
+    """A part that is run again replaces its row and its notes, and no other's."""
+    first = results([part(cases=1), Part(name="load", seed=1, cases=2, notes=["30 s"])], Size())
+    page = results([part(cases=3, notes=["new"])], Size(), first)
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| ")]
+    assert [(row[1], row[4]) for row in rows] == [("part", "cases"), ("kill-sweep", "3"), ("load", "2")]
+    assert page.count("- Machine") == 1
+    assert "- kill-sweep: new" in page and "- load: 30 s" in page
 
 
 def test_the_multiplier_is_for_nightly_runs() -> None:

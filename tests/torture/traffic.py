@@ -11,20 +11,23 @@ Submitters are threads with one real `sendmail` each. What they send is random a
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any, Self
 
-from rig.instance import BIN, OTHERS, can_be
+from rig.activation import Activation
+from rig.instance import BIN, OTHERS, can_be, smarthost
 from torture.checker import check
-from torture.evidence import Settings, Violation
-from torture.ledger import Ledger, gather
-from torture.recorder import Recorder
+from torture.evidence import Rest, Settings, Violation
+from torture.ledger import Ledger, Subject, gather
+from torture.recorder import Plan, Recorder
 
 SETTLE_S = 90.0
 LOOK_S = 2.0  # at the queue, at least so often
@@ -57,6 +60,27 @@ def everyday(random: Random) -> Message:
     recipients = [f"{name}.{random.randrange(10**9)}@d{random.randrange(5)}.example.org" for name in names]
     size = random.choice([0] * 16 + [5_000, 5_000, 100_000, 1_500_000])
     return {"recipients": recipients, "size": size, **({"sender": ""} if random.random() < 0.03 else {})}
+
+
+@contextmanager
+def scene(
+    directory: Path, name: int, program: Path, plan: Plan | None = None, *, held: bool = False
+) -> Iterator[tuple[Subject, Ledger, Recorder]]:
+    """A daemon, its submitters and its smarthost, in a directory that is gone when all went well.
+
+    `held`: the daemon's sockets are somebody else's, and outlive it. `name` makes the tokens.
+    """
+    directory.mkdir()
+    directory.chmod(0o755)  # other users' sendmail reads the configuration there
+    with Recorder(plan) as recorder:
+        subject = Subject(directory, smarthosts=[smarthost(recorder)], retry=RETRY, access=ACCESS)
+        if held:
+            subject.activation = Activation(subject.socket)
+        with subject:
+            yield subject, Ledger(subject, name=name, program=program), recorder
+        if subject.activation:
+            subject.activation.close()
+    shutil.rmtree(directory)
 
 
 class Traffic:
@@ -117,10 +141,17 @@ def settle(ledger: Ledger, seconds: float = SETTLE_S) -> int:
     return len(waiting)
 
 
+def rests(ledger: Ledger) -> list[Rest]:
+    """The daemon, once its queue is empty, if it is still there."""
+    assert isinstance(ledger.instance, Subject)
+    rest = ledger.instance.rest()
+    return [rest] if rest is not None else []
+
+
 def verdict(ledger: Ledger, recorder: Recorder, settings: Settings = SETTINGS) -> list[Violation]:
     """What the checker finds once the queue is empty, and that it did not become so."""
     left = settle(ledger)
-    found = check(gather(ledger, recorder, settings=settings))
+    found = check(gather(ledger, recorder, settings=settings, rests=[] if left else rests(ledger)))
     if left:
         found.append(Violation(invariant="I16", text=f"{left} messages still wait after {SETTLE_S:.0f} s of peace"))
     return found

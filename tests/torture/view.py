@@ -78,13 +78,17 @@ class Try:
         return self.asked.code // 100 == 2 and self.attempt.dot is not None and self.attempt.dot.accepted
 
     @property
-    def code(self) -> int:
-        """The answer that decides: RCPT's, where that was positive the data's or the dot's; 0 is none."""
+    def reply(self) -> bytes:
+        """The one that decides: RCPT's, where that was positive the data's or the dot's; b"" is none."""
         if self.asked.code // 100 != 2:
-            return self.asked.code
-        if self.attempt.dot is not None:
-            return self.attempt.dot.code if self.attempt.dot.told else 0
-        return int(self.attempt.data_reply[:3] or 0) if self.attempt.data_reply[:1] in (b"4", b"5") else 0
+            return self.asked.reply
+        if (dot := self.attempt.dot) is not None:
+            return dot.answer or b"" if dot.told else b""
+        return self.attempt.data_reply if self.attempt.data_reply[:1] in (b"4", b"5") else b""
+
+    @property
+    def code(self) -> int:
+        return int(self.reply[:3] or 0)
 
 
 class View:
@@ -258,10 +262,17 @@ class View:
         for event in self.evidence.log:
             if event["event"] == "outcome" and event["status"] in FINAL:
                 found[_owner(event), event["recipient"].strip("<>")].add(event["status"])
+        for key, records in self.records.items():
+            found[key] |= {outcome for outcome in records if outcome}
+        return found
+
+    @cached_property
+    def records(self) -> dict[Key, list[str | None]]:
+        """(token, recipient) -> the outcome in each record that the history has; None: none yet."""
+        found: dict[Key, list[str | None]] = defaultdict(list)
         for entry in self.evidence.history:
             for recipient in entry["recipients"]:
-                if recipient["outcome"]:
-                    found[_owner(entry), str(recipient["address"])].add(str(recipient["outcome"]))
+                found[_owner(entry), str(recipient["address"])].append(recipient["outcome"])
         return found
 
     @cached_property

@@ -84,6 +84,7 @@ def test_expand(file: Path, text: str, name: str, expected: list[str]) -> None:
 # text, what the one problem says
 PROBLEMS: dict[str, tuple[str, str]] = {
     "command": ("a: b@x.example\nc: |/usr/bin/vacation\n", "2: c: |/usr/bin/vacation: pysendmail runs no command"),
+    "an alias that is indented": ("a: b@x.example,\n  c: d@x.example\n", '2: a: c: d@x.example: a ":" in a target'),
     "quoted command": ('c: "|/usr/bin/x -y, z"\n', "1: c: |/usr/bin/x -y, z: pysendmail runs no command"),
     "file": ("a: b@x.example,\n  /var/mail/a\n", "2: a: /var/mail/a: pysendmail writes no message into a file"),
     "nowhere": ("a: /dev/null\n", "1: a: /dev/null: pysendmail writes"),
@@ -142,6 +143,15 @@ def test_loop(file: Path, text: str, way: str) -> None:
 def test_no_loops(file: Path) -> None:
     """A name that is its own target, and two ways to one name, are no loops."""
     assert load(file, "root: root, x@x.example\na: b, c\nb: d\nc: d\nd: e@x.example\n").loops() == ()
+
+
+def test_names_that_need_quotes_are_looked_into(file: Path) -> None:
+    """A name with a space, a colon or an @ in it does not upset newaliases, and a loop through it is found."""
+    text = '"a b": c@x.example\n"a:b": "x y"\n"x y": "a:b"\n'
+    assert [str(problem) for problem in load(file, text).loops()] == [
+        f"{file}:2: a:b: a loop: a:b -> x y -> a:b",
+        f"{file}:3: x y: a loop: x y -> a:b -> x y",
+    ]
 
 
 def test_too_many_in_a_row(file: Path) -> None:

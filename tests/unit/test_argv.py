@@ -128,6 +128,8 @@ DIALECT: dict[str, tuple[str, dict[str, Any]]] = {
             "max_hops": 9,
         },
     ),
+    "-O Timeout.queuereturn, in days": ("sendmail -t -O Timeout.queuereturn=5", {"lifetime": 432000.0}),
+    "-O Timeout.queuereturn, at once": ("sendmail -t -OTIMEOUT.QueueReturn=Now", {"lifetime": 0.0}),
     "-O of Postfix": (
         "sendmail -t -O smtputf8=yes -O requiretls=yes",
         {"smtputf8": True, "require_tls": True},
@@ -289,7 +291,7 @@ REFUSED = {
     "sendmail -q15x": "interval",
     "sendmail -Q": "which messages",
     "sendmail -bv": "which addresses",
-    "sendmail -bv -t": "which addresses",
+    "sendmail -bv -t": "not for verify",
     "sendmail -Mrm 1A2B": "pysendmail queue",
     "sendmail -Sjoe": "-qS",
     "sendmail -apsecret joe": "refused",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pysendmail import argv, frames
+from pysendmail import argv, frames, mailq
 from pysendmail.argv import Mode, UsageError, Value
 from pysendmail.thin import client
 from pysendmail.thin.client import Failure, Given, Request, Source, absolute, find_instance, socket_line
@@ -20,7 +20,7 @@ LETTERS = [option.name[1:] for option in argv.OPTIONS if option.name[1] != "-"]
 
 WORDS = """
 --config=a --config --format --format=table --json --version --help -- - -C -Cb -oiTrue -oifalse -ov0 -odi -bs -bm
--bt -Oi -Ov -q15m -qp5m -q!Ix -O -OIgnoreDots IgnoreDots=no Verbose=yes -oem -f -fa@b root table
+-bt -bp -qf -QIx -Oi -Ov -q15m -qp5m -q!Ix -O -OIgnoreDots IgnoreDots=no Verbose=yes -oem -f -fa@b root table
 """
 
 options = st.one_of(
@@ -46,6 +46,7 @@ def test_the_client_reads_argv_as_the_daemon_does(name: str, words: list[str]) -
     assert request.reads == (asked.mode in (Mode.SUBMIT, Mode.SMTP, Mode.TEST))
     assert request.dialogue == (asked.mode in (Mode.SMTP, Mode.TEST))
     assert (request.dot_ends, request.verbose) == (asked.dot_ends, asked.verbose)
+    assert request.table == mailq.is_table(asked)
 
 
 def test_the_client_knows_which_options_take_a_value() -> None:

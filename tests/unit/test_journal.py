@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from pysendmail.events import Lines
-from pysendmail.journal import ERROR, INFO, MAX_WAITING, NOTICE, WARNING, Journal, entry, priority, sink
+from pysendmail.journal import ERROR, INFO, MAX_WAITING, NOTICE, WARNING, Journal, entry, priority, sender, sink
 
 
 def fields(pairs: list[str]) -> dict[str, str]:
@@ -84,6 +86,20 @@ def test_a_stalled_journal_costs_events_not_time() -> None:
     assert [one["QUEUE_ID"] for one in taken[:2]] == ["first", "0"]
     assert (taken[-2]["EVENT"], taken[-2]["LINES"]) == ("lost", "5")
     assert taken[-1]["QUEUE_ID"] == "last"
+
+
+def test_a_journal_that_does_not_read_stops_no_other_thread(tmp_path: Path) -> None:
+    """Its socket is full: whoever sends waits, and holds no lock meanwhile (systemd-python keeps the interpreter's)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(tmp_path / "socket"))
+        journal = Journal(sender(str(tmp_path / "socket")))
+        sent = 3000  # more than a socket holds
+        for number in range(sent):
+            journal.write("accepted", {"queue_id": str(number)})
+        got = [journald.recv(4096).decode() for _ in range(sent)]
+        journal.close()
+    assert [f"QUEUE_ID={number}" in text.splitlines() for number, text in enumerate(got)] == [True] * sent
+    assert got[0].endswith("\n")
 
 
 def test_a_journal_that_is_gone_stops_nothing() -> None:

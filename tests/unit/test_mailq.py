@@ -120,7 +120,7 @@ async def test_postfix_one() -> None:
 
 async def test_sendmail() -> None:
     """Sendmail's columns: id and state, size, time, sender; the reason; five tabs and a space before a recipient."""
-    assert await listed(mailq.sendmail, *THREE) == SENDMAIL
+    assert await listed(mailq.sendmail, *({**one, "body_type": ""} for one in THREE)) == SENDMAIL
 
 
 async def test_empty() -> None:
@@ -165,10 +165,12 @@ async def test_postfix_prints_what_postfix_does() -> None:
 async def test_sendmail_prints_what_sendmail_does() -> None:
     """Every byte of `sendmail -bp`, for the messages that make.py wrote into its queue."""
 
-    def message(queue_id: str, sender: str, recipients: list[str], reason: str | None, size: int) -> dict[str, Any]:
+    def message(
+        queue_id: str, sender: str, recipients: list[str], reason: str | None, size: int, body_type: str = ""
+    ) -> dict[str, Any]:
         waiting = [{"address": address, "delay_reason": reason} for address in recipients]
         facts = {"arrival_time": 1_795_910_926, "message_size": size, "sender": sender, "recipients": waiting}
-        return entry(queue_id, **facts)
+        return entry(queue_id, body_type=body_type, **facts)
 
     deferred = "Deferred: 451 4.3.0 later"
     messages = {
@@ -176,7 +178,8 @@ async def test_sendmail_prints_what_sendmail_does() -> None:
         for one in (
             message("0uZ4M1qZabcd", "alice@example.com", ["bob@example.org", "carol@example.org"], deferred, 12),
             message("0uZ4M1qZabce", "MAILER-DAEMON", ["bob@example.org"], None, 123456789),
-            message("0uZ4M1qZabcf", f"alice.{LONG}", [f"bob.{LONG}"], "x" * 90, 3),
+            message("0uZ4M1qZabcf", f"alice.{LONG}", [f"bob.{LONG}"], "x" * 90, 3, "8BITMIME"),
+            message("0uZ4M1qZabcg", "alice@example.com", ["bob@example.org"], None, 7, "8BITMIME"),
         )
     }
     order = [line.split()[0] for line in golden("sendmail.txt").splitlines() if line.startswith(" 0uZ")]

@@ -110,11 +110,18 @@ M*file*, P=[FILE], F=l, A=FILE $u
 M*include*, P=/dev/null, F=l, A=INCLUDE
 Ssendmail
 """
-# queue id: (sender, recipients, reason, octets)
+# queue id: (sender, recipients, reason, octets, body type)
 SENDMAIL = {
-    "0uZ4M1qZabcd": ("alice@example.com", ["bob@example.org", "carol@example.org"], "Deferred: 451 4.3.0 later", 12),
-    "0uZ4M1qZabce": ("", ["bob@example.org"], "", 123456789),
-    "0uZ4M1qZabcf": (f"alice.{LONG}", [f"bob.{LONG}"], "x" * 90, 3),
+    "0uZ4M1qZabcd": (
+        "alice@example.com",
+        ["bob@example.org", "carol@example.org"],
+        "Deferred: 451 4.3.0 later",
+        12,
+        "",
+    ),
+    "0uZ4M1qZabce": ("", ["bob@example.org"], "", 123456789, ""),
+    "0uZ4M1qZabcf": (f"alice.{LONG}", [f"bob.{LONG}"], "x" * 90, 3, "8BITMIME"),
+    "0uZ4M1qZabcg": ("alice@example.com", ["bob@example.org"], "", 7, "8BITMIME"),
 }
 
 
@@ -135,10 +142,11 @@ def sendmail(home: Path, root: Path) -> None:
         return done.stdout.replace(str(mail).encode(), b"/var/spool/queue")
 
     (HERE / "sendmail_empty.txt").write_bytes(listing())
-    for number, (queue_id, (sender, recipients, reason, size)) in enumerate(SENDMAIL.items()):
+    for number, (queue_id, (sender, recipients, reason, size, body_type)) in enumerate(SENDMAIL.items()):
         with (mail / f"df{queue_id}").open("wb") as body:
             body.truncate(size)
-        lines = ["V8", f"T{ARRIVED}", "K0", "N0", f"P{number + 1}", *([f"M{reason}"] if reason else []), f"S<{sender}>"]
+        lines = ["V8", f"T{ARRIVED}", "K0", "N0", f"P{number + 1}", *([f"M{reason}"] if reason else [])]
+        lines += [*([f"B{body_type}"] if body_type else []), f"S<{sender}>"]
         lines += [f"RPFD:<{recipient}>" for recipient in recipients]
         (mail / f"qf{queue_id}").write_text("\n".join([*lines, "H??From: alice", ".", ""]))
         for file in mail.iterdir():

@@ -1,0 +1,180 @@
+"""A guest with pysendmail's Debian package, ordinary users, and a smarthost of the test's on its loopback network.
+
+    with Packaged(base, directory) as guest:
+        guest.install()                                # apt-get install ./pysendmail_..._all.deb
+        with guest.smarthost(Ordinary(...)) as peer:
+            guest.configure(SMARTHOST)
+            guest.submit("bob@example.org", user="alice")
+            guest.wait_for("EVENT=outcome", "RECIPIENT=bob@example.org")
+
+Nothing here sleeps: `wait_for` follows the journal. alice (1000), bob (1001) and carol (1002) are ordinary users.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rig.guest import PACKAGES as SYSTEMD
+from rig.guest import Guest
+from rig.peer import Behaviour, PeerThread
+from rig.root import PATIENCE_S, stop
+
+PACKAGES = (*SYSTEMD, "cron", "mutt", "bsd-mailx")
+USERS = {"alice": 1000, "bob": 1001, "carol": 1002}
+UNITS = ("pysendmail.service", "pysendmail.socket", "pysendmail-control.socket")
+CONFIGURATION = "/etc/pysendmail/pysendmail.toml"
+PORT = 2525
+SMARTHOST = f"""
+[[smarthost]]
+name = "main"
+host = "localhost"
+port = {PORT}
+tls = "none"
+"""
+TEXT = b"Subject: test\n\nhello\n"
+
+_DIST = Path(__file__).parents[2] / "dist"
+_DROP_IN = "/etc/systemd/system/pysendmail.service.d/test.conf"
+_PACKAGE = "/var/tmp/pysendmail.deb"
+
+Entry = dict[str, str]
+
+
+def package() -> Path:
+    """What `make deb` has built."""
+    try:
+        (one,) = _DIST.glob("*.deb")
+    except ValueError:
+        pytest.skip(f"there is no package in {_DIST}: run `make test-systemd`")
+    return one
+
+
+class Packaged(Guest):
+    """See the module."""
+
+    def install(self, deb: Path | None = None) -> str:
+        """Install or upgrade, as an administrator does it; what apt-get said. Nothing is fetched."""
+        shutil.copyfile(deb or package(), self.path(_PACKAGE))
+        said = self.must("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "install", _PACKAGE)
+        for user, uid in USERS.items():
+            self.run("useradd", "--create-home", "--shell=/bin/bash", f"--uid={uid}", user)
+        return said
+
+    @contextmanager
+    def smarthost(self, *behaviours: Behaviour, port: int = PORT) -> Iterator[PeerThread]:
+        """One that listens where SMARTHOST says."""
+        with PeerThread(*behaviours, port=port, network=self.network) as peer:
+            yield peer
+
+    # -- configuration --
+
+    def configure(self, *tables: str, restart: bool = False) -> None:
+        """Write the configuration, and have the service take it over."""
+        head = 'hostname = "box.example.com"\ndomain = "example.com"\n'
+        self.path(CONFIGURATION).write_text(head + "".join(tables))
+        self.must("systemctl", "restart" if restart else "reload-or-restart", "pysendmail.service")
+
+    def drop_in(self, text: str) -> None:
+        """As `systemctl edit` does it, and restart the service."""
+        self.path(_DROP_IN).parent.mkdir(exist_ok=True)
+        self.path(_DROP_IN).write_text(text)
+        self.must("systemctl", "daemon-reload")
+        self.must("systemctl", "restart", "pysendmail.service")
+
+    def as_new(self) -> None:
+        """The package's own units, an empty queue, and one smarthost that is not there."""
+        shutil.rmtree(self.path(_DROP_IN).parent, ignore_errors=True)
+        self.must("systemctl", "daemon-reload")
+        self.must("systemctl", "start", *UNITS[1:])
+        self.configure(SMARTHOST, restart=True)
+        self.must("pysendmail", "queue", "remove", "--all")
+
+    def until(self, true: Callable[[], Any]) -> None:
+        """For what no event tells: ask again and again."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not true():
+            assert time.monotonic() < deadline, "it has not come to that"
+            time.sleep(0.05)
+
+    # -- mail --
+
+    def sendmail(self, *arguments: str, user: str = "alice", text: bytes = TEXT) -> subprocess.CompletedProcess[bytes]:
+        return self.run("sendmail", *arguments, user=user, stdin=text)
+
+    def submit(self, *arguments: str, user: str = "alice", text: bytes = TEXT) -> None:
+        """A submission that must succeed."""
+        self.must("sendmail", *arguments, user=user, stdin=text)
+
+    @contextmanager
+    def submissions(self, *users: str) -> Iterator[list[int]]:
+        """While this lasts, each user submits one message after the other, each to another address. The exit codes."""
+        codes: list[int] = []
+        enough = threading.Event()
+
+        def work(user: str) -> None:
+            number = 0
+            while not enough.is_set():
+                codes.append(self.sendmail(f"{user}{number}@example.org", user=user).returncode)
+                number += 1
+
+        threads = [threading.Thread(target=work, args=(user,)) for user in users]
+        for thread in threads:
+            thread.start()
+        try:
+            yield codes
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join()
+
+    def status(self, user: str = "root") -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.run("pysendmail", "status", "--json", user=user).stdout)
+        return report
+
+    def mailq(self, user: str = "root") -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.must("mailq", "--json", user=user).splitlines()]
+
+    # -- systemd --
+
+    def show(self, unit: str, name: str, *options: str) -> str:
+        """A property of a unit."""
+        return self.must("systemctl", *options, "show", "--value", f"--property={name}", unit).strip()
+
+    def main_pid(self) -> int:
+        return int(self.show("pysendmail.service", "MainPID"))
+
+    def cursor(self) -> str:
+        """Where the journal ends now."""
+        return self.must("journalctl", "--lines=0", "--show-cursor").rpartition("-- cursor: ")[2].strip()
+
+    def journal(self, *matches: str, after: str = "") -> list[Entry]:
+        """What `journalctl MATCH...` finds."""
+        since = [f"--after-cursor={after}"] if after else ["--boot"]
+        lines = self.must("journalctl", "--output=json", "--all", *since, *matches).splitlines()
+        return [json.loads(line) for line in lines]
+
+    def wait_for(self, *matches: str, after: str = "", fits: Callable[[Entry], bool] = lambda _entry: True) -> Entry:
+        """The first entry in the journal that matches and fits, as soon as it is there."""
+        since = [f"--after-cursor={after}"] if after else ["--boot"]
+        limit = ("timeout", str(int(PATIENCE_S)))
+        follow = self.command(*limit, "journalctl", "--output=json", "--follow", "--lines=all", *since, *matches)
+        with subprocess.Popen(follow, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    entry: Entry = json.loads(line)
+                    if fits(entry):
+                        return entry
+            finally:
+                stop(process)
+        raise AssertionError(f"not in the journal: {matches}\n{self.must('journalctl', '--boot', '--lines=50')}")

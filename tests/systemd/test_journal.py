@@ -1,0 +1,67 @@
+"""The journal: each event found by its fields, at the right priority; and a journal that hangs holds up no mail."""
+
+from __future__ import annotations
+
+from rig.packaged import Packaged
+from rig.peer import Ordinary
+
+REPLIES = {"later@example.org": "451 4.3.0 later", "never@example.org": "550 5.1.1 unknown"}
+
+
+def test_events_are_found_by_their_fields(guest: Packaged) -> None:
+    """By queue id, recipient, smarthost and user; addresses without angle brackets."""
+    since = guest.cursor()
+    with guest.smarthost():
+        guest.submit("bob@example.org", user="alice")
+        sent = guest.wait_for("RECIPIENT=bob@example.org", "STATUS=sent", after=since)
+        guest.submit("carol@example.org", user="bob")
+        guest.wait_for("RECIPIENT=carol@example.org", "STATUS=sent", after=since)
+    story = guest.journal(f"QUEUE_ID={sent['QUEUE_ID']}", after=since)
+    assert [entry["EVENT"] for entry in story] == ["accepted", "attempt", "outcome"]
+    assert {entry["SENDER"] for entry in story if "SENDER" in entry} == {"alice@example.com"}
+    assert [entry["UID"] for entry in guest.journal("EVENT=accepted", after=since)] == ["1000", "1001"]
+    outcomes = guest.journal("SMARTHOST=main", "EVENT=outcome", "_SYSTEMD_UNIT=pysendmail.service", after=since)
+    assert [(one["RECIPIENT"], one["TLS"], one["DSN"]) for one in outcomes] == [
+        ("bob@example.org", "none", "2.0.0"),
+        ("carol@example.org", "none", "2.0.0"),
+    ]
+    assert sent["MESSAGE"].startswith(f"event=outcome queue_id={sent['QUEUE_ID']} recipient=<bob@example.org>")
+
+
+def test_priorities_tell_what_a_person_should_look_at(guest: Packaged) -> None:
+    """journalctl -p warning shows the bounce and the smarthost that is away, and not what went well."""
+    since = guest.cursor()
+    with guest.smarthost(Ordinary(rcpt=REPLIES)) as peer:
+        for recipient in ("bob@example.org", *REPLIES):
+            guest.submit(recipient)
+        guest.wait_for("RECIPIENT=alice@example.com", "STATUS=sent", after=since)
+        peer.wait_until(lambda: len(peer.messages) == 2)
+    guest.submit("bob@example.org")
+    guest.wait_for("EVENT=trouble", after=since)
+    outcomes = guest.journal("EVENT=outcome", after=since)
+    assert {(one["STATUS"], one["PRIORITY"]) for one in outcomes if one["RECIPIENT"] in REPLIES} == {
+        ("deferred", "5"),
+        ("bounced", "4"),
+    }
+    loud = guest.journal("--priority=warning", "_SYSTEMD_UNIT=pysendmail.service", after=since)
+    assert [(one["EVENT"], one.get("STATUS")) for one in loud] == [("outcome", "bounced"), ("trouble", None)]
+
+
+def test_a_journal_that_hangs_stops_no_mail(guest: Packaged) -> None:
+    """Submissions are accepted and delivered while journald is stopped; it has their events when it goes on."""
+    since = guest.cursor()
+    journald = guest.show("systemd-journald.service", "MainPID")
+    messages = 40
+    with guest.smarthost() as peer:
+        guest.must("kill", "-STOP", journald)
+        try:
+            # As many datagrams as the socket holds, and then some.
+            guest.must("sh", "-c", "for n in $(seq 2000); do echo $n; done | timeout 1 systemd-cat || :")
+            for number in range(messages):
+                guest.submit(f"number{number}@example.org")
+            peer.wait_until(lambda: len(peer.messages) == messages)
+            assert guest.status()["queued"] == 0
+        finally:
+            guest.must("kill", "-CONT", journald)
+    guest.wait_for(f"RECIPIENT=number{messages - 1}@example.org", "STATUS=sent", after=since)
+    assert len(guest.journal("EVENT=outcome", "STATUS=sent", after=since)) == messages

@@ -1,0 +1,173 @@
+"""The units as systemd runs them: start, reload, watchdog, restart and stop under load, reboot, users, port 25."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from rig.packaged import PORT, SMARTHOST, UNITS, USERS, Packaged
+from rig.peer import Ordinary
+
+LATER = {"later@example.org": "451 4.3.0 later"}
+RETRY = '[retry]\nfirst = "2s"\n'
+SERVICE = UNITS[0]
+
+
+def test_the_units_are_enabled_and_active(guest: Packaged) -> None:
+    """Sockets and service: both doors open, and deferred mail moves after a reboot."""
+    for unit in UNITS:
+        assert guest.must("systemctl", "is-enabled", unit) == "enabled\n"
+        assert guest.must("systemctl", "is-active", unit) == "active\n"
+    assert guest.must("stat", "--format=%a %U", "/run/pysendmail/submit", "/run/pysendmail/control").splitlines() == [
+        "666 root",
+        "600 pysendmail",
+    ]
+
+
+def test_systemctl_shows_the_queue_in_words(guest: Packaged) -> None:
+    """What STATUS says changes with the queue."""
+    with guest.smarthost(Ordinary(rcpt=LATER)):
+        guest.submit("later@example.org")
+        guest.wait_for("EVENT=outcome", "RECIPIENT=later@example.org")
+        assert guest.show(SERVICE, "NotifyAccess") == "main"
+        words = re.compile(r"1 queued, 1 deferred, oldest .*, main: up")
+        guest.until(lambda: words.fullmatch(guest.show(SERVICE, "StatusText")))
+
+
+def test_reload_returns_with_the_new_configuration_in_use(guest: Packaged) -> None:
+    """Again and again: systemctl waits for the daemon, not only for the signal to be sent."""
+    pid = guest.main_pid()
+    for number in range(8):
+        guest.configure(SMARTHOST.replace('"main"', f'"main{number}"'))
+        assert [one["name"] for one in guest.status()["smarthosts"]] == [f"main{number}"]
+    assert guest.main_pid() == pid
+
+
+def test_a_broken_configuration_is_told_and_stops_nothing(guest: Packaged) -> None:
+    """systemctl reload comes back, the last good configuration stays, also over a restart, and status names the key."""
+    guest.configure("nonsense = 1\n", SMARTHOST)
+    for _ in range(2):
+        assert any("nonsense" in warning for warning in guest.status()["warnings"])
+        guest.submit("bob@example.org")
+        guest.must("systemctl", "restart", SERVICE)
+
+
+@pytest.mark.parametrize("verb", ["restart", "stop"])
+def test_no_submission_is_refused_meanwhile(guest: Packaged, verb: str) -> None:
+    """Three users submit without a pause; each message is accepted at once or a little later, and arrives once."""
+    with guest.smarthost() as peer:
+        with guest.submissions(*USERS) as codes:
+            for _ in range(8):
+                guest.must("systemctl", verb, SERVICE)
+                before = len(codes)
+                guest.until(lambda before=before: len(codes) > before)
+        assert set(codes) == {0}
+        peer.wait_until(lambda: len(peer.messages) >= len(codes))
+        arrived = [recipient for message in peer.messages for recipient in message.recipients]
+        assert len(arrived) == len(set(arrived)) == len(codes)
+    assert guest.must("systemctl", "is-active", *UNITS[1:]) == "active\nactive\n"
+
+
+def test_a_daemon_that_hangs_is_killed_and_started_again(guest: Packaged) -> None:
+    """Who submits meanwhile waits for the next one: the sockets never close."""
+    guest.drop_in("[Service]\nWatchdogSec=3s\n")
+    since, hanging = guest.cursor(), guest.main_pid()
+    restarts = int(guest.show(SERVICE, "NRestarts"))
+    with guest.smarthost() as peer, ThreadPoolExecutor() as pool:
+        guest.must("kill", "-STOP", str(hanging))
+        waiting = pool.submit(guest.sendmail, "bob@example.org")
+        guest.wait_for("UNIT=pysendmail.service", "UNIT_RESULT=watchdog", after=since)
+        assert waiting.result().returncode == 0
+        peer.wait_until(lambda: peer.messages)
+    assert guest.main_pid() != hanging
+    assert int(guest.show(SERVICE, "NRestarts")) == restarts + 1
+    assert guest.must("systemctl", "is-active", *UNITS[1:]) == "active\nactive\n"
+
+
+def test_a_daemon_that_cannot_start_is_tried_until_it_can(guest: Packaged) -> None:
+    """However often it fails, neither systemd nor the sockets give up, and the submission that waits is accepted."""
+    guest.must("systemctl", "stop", SERVICE)
+    since = guest.cursor()
+    with guest.smarthost() as peer, ThreadPoolExecutor() as pool:
+        guest.must("mv", "/var/lib/pysendmail/queue.db", "/var/lib/pysendmail/away")
+        guest.must("mkdir", "/var/lib/pysendmail/queue.db")
+        waiting = pool.submit(guest.sendmail, "bob@example.org")
+        for _ in range(6):
+            entry = guest.wait_for("UNIT=pysendmail.service", "UNIT_RESULT=exit-code", after=since)
+            since = entry["__CURSOR"]
+        guest.must("rmdir", "/var/lib/pysendmail/queue.db")
+        guest.must("mv", "/var/lib/pysendmail/away", "/var/lib/pysendmail/queue.db")
+        assert waiting.result().returncode == 0
+        peer.wait_until(lambda: peer.messages)
+
+
+def test_a_second_daemon_by_hand_takes_nothing_away(guest: Packaged) -> None:
+    """Whoever starts it, and whether the service runs or only its sockets wait: it ends with 75, the sockets stay."""
+    sockets = ("stat", "--format=%i", "/run/pysendmail/submit", "/run/pysendmail/control")
+    inodes = guest.must(*sockets)
+    for before in ("start", "stop"):
+        for user in ("root", "pysendmail"):
+            guest.must("systemctl", before, SERVICE)
+            done = guest.run("pysendmail", "daemon", user=user)
+            assert done.returncode == 75, done.stderr
+            assert guest.must(*sockets) == inodes
+            guest.submit("bob@example.org")
+
+
+@pytest.fixture
+def bobs(guest: Packaged) -> Iterator[Packaged]:
+    """bob lingers and has pysendmail's units of his own."""
+    systemctl = ("systemctl", "--user", "--machine=bob@")
+    guest.must("loginctl", "enable-linger", "bob")
+    guest.must("systemctl", "start", f"user@{USERS['bob']}.service")
+    guest.must("mkdir", "-p", "/home/bob/.config/pysendmail", user="bob")
+    his = 'hostname = "box.example.com"\ndomain = "example.com"\n' + RETRY + SMARTHOST.replace(str(PORT), str(PORT + 1))
+    guest.must("tee", "/home/bob/.config/pysendmail/pysendmail.toml", user="bob", stdin=his.encode())
+    guest.must(*systemctl, "enable", "--now", *UNITS)
+    yield guest
+    guest.must(*systemctl, "disable", "--now", *UNITS)
+    guest.must("loginctl", "disable-linger", "bob")
+    guest.must("rm", "-r", "/home/bob/.config", "/home/bob/.local/state/pysendmail")
+
+
+def test_mail_moves_after_a_reboot(bobs: Packaged) -> None:
+    """What was deferred leaves without anybody's doing: the system's queue, and that of a user who lingers."""
+    guest = bobs
+    guest.configure(RETRY, SMARTHOST)
+    with guest.smarthost(Ordinary(rcpt=LATER)):
+        guest.submit("later@example.org")
+        guest.wait_for("EVENT=outcome", "RECIPIENT=later@example.org")
+    guest.submit("his@example.org", user="bob")
+    guest.wait_for("EVENT=trouble", f"_UID={USERS['bob']}")
+    assert [one["uid"] for one in guest.mailq("bob")] == [USERS["bob"]]
+    assert [one["recipients"][0]["address"] for one in guest.mailq()] == ["later@example.org"]
+    guest.reboot()
+    with guest.smarthost() as ours, guest.smarthost(port=PORT + 1) as his:
+        ours.wait_until(lambda: ours.messages, seconds=90)
+        his.wait_until(lambda: his.messages, seconds=90)
+    assert guest.must("systemctl", "is-active", *UNITS) == "active\n" * 3
+
+
+def test_port_25_comes_from_systemd(guest: Packaged) -> None:
+    """The daemon has no right to bind it. Mail from there is the mail of the user whose process connects."""
+    socket = "pysendmail-smtp.socket"
+    guest.must("systemctl", "enable", socket)
+    guest.must("systemctl", "stop", SERVICE)
+    guest.must("systemctl", "start", socket, SERVICE)
+    script = """
+import smtplib
+for host in ("127.0.0.1", "::1"):
+    with smtplib.SMTP(host, 25) as smtp:
+        smtp.sendmail("alice@example.com", ["bob@example.org"], "Subject: hello\\r\\n\\r\\ntext\\r\\n")
+"""
+    try:
+        with guest.smarthost() as peer:
+            guest.must("python3", "-c", script, user="alice")
+            peer.wait_until(lambda: len(peer.messages) == 2)
+        for message in peer.messages:
+            assert f"from uid {USERS['alice']})".encode() in message.content
+    finally:
+        guest.must("systemctl", "disable", "--now", socket)
