@@ -259,6 +259,7 @@ ATTACKS: dict[str, Callable[[Crowd], None]] = {
     ),
     "fields": _pour_new(lambda: submission(b"b@a", text=b"X: y\n" * 19_000 + b"\n")),
     "long lines": _pour_new(lambda: submission(b"b@a", text=b"\n" + b"\xfcx" * 400_000)),
+    "large messages of long lines": _pour_new(lambda: submission(b"b@a", text=b"\n" + b"\xfcx" * (2 << 20))),
     "verify": _pour_new(
         lambda: opening(b"sendmail", b"-bv", *(b"%x@a" % n for n in range(9_000))) + frames.encode(frames.END)
     ),
