@@ -10,7 +10,8 @@
 
 PREFIX ?= /usr/local
 PYTEST_ARGS ?=
-# make torture: SIZE=sample or nightly, the latter TIMES over; SEED repeats a run; PARTS names some of its parts.
+# make torture, make test-systemd: SIZE=sample or nightly.
+# make torture: nightly TIMES over; SEED repeats a run; PARTS names some of its parts.
 SIZE ?= nightly
 TIMES ?= 1
 SEED ?=
@@ -59,8 +60,8 @@ interop: $(VENV)/.test
 	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/interop/test_callers.py
 
 test-systemd: $(VENV)/.test deb
-	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_SYSTEMD=1 \
-	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/systemd
+	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_SYSTEMD=$(SIZE) \
+	  $(VENV)/bin/pytest --no-header -n 2 --dist loadgroup $(PYTEST_ARGS) tests/systemd
 
 check: lint types
 

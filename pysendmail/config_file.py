@@ -559,12 +559,17 @@ class Loaded:
 
 
 def load_or_last_good(instance: Instance) -> Loaded:
-    """The file's configuration, or else the last good one; the file's ConfigError where there is neither."""
+    """The file's configuration, or else the last good one; the file's ConfigError where there is neither.
+
+    A file that was named and cannot be read says nothing of its queue: the system's must not take its place.
+    """
     text = ""
     try:
         text = read(instance)
         return Loaded(config=parse(text, instance), text=text)
     except ConfigError as error:
+        if instance.explicit and not text:
+            raise
         directory = queue_directory_of_broken(text) or instance.queue_directory
         try:
             good = _read_last_good(directory)

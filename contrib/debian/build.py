@@ -23,7 +23,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 OLDEST_PYTHON = "3.11"
 PACKAGES = "usr/lib/pysendmail"
-UNUSED = ("pip-",)  # sqlite-utils installs plug-ins with it, on a command line that is not here
+# sqlite-utils installs plug-ins with pip, on a command line that is not here; nothing here knows a time zone's name.
+UNUSED = ("pip-", "tzdata-")
 IN_BIN = ("mailq", "newaliases")  # where Debian's other mail programs have them; the rest is in sbin
 SCRIPT = """\
 #!/usr/bin/python3 -I
@@ -87,7 +88,7 @@ def commands(root: Path) -> None:
 
 
 def files(root: Path) -> None:
-    """Units, their users and directories, the configuration, the man pages."""
+    """Units, their users and directories, the configuration, the man pages, the shell's completion."""
     systemd = ROOT / "contrib/systemd"
     for whose, units in (("system", systemd), ("user", systemd / "user")):
         for unit in (*units.glob("*.service"), *units.glob("*.socket")):
@@ -96,6 +97,8 @@ def files(root: Path) -> None:
     place(root / "usr/lib/tmpfiles.d/pysendmail.conf", (systemd / "tmpfiles.conf").read_bytes())
     place(root / "etc/pysendmail/pysendmail.toml", (HERE / "pysendmail.toml").read_bytes())
     place(root / "usr/share/python3/runtime.d/pysendmail.rtupdate", (HERE / "rtupdate").read_bytes(), mode=0o755)
+    completion = (ROOT / "contrib/completions/pysendmail.bash").read_bytes()
+    place(root / "usr/share/bash-completion/completions/pysendmail", completion)
     for page in (ROOT / "man").glob("*.[1-8]"):
         place(root / f"usr/share/man/man{page.suffix[1:]}/{page.name}.gz", compressed(page.read_bytes()))
     for link in (root / "usr/sbin").iterdir():

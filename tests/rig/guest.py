@@ -48,7 +48,7 @@ guest=$!
 ( read -r nothing <&7 || :; kill -KILL $guest ) &
 wait $guest || :
 kill $! 2>/dev/null || :
-find "$group" -depth -type d -exec rmdir {} +
+until find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; do sleep 0.05; done  # the guest's last ones end
 """
 
 # systemd tells NOTIFY_SOCKET that it has started.
@@ -89,7 +89,10 @@ class Guest(Root):
         (self._directory / "notify" / "socket").unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, self._console.open("wb") as console:
             told.bind(str(self._directory / "notify" / "socket"))
-            self._first = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=console, stderr=console)
+            # In a session of its own: what a terminal or timeout(1) sends to all of us would end only those who watch.
+            self._first = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=console, stderr=console, start_new_session=True
+            )
             if not self._finished(told):
                 self.__exit__()
                 said = self._console.read_text("utf-8", "replace")
@@ -133,3 +136,11 @@ class Guest(Root):
         enter = ["sh", "-c", 'echo 0 >"$0" && exec "$@"', f"/proc/{self._pid}/root/sys/fs/cgroup/tests/cgroup.procs"]
         nsenter, *rest = super().command(*argv, user=user, environment=environment)
         return [*enter, nsenter, "--cgroup", *rest]
+
+    def fetch(self, *argv: str) -> str:
+        """A command that has to succeed, in everything of the guest's but its network: it has the machine's."""
+        self.path("/etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
+        command = [word for word in self.command(*argv) if word != "--net"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout

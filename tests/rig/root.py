@@ -80,14 +80,14 @@ def debian(packages: Sequence[str], *, suite: str = SUITE) -> Path:
     """The directory of a Debian with these packages and what they depend on; from the cache if it is a week old."""
     if os.geteuid() != 0:
         pytest.skip("a Debian root can only be made by root")
-    mmdebstrap = program("mmdebstrap", "mmdebstrap")
-    program("unshare", "util-linux")
     made_from = "\n".join([suite, _STAND_IN, *_EXCLUDED, *sorted(packages)])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pysendmail-tests"
     cache.mkdir(parents=True, exist_ok=True)
     base = cache / f"{suite}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        mmdebstrap = program("mmdebstrap", "mmdebstrap")
+        program("unshare", "util-linux")
         for old in cache.iterdir():
             if old.name.startswith(f"{suite}-") and time.time() - old.stat().st_mtime > _KEEP_S:
                 shutil.rmtree(old)

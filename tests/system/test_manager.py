@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import socket
@@ -54,13 +53,13 @@ def manager(tmp_path: Path) -> Iterator[ServiceManager]:
 def environment(tmp_path: Path, manager: ServiceManager) -> dict[str, str]:
     """With systemd-python: that of our Python, else Debian's if it is the same Python."""
     variables = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1500000"}
-    if importlib.util.find_spec("systemd") is not None:
+    try_it = [str(BIN / "python"), "-P", "-c", "import systemd.daemon"]
+    if not subprocess.run(try_it, capture_output=True, check=False).returncode:
         return variables
     package = Path(debian.file("/usr/lib/python3/dist-packages/systemd/daemon.py", "python3-systemd")).parent
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "systemd").symlink_to(package)
     variables["PYTHONPATH"] = str(tmp_path / "packages")
-    try_it = [str(BIN / "python"), "-c", "import systemd.daemon"]
     if subprocess.run(try_it, env=os.environ | variables, capture_output=True, check=False).returncode:
         pytest.skip(f"python3-systemd is for the system's Python, not for this {sys.version.split()[0]}")
     return variables

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
-from rig.packaged import PACKAGES, Packaged, package
-from rig.root import debian
+from rig.packaged import Packaged, booted
 
-SUITES = ("trixie", "bookworm")
-
-
-@contextmanager
-def booted(suite: str) -> Iterator[Packaged]:
-    """A guest of its own, without the package."""
-    if os.environ.get("PYSENDMAIL_TEST_SYSTEMD") != "1":
-        pytest.skip("systemd is tested by `make test-systemd`")
-    package()
-    base = debian(PACKAGES, suite=suite)
-    with TemporaryDirectory(prefix="pysendmail-guest-") as directory, Packaged(base, Path(directory)) as guest:
-        yield guest
+# Each in a process of its own (xdist's loadgroup): much of the time systemd waits, and so do we.
+SUITES = [pytest.param(suite, marks=pytest.mark.xdist_group(suite)) for suite in ("trixie", "bookworm")]
 
 
 @pytest.fixture(scope="session", params=SUITES)

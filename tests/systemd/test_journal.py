@@ -10,7 +10,7 @@ REPLIES = {"later@example.org": "451 4.3.0 later", "never@example.org": "550 5.1
 
 def test_events_are_found_by_their_fields(guest: Packaged) -> None:
     """By queue id, recipient, smarthost and user; addresses without angle brackets."""
-    since = guest.cursor()
+    since = guest.now()
     with guest.smarthost():
         guest.submit("bob@example.org", user="alice")
         sent = guest.wait_for("RECIPIENT=bob@example.org", "STATUS=sent", after=since)
@@ -30,7 +30,7 @@ def test_events_are_found_by_their_fields(guest: Packaged) -> None:
 
 def test_priorities_tell_what_a_person_should_look_at(guest: Packaged) -> None:
     """journalctl -p warning shows the bounce and the smarthost that is away, and not what went well."""
-    since = guest.cursor()
+    since = guest.now()
     with guest.smarthost(Ordinary(rcpt=REPLIES)) as peer:
         for recipient in ("bob@example.org", *REPLIES):
             guest.submit(recipient)
@@ -49,7 +49,7 @@ def test_priorities_tell_what_a_person_should_look_at(guest: Packaged) -> None:
 
 def test_a_journal_that_hangs_stops_no_mail(guest: Packaged) -> None:
     """Submissions are accepted and delivered while journald is stopped; it has their events when it goes on."""
-    since = guest.cursor()
+    since = guest.now()
     journald = guest.show("systemd-journald.service", "MainPID")
     messages = 40
     with guest.smarthost() as peer:
@@ -63,5 +63,4 @@ def test_a_journal_that_hangs_stops_no_mail(guest: Packaged) -> None:
             assert guest.status()["queued"] == 0
         finally:
             guest.must("kill", "-CONT", journald)
-    guest.wait_for(f"RECIPIENT=number{messages - 1}@example.org", "STATUS=sent", after=since)
-    assert len(guest.journal("EVENT=outcome", "STATUS=sent", after=since)) == messages
+    guest.until(lambda: len(guest.journal("EVENT=outcome", "STATUS=sent", after=since)) == messages)

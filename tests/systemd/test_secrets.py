@@ -31,10 +31,10 @@ def put(guest: Packaged, path: str, text: str, owner: str = "root:root", mode: i
 @pytest.fixture
 def peer(guest: Packaged) -> Iterator[PeerThread]:
     """A smarthost that asks for a password. Afterwards no secret is anywhere in the journal."""
-    since = guest.cursor()
+    since = guest.now()
     with guest.smarthost(Ordinary(auth="PLAIN")) as one:
         yield one
-    everything = guest.must("journalctl", "--output=export", "--all", f"--after-cursor={since}")
+    everything = guest.must("journalctl", "--output=export", "--all", f"--since={since}")
     assert "EVENT=outcome" in everything
     for secret in SECRETS:
         assert secret not in everything

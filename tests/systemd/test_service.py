@@ -74,7 +74,7 @@ def test_no_submission_is_refused_meanwhile(guest: Packaged, verb: str) -> None:
 def test_a_daemon_that_hangs_is_killed_and_started_again(guest: Packaged) -> None:
     """Who submits meanwhile waits for the next one: the sockets never close."""
     guest.drop_in("[Service]\nWatchdogSec=3s\n")
-    since, hanging = guest.cursor(), guest.main_pid()
+    since, hanging = guest.now(), guest.main_pid()
     restarts = int(guest.show(SERVICE, "NRestarts"))
     with guest.smarthost() as peer, ThreadPoolExecutor() as pool:
         guest.must("kill", "-STOP", str(hanging))
@@ -90,14 +90,13 @@ def test_a_daemon_that_hangs_is_killed_and_started_again(guest: Packaged) -> Non
 def test_a_daemon_that_cannot_start_is_tried_until_it_can(guest: Packaged) -> None:
     """However often it fails, neither systemd nor the sockets give up, and the submission that waits is accepted."""
     guest.must("systemctl", "stop", SERVICE)
-    since = guest.cursor()
+    since = guest.now()
     with guest.smarthost() as peer, ThreadPoolExecutor() as pool:
         guest.must("mv", "/var/lib/pysendmail/queue.db", "/var/lib/pysendmail/away")
         guest.must("mkdir", "/var/lib/pysendmail/queue.db")
         waiting = pool.submit(guest.sendmail, "bob@example.org")
-        for _ in range(6):
-            entry = guest.wait_for("UNIT=pysendmail.service", "UNIT_RESULT=exit-code", after=since)
-            since = entry["__CURSOR"]
+        failures = ("UNIT=pysendmail.service", "UNIT_RESULT=exit-code")
+        guest.until(lambda: len(guest.journal(*failures, after=since)) >= 6)
         guest.must("rmdir", "/var/lib/pysendmail/queue.db")
         guest.must("mv", "/var/lib/pysendmail/away", "/var/lib/pysendmail/queue.db")
         assert waiting.result().returncode == 0

@@ -10,7 +10,7 @@ from rig.packaged import USERS, Packaged
 
 def test_jobs_of_several_users(guest: Packaged) -> None:
     """cron, mailx and mutt, by three users: each message is its user's, in envelope, trace and journal."""
-    since = guest.cursor()
+    since = guest.now()
     for user in USERS:
         tab = f"MAILTO={user}-cron@example.org\n@reboot echo a job of {user}\n"
         guest.must("crontab", "-", user=user, stdin=tab.encode())
@@ -29,7 +29,7 @@ def test_jobs_of_several_users(guest: Packaged) -> None:
         assert message.sender.startswith(f"<{user}@example.com>")
         received = email.message_from_bytes(message.content, policy=email.policy.SMTP)["Received"]
         assert f"from uid {USERS[user]}" in received
-        [accepted] = guest.journal("EVENT=accepted", f"QUEUE_ID={queue_id(received)}", after=since)
+        accepted = guest.wait_for("EVENT=accepted", f"QUEUE_ID={queue_id(received)}", after=since)
         assert accepted["UID"] == str(USERS[user])
     assert found == {(user, program) for user in USERS for program in ("cron", "mailx", "mutt")}
     for user in USERS:

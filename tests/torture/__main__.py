@@ -64,10 +64,10 @@ def main() -> int:
                 part = Part(name=name, seed=asked.seed, broken=traceback.format_exc())
                 print(part.broken, flush=True)
             parts.append(part.done())
+        if asked.results is not None:  # after each: a long run may be cut off
+            page = asked.results.read_text() if asked.results.exists() else ""
+            asked.results.write_text(results([part], size, page))
     print(f"\n{table(parts)}\n{details(parts)}")
-    if asked.results is not None:
-        page = asked.results.read_text() if asked.results.exists() else ""
-        asked.results.write_text(results(parts, size, page))
     return 0 if all(part.good for part in parts) else 1
 
 

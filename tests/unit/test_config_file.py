@@ -572,6 +572,13 @@ def test_broken_file_without_a_last_good_one(tmp_path: Path) -> None:
         load_or_last_good(Instance(path=file, queue_directory=tmp_path))
 
 
+def test_a_named_file_that_is_missing_does_not_start_another_queue(tmp_path: Path) -> None:
+    """The good copy beside the system's queue is the system's; -C with a wrong name must not run that."""
+    save_last_good("hostname = 'system.example'\n", tmp_path)
+    with pytest.raises(ConfigError, match=r"missing\.toml"):
+        load_or_last_good(Instance(path=tmp_path / "missing.toml", explicit=True, queue_directory=tmp_path))
+
+
 DIRECTORIES = {
     "in its table": ("[queue]\ndirectory = '/q' # x\nlifetime = 5d\n", Path("/q")),
     "after the mistake": ('a = b\n[queue]\ndirectory = "/q"\n', Path("/q")),

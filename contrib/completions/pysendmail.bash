@@ -1,0 +1,44 @@
+# bash completion for pysendmail(8): /usr/share/bash-completion/completions/pysendmail
+# Commands and options; for `queue` and `history` the ids of what waits, for `probe` the smarthosts.
+
+_pysendmail() {
+    local word=${COMP_WORDS[COMP_CWORD]} command='' words='' i
+    case ${COMP_WORDS[COMP_CWORD - 1]} in
+    -C | --config) mapfile -t COMPREPLY < <(compgen -f -- "$word") && return ;;
+    --to | --since) return ;;
+    esac
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case ${COMP_WORDS[i]} in
+        -C | --config) i=$((i + 1)) ;;
+        -*) ;;
+        *) command=${COMP_WORDS[i]} && break ;;
+        esac
+    done
+    case $command in
+    '') words='daemon queue flush status history check probe install-client demo --config --version --help' ;;
+    daemon) words='--once' ;;
+    queue)
+        words='--all --json'
+        if ((i == COMP_CWORD - 1)); then
+            words="$words list show explain hold release remove retry expire"
+        else
+            words="$words $(_pysendmail_named queue_id queue list --json)"
+        fi
+        ;;
+    status) words='--json' ;;
+    history) words="--to --since --bounces --json $(_pysendmail_named queue_id queue list --json)" ;;
+    probe) words="--forget --json $(_pysendmail_named name status --json)" ;;
+    install-client)
+        words='--force'
+        mapfile -t COMPREPLY < <(compgen -d -- "$word")
+        ;;
+    esac
+    mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$words" -- "$word")
+}
+
+# The values of one key in what a command answers.
+_pysendmail_named() {
+    pysendmail "${@:2}" 2>/dev/null | grep -o "\"$1\": \"[^\"]*\"" | cut -d '"' -f 4
+}
+
+complete -F _pysendmail pysendmail
