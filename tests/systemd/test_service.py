@@ -48,6 +48,19 @@ def test_reload_returns_with_the_new_configuration_in_use(guest: Packaged) -> No
     assert guest.main_pid() == pid
 
 
+def test_reload_waits_for_a_daemon_that_is_slow(guest: Packaged) -> None:
+    """However late it hears the signal, systemctl does not come back before."""
+    pid = guest.main_pid()
+    with ThreadPoolExecutor() as pool:
+        guest.must("kill", "-STOP", str(pid))
+        reloading = pool.submit(guest.configure, SMARTHOST.replace('"main"', '"other"'))
+        guest.until(lambda: guest.run("pgrep", "--full", "pysendmail status").returncode == 0)
+        assert not reloading.done()
+        guest.must("kill", "-CONT", str(pid))
+        reloading.result()
+    assert [one["name"] for one in guest.status()["smarthosts"]] == ["other"]
+
+
 def test_a_broken_configuration_is_told_and_stops_nothing(guest: Packaged) -> None:
     """systemctl reload comes back, the last good configuration stays, also over a restart, and status names the key."""
     guest.configure("nonsense = 1\n", SMARTHOST)
@@ -141,6 +154,7 @@ def test_mail_moves_after_a_reboot(bobs: Packaged) -> None:
     with guest.smarthost(Ordinary(rcpt=LATER)):
         guest.submit("later@example.org")
         guest.wait_for("EVENT=outcome", "RECIPIENT=later@example.org")
+    guest.must("systemctl", "--user", "--machine=bob@", "reload", SERVICE)
     guest.submit("his@example.org", user="bob")
     guest.wait_for("EVENT=trouble", f"_UID={USERS['bob']}")
     assert [one["uid"] for one in guest.mailq("bob")] == [USERS["bob"]]
