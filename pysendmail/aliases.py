@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,12 +164,14 @@ def is_local(address: str, config: Config) -> bool:
     return local_name(address, config) is not None
 
 
-def expand_recipients(addresses: Iterable[str], aliases: Aliases, config: Config) -> list[tuple[str, str]]:
+def expand_recipients(
+    addresses: Iterable[str], aliases: Aliases, config: Config, *, most: int = sys.maxsize
+) -> list[tuple[str, str]]:
     """(address to send to, address as it was given), each of the former once, in order.
 
     `addresses` have been through `parse_path`. A local name without alias goes to catch_all, or else is qualified
-    with `domain`, unless that is a public mail provider's. Raises AliasError, and AddressError where an address
-    becomes too long by that.
+    with `domain`, unless that is a public mail provider's. Once there are more than `most` the rest is not looked at.
+    Raises AliasError, and AddressError where an address becomes too long by that.
     """
 
     def of(address: str) -> str | None:
@@ -191,7 +194,9 @@ def expand_recipients(addresses: Iterable[str], aliases: Aliases, config: Config
         return [qualified(inner) for inner in aliases.expand(config.aliases.catch_all, of)]
 
     found: dict[str, tuple[str, str]] = {}
-    for address in addresses:
+    for address in dict.fromkeys(addresses):
+        if len(found) > most:
+            break
         for target in aliases.expand(address, of):
             for final in caught(target):
                 found.setdefault(parse_path(final).key, (final, address))

@@ -3,15 +3,15 @@ flush, history, status, probe.
 
 One `Control` serves a command, whether it reached the daemon's socket or owns the queue by itself. A caller of the
 `submit` socket, root too, has his own messages; the `control` socket has all. What is another's looks as if it did
-not exist. Answers are dictionaries, one a line of JSON; `ControlError` carries the exit code and the words.
+not exist. A uid that passes from one to another (`passes_on`) has no messages at all. Answers are dictionaries, one a
+line of JSON; `ControlError` carries the exit code and the words.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -29,7 +29,12 @@ from pysendmail.relay import Relay
 from pysendmail.settling import Settling
 
 T = TypeVar("T")
+NOBODY = 65534  # the kernel's overflow uid: everybody whom a user namespace does not map
+DYNAMIC = range(61184, 65520)  # what systemd gives to the services with DynamicUser=, to one after the other
+NO_ONE = -1
 MAX_IDS = 10_000
+MAX_TIME = 1e12  # seconds since the epoch
+MAX_FILTERS = 100  # each is held against each message
 LOST_REPORTS_S = 5 * 86400.0  # how long `status` reminds of a bounce that reached nobody
 
 
@@ -46,6 +51,11 @@ class Store(Protocol):
     async def change(self, step: Callable[[Queue], T]) -> T: ...
 
 
+def passes_on(uid: int) -> bool:
+    """Whether the next process with this uid may be somebody else's: what the one submitted is not the other's."""
+    return uid == NOBODY or uid in DYNAMIC
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Right:
     """Who asks. `all`: everybody's messages, not only his own."""
@@ -55,7 +65,10 @@ class Right:
 
     @property
     def only(self) -> int | None:
-        return None if self.all else self.uid
+        """Whose messages he has; None: everybody's."""
+        if self.all:
+            return None
+        return NO_ONE if passes_on(self.uid) else self.uid
 
 
 Entry = dict[str, Any]
@@ -339,7 +352,7 @@ class Control:
 
     async def _find(self, right: Right, queue_id: str) -> Any:
         rows = await self._store.look(lambda queue: queue.rows("one", queue_id=queue_id))
-        if not rows or not (right.all or rows[0]["uid"] == right.uid):
+        if not rows or right.only not in (None, rows[0]["uid"]):
             raise ControlError(EX_NOINPUT, f"{queue_id[:40]}: no such queue id; mailq lists those that wait")
         return rows[0]
 
@@ -424,6 +437,8 @@ def _ids(request: Entry) -> list[str]:
 def _filters(request: Entry) -> tuple[QueueFilter, ...]:
     """`filters` of a request: values of ours, or objects with their three keys."""
     filters = request.get("filters") or ()
+    if isinstance(filters, Sized) and len(filters) > MAX_FILTERS:
+        raise ControlError(EX_USAGE, f"more than {MAX_FILTERS} filters")
     try:
         found = tuple(one if isinstance(one, QueueFilter) else QueueFilter(**one) for one in filters)
         if any(one.what not in FILTERED or not isinstance(one.text, str) for one in found):
@@ -435,7 +450,7 @@ def _filters(request: Entry) -> tuple[QueueFilter, ...]:
 
 def _time(request: Entry, key: str) -> float:
     value = request.get(key) or 0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_TIME:  # nor NaN
         raise ControlError(EX_USAGE, f"{key}: a number of seconds since the epoch is expected")
     return float(value)
 

@@ -47,6 +47,7 @@ from pysendmail.writer import StoreBroken, StoreFull, Writer
 T = TypeVar("T")
 STOP_S = 25.0  # systemd and impatient people allow 30
 PRUNE_AT_LEAST_S = 60.0
+DESCRIPTORS = 4096  # if we may: the usual limit of 1024 is for programs that use select(2)
 
 
 class AliasBook:
@@ -87,7 +88,7 @@ class Daemon:
         self._configure(self._config)
         delivery = self._delivery
         assert delivery is not None
-        self._server = server = Server(self._desk())
+        self._server = server = Server(self._desk(), most=resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         await self._recover(delivery)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -337,6 +338,8 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     except ConfigError as error:
         return _failed(EX_CONFIG, f"{error}; no last good configuration is kept, so nothing is started")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # secrets are in memory
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
     config = loaded.config
     directory = config.queue.directory
     lock = QueueLock(directory)

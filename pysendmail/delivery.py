@@ -316,11 +316,11 @@ class Delivery:
         try:
             while relay.claims and relay.connections <= max(relay.bearable, 1):
                 claim = relay.claims.popleft()
-                relay.in_flight += 1
+                relay.in_flight.append(claim)
                 try:
                     session = await self._attempt(relay, claim, session)
                 finally:
-                    relay.in_flight -= 1
+                    relay.in_flight.remove(claim)
                 if session is None:
                     break
                 self._wake.set()

@@ -207,6 +207,7 @@ async def _smtp(invocation: Invocation, chunks: Iterator[bytes], config: Config,
         config=config,
         aliases=lambda: aliases,
         store=QueueInTurns(config, Path(socket_path)),
+        apart=asyncio.to_thread,
         events=_silent(),
     )
 

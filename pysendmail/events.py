@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, TextIO
@@ -21,6 +23,7 @@ from pysendmail.smtp.reply import printable
 Value = str | int | float | None
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@.,:;<>/+-_=%~!*()[]{}|$#&?^'")
 MAX_VALUE = 1000
+MAX_REFUSALS = 500  # lines a minute for one uid: he may go on for as long as he likes
 EVERY = ""  # instead of a queue id, to `follow` all that happens
 MAX_LINE = select.PIPE_BUF - 1  # a pipe that is ready takes so much without blocking (pipe(7))
 
@@ -93,6 +96,8 @@ class Events:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._followers: dict[str, list[asyncio.Queue[tuple[str, dict[str, Value]]]]] = {}
+        self._minute = 0
+        self._refusals: Counter[int] = Counter()  # in this minute, by uid
 
     @contextmanager
     def follow(self, queue_id: str) -> Iterator[asyncio.Queue[tuple[str, dict[str, Value]]]]:
@@ -144,7 +149,16 @@ class Events:
         )
 
     def refused(self, *, uid: int, code: int, reason: str) -> None:
-        self.emit("refused", uid=uid, code=code, reason=reason)
+        """Of one uid MAX_REFUSALS a minute; the last one says that it is."""
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._refusals.clear()
+        self._refusals[uid] += 1
+        if self._refusals[uid] == MAX_REFUSALS:
+            reason += "; more refusals of this uid are not logged before the next minute"
+        if self._refusals[uid] <= MAX_REFUSALS:
+            self.emit("refused", uid=uid, code=code, reason=reason)
 
     def attempt(
         self,

@@ -111,17 +111,27 @@ class Decoder:
         self._failed = False
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises FrameError, then and ever after."""
+        """The frames that `data` completes; DATA that came together is one. Raises FrameError, then and ever after."""
         if self._failed:
             raise FrameError("this conversation has failed")
         self._buffer += data
         frames: list[Frame] = []
+        pieces: list[bytearray] = []  # a frame costs its reader more than its octets: who sends small ones pays here
         start = 0
         try:
             while (size := self._next(start)) is not None:
                 end = start + HEADER_OCTETS + size
-                frames.append(Frame(self._last, bytes(self._buffer[start + HEADER_OCTETS : end])))
+                payload = self._buffer[start + HEADER_OCTETS : end]
                 start = end
+                if self._last == DATA:
+                    pieces.append(payload)
+                    continue
+                if pieces:
+                    frames.append(Frame(DATA, b"".join(pieces)))
+                    pieces.clear()
+                frames.append(Frame(self._last, bytes(payload)))
+            if pieces:
+                frames.append(Frame(DATA, b"".join(pieces)))
         except FrameError:
             self._failed = True
             self._buffer.clear()

@@ -35,10 +35,10 @@ class _Turns:
             if not lanes:
                 del self.users[lane.uid]
 
-    def next(self, fit: Callable[[int], bool]) -> int | None:
-        """The fit lane whose turn it is; it goes to the back, and so does its user."""
+    def next(self, fit: Callable[[int], bool], without: Container[int | str]) -> int | None:
+        """The fit lane whose turn it is, but for these users; it goes to the back, and so does its user."""
         for uid, lanes in self.users.items():
-            for lane in lanes:
+            for lane in lanes if uid not in without else ():
                 if fit(lane):
                     lanes.move_to_end(lane)
                     self.users.move_to_end(uid)
@@ -91,10 +91,12 @@ class Lanes:
         """The routes on which something is due."""
         return list(self._turns)
 
-    def next(self, route: Route, *, without: Container[str] = ()) -> LaneState | None:
-        """The lane of this route whose turn it is, but for these destinations."""
+    def next(self, route: Route, *, without: Container[int | str] = ()) -> LaneState | None:
+        """The lane of this route whose turn it is, but for these users and destinations."""
         turns = self._turns.get(route)
-        lane = turns.next(lambda lane: self._lanes[lane].destination not in without) if turns is not None else None
+        if turns is None:
+            return None
+        lane = turns.next(lambda lane: self._lanes[lane].destination not in without, without)
         return self._lanes[lane] if lane is not None else None
 
     def next_due_at(self) -> float | None:

@@ -18,13 +18,12 @@ from contextlib import suppress
 
 from pysendmail import tcp_owner
 from pysendmail.argv import Invocation, Mode
-from pysendmail.exits import EX_TEMPFAIL, EX_USAGE
-from pysendmail.server import READ_OCTETS, Server
+from pysendmail.control import NOBODY
+from pysendmail.exits import EX_USAGE
+from pysendmail.server import READ_OCTETS, Door, Server
 from pysendmail.smtp.service import say
 from pysendmail.sockets import BACKLOG, SMTP, Listener
-from pysendmail.submission import Caller
 
-NOBODY = 65534  # the kernel's overflow uid: whose processes we cannot tell apart
 LINGER_S = 1.0  # for a client to read our last reply, which a reset would take from it
 _DIALOGUE = Invocation(mode=Mode.SMTP)
 
@@ -35,6 +34,7 @@ class Loopback:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._bound: dict[str, Listener] = {}
+        self._door = Door(meet=self._converse, most=server.most)
         self._given: set[str] = set()
         self._asking = asyncio.Lock()
         self.problems: dict[str, str] = {}  # address -> why nothing listens there
@@ -44,7 +44,7 @@ class Loopback:
         host, port = listener.sock.getsockname()[:2]
         address = f"[{host}]:{port}" if listener.sock.family == socket.AF_INET6 else f"{host}:{port}"
         self._given.add(address)
-        self._server.attend(listener, self._converse)
+        self._server.attend(listener, self._door)
         self._server.desk.events.emit("listen", address=address, state="open")
 
     def configure(self, addresses: tuple[str, ...]) -> None:
@@ -71,7 +71,7 @@ class Loopback:
             self._server.desk.events.emit("listen", address=address, state="failed", error=reason)
             return
         listener = self._bound[address] = Listener(name=SMTP, sock=sock, held=False)
-        self._server.attend(listener, self._converse)
+        self._server.attend(listener, self._door)
         self._server.desk.events.emit("listen", address=address, state="open")
 
     async def _converse(self, peer: socket.socket) -> None:
@@ -91,17 +91,14 @@ class Loopback:
             await writer.drain()
 
         try:
-            with self._server.place(who) as has_place:
-                if not has_place:
-                    limit = desk.config.access.connections
-                    reason = f"uid {who} has {limit} connections already ([access] connections)"
-                    desk.events.refused(uid=who, code=EX_TEMPFAIL, reason=f"SMTP: {reason}")
-                    await write(say(421, "", f"{hostname} {reason}, try again later").octets)
+            with self._server.place(who) as user:
+                if isinstance(user, str):
+                    await write(say(421, "", f"{hostname} {user}, try again later").octets)
                 elif early:
                     desk.events.refused(uid=who, code=EX_USAGE, reason="SMTP: the client spoke before the greeting")
                     await write(say(521, "", f"{hostname} you spoke before the greeting").octets)
                 else:
-                    reception = desk.reception(_DIALOGUE, Caller(uid=who))
+                    reception = desk.reception(_DIALOGUE, user)
                     with self._server.under_way(reception):
                         await reception.run(lambda: reader.read(READ_OCTETS), write)
             await _take_leave(reader, writer)

@@ -28,7 +28,7 @@ from pysendmail.exits import EX_DATAERR, EX_NOPERM, EX_OK, EX_TEMPFAIL, EX_USAGE
 from pysendmail.queue import Queue
 from pysendmail.records import Accepted
 from pysendmail.smtp.service import Add, Begin, Drop, Finish, Leave, Limits, Refusal, Say, Service, Take
-from pysendmail.submission import Caller, Refused, Submission
+from pysendmail.submission import Apart, Caller, Refused, Submission
 from pysendmail.writer import StoreBroken, StoreFull
 
 T = TypeVar("T")
@@ -82,7 +82,9 @@ class Reception:
         aliases: Callable[[], Aliases],
         store: Store,
         events: Events,
+        apart: Apart,
     ) -> None:
+        self._apart = apart
         self._invocation = replace(invocation, mode=Mode.SUBMIT, dot_ends=False, sender=None, notify=frozenset())
         self._caller = caller
         self._config = config
@@ -207,7 +209,7 @@ class Reception:
     async def _finish(self) -> str:
         submission = self._submission
         assert submission is not None
-        accepted = await self._store.commit(submission.finish(time.time()))
+        accepted = await self._store.commit(await submission.finished(time.time(), self._apart))
         submission.stored = False
         self._submission = None
         self._store.end()

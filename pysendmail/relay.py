@@ -31,7 +31,7 @@ class Relay:
     good: int = 0
     claims: deque[Claim] = field(default_factory=deque)
     connections: int = 0  # open or being opened
-    in_flight: int = 0  # messages on a connection
+    in_flight: list[Claim] = field(default_factory=list)  # those on a connection
     stuck: list[Claim] = field(default_factory=list)  # those of them that take long
     told_enough: bool = False  # it asked for fewer connections: none are opened beside the stuck ones
     tls_seen_at: float | None = None
@@ -52,18 +52,20 @@ class Relay:
         """Connections to have now. A stuck one is beside the limit, or two slow messages would hold up all others."""
         return min(self.limit + (0 if self.told_enough else len(self.stuck)), self.smarthost.connections)
 
-    def held_up(self) -> set[str]:
-        """Destinations with stuck mail that have taken half of the connections: no more for them, for now."""
-        waiting = Counter(map(_destination, self.stuck))
-        for destination in map(_destination, self.claims):
-            if destination in waiting:
-                waiting[destination] += 1
-        most = max(self.smarthost.connections // 2, 1)
-        return {destination for destination, claims in waiting.items() if claims >= most}
+    def held_up(self) -> set[int | str]:
+        """No more for these, for now: with stuck mail, users have three quarters of the connections, destinations half.
+
+        So his one slow destination does not hold up all else of a user.
+        """
+        slow = {of for claim in self.stuck for of in _user_and_destination(claim)}
+        taken = Counter(of for claim in (*self.in_flight, *self.claims) for of in _user_and_destination(claim))
+        ceiling = self.smarthost.connections
+        most = {int: ceiling - ceiling // 4, str: max(ceiling // 2, 1)}
+        return {of for of in slow if taken[of] >= most[type(of)]}
 
     def room(self, clock: float) -> int:
         """How many messages may be claimed for it now."""
-        outstanding = len(self.claims) + self.in_flight
+        outstanding = len(self.claims) + len(self.in_flight)
         if self.trouble is not None:
             return 1 if outstanding == 0 and self.connections == 0 and clock >= self.next_try else 0
         room = 2 * self.bearable - outstanding
@@ -129,5 +131,5 @@ class Relay:
             self.next_try_at = now
 
 
-def _destination(claim: Claim) -> str:
-    return claim.recipients[0].recipient.address.rpartition("@")[2].lower()
+def _user_and_destination(claim: Claim) -> tuple[int | str, ...]:
+    return claim.uid, claim.recipients[0].recipient.address.rpartition("@")[2].lower()

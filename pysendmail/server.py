@@ -2,7 +2,12 @@
 
 Who calls is what the kernel says (SO_PEERCRED), never what he says. An error in a conversation ends that
 conversation and nothing else: the `submit` socket is open to every local process. Bounds: frames as in `frames`,
-[access] connections for each uid, HELLO_S until a command is named, IDLE_S between two pieces of its input.
+[access] connections for each uid, HELLO_S until a command is named, IDLE_S between two pieces of its input, and a
+quarter of the descriptors for all conversations on `submit`, as for those by SMTP; `control` has its place beside that.
+
+Whoever is over his limit is turned away as he comes, without a task and without being listened to: that has to cost
+less than coming again. Work that takes longer than a moment is done for one conversation of a user at a time, so that
+he who has twenty waits for himself; what takes longer than that is done in a thread.
 """
 
 from __future__ import annotations
@@ -15,7 +20,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from pysendmail import argv, explain, frames, mailq, modes, whereto
 from pysendmail.aliases import Aliases
@@ -31,14 +38,35 @@ from pysendmail.sockets import BACKLOG, CONTROL, Listener
 from pysendmail.submission import Caller, Refused, Submission, envelope_sender
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
+T = TypeVar("T")
 FULL_S = 0.1  # without a descriptor for one more, until the next look
 HELLO_S = 30.0
 IDLE_S = 3600.0  # a person at a terminal thinks
 VERBOSE_S = 300.0  # -v stays so long for the first attempt
 VERBOSE_FIRST_S = 2.0  # and looks so soon whether the smarthost rests
-READ_OCTETS = 256 * 1024
+SMALL_OCTETS = 4096  # so much at a time needs no turn
+READ_OCTETS = 64 * 1024  # what a pipe holds; more at a time only makes others wait
 MAX_PAUSE_OCTETS = 1024 * 1024  # unread output a client may pile up before it is waited for
 _CREDENTIALS = struct.Struct("3i")
+
+
+class User:
+    """The conversations of one uid: how many they are, and whose turn it is among them."""
+
+    def __init__(self, uid: int) -> None:
+        self.uid = uid
+        self.connections = 0
+        self._turn = asyncio.Lock()
+
+    async def turn(self) -> None:
+        """Before a piece of work: the loop does one of his for each of everybody else's."""
+        async with self._turn:
+            await asyncio.sleep(0)
+
+    async def apart(self, work: Callable[[], T]) -> T:
+        """Long work, in a thread; his others wait for its end."""
+        async with self._turn:
+            return await asyncio.to_thread(work)
 
 
 class Desk:
@@ -61,10 +89,11 @@ class Desk:
         self.ids = ids
         self.events = events
 
-    def reception(self, invocation: Invocation, caller: Caller) -> Reception:
+    def reception(self, invocation: Invocation, user: User) -> Reception:
         return Reception(
             invocation,
-            caller=caller,
+            caller=Caller(uid=user.uid),
+            apart=user.apart,
             config=self.config,
             aliases=self.aliases,
             store=WriterStore(self.writer, self.ids),
@@ -86,38 +115,55 @@ class WriterStore:
         pass
 
 
-Converse = Callable[[socket.socket], Coroutine[Any, Any, None]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """How those are met who come to a listening socket."""
+
+    meet: Callable[[socket.socket], Coroutine[Any, Any, None] | None]  # None: there is nothing to talk about
+    most: int | None = None  # so many conversations at a time, whoever comes; then they wait in the backlog
 
 
 class Server:
-    def __init__(self, desk: Desk) -> None:
+    """`most`: so many conversations at a time on one door that is open to everybody."""
+
+    def __init__(self, desk: Desk, *, most: int) -> None:
         self.desk = desk
-        self._listeners: dict[Listener, Converse] = {}
+        self.most = most
+        self._listeners: dict[Listener, Door] = {}
+        self._open: Counter[Door] = Counter()  # conversations
+        self._full: set[Listener] = set()  # whose callers wait in the backlog until a conversation has ended
         self._stopping = False
         self._receptions: set[Reception] = set()  # under way, to be told when we stop
-        self._by_uid: Counter[int] = Counter()
+        self._users: dict[int, User] = {}
         self._pending: dict[bytes, asyncio.Future[int | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def listen(self, listener: Listener) -> None:
         """Answer commands on a socket that listens already."""
-        self.attend(listener, lambda peer: self._converse(peer, listener.name == CONTROL))
+        control = listener.name == CONTROL
+        self.attend(listener, Door(meet=self._everything) if control else Door(meet=self._own, most=self.most))
 
-    def attend(self, listener: Listener, converse: Converse) -> None:
+    def attend(self, listener: Listener, door: Door) -> None:
         """Take connections on a listening socket, each a task of its own, until `leave` or `stop`."""
         listener.sock.setblocking(False)
-        self._listeners[listener] = converse
+        self._listeners[listener] = door
         asyncio.get_running_loop().add_reader(listener.sock, self._accept, listener)
 
     def leave(self, listener: Listener) -> None:
         """Take no more connections there; those under way go on."""
         asyncio.get_running_loop().remove_reader(listener.sock)
+        self._full.discard(listener)
         del self._listeners[listener]
 
     def _accept(self, listener: Listener) -> None:
         """Begin a conversation with everybody who waits."""
         loop = asyncio.get_running_loop()
+        door = self._listeners[listener]
         for _ in range(BACKLOG):
+            if door.most is not None and self._open[door] >= door.most:
+                self._full.add(listener)
+                loop.remove_reader(listener.sock)
+                return
             try:
                 peer, _ = listener.sock.accept()
             except BlockingIOError:
@@ -131,9 +177,20 @@ class Server:
                 loop.call_later(FULL_S, self._listen_again, listener)
                 return
             peer.setblocking(False)
-            task = loop.create_task(self._listeners[listener](peer))
+            conversation = door.meet(peer)
+            if conversation is None:
+                peer.close()
+                continue
+            task = loop.create_task(conversation)
+            self._open[door] += 1
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._ended, door))
+
+    def _ended(self, door: Door, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._open[door] -= 1
+        while self._full:
+            self._listen_again(self._full.pop())
 
     def _listen_again(self, listener: Listener) -> None:
         if listener in self._listeners and not self._stopping:
@@ -159,20 +216,59 @@ class Server:
             for task in late:
                 task.cancel()
 
-    async def _converse(self, peer: socket.socket, control: bool) -> None:
-        _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    def _everything(self, peer: socket.socket) -> Coroutine[Any, Any, None] | None:
+        """Who comes to `control`."""
+        uid = _peer_uid(peer)
+        return None if uid is None else self._converse(peer, self._enter(uid), everything=True)
+
+    def _own(self, peer: socket.socket) -> Coroutine[Any, Any, None] | None:
+        """Who comes to `submit`."""
+        if (uid := _peer_uid(peer)) is None:
+            return None
+        if reason := self._too_many(uid):
+            with suppress(OSError):
+                peer.send(_turned_away(reason))
+            return None
+        return self._converse(peer, self._enter(uid), everything=False)
+
+    async def _converse(self, peer: socket.socket, user: User, *, everything: bool) -> None:
+        with self._stay(user):
+            reader, writer = await asyncio.open_unix_connection(sock=peer, limit=READ_OCTETS)
+            right = Right(uid=user.uid, all=everything)
+            await Conversation(self.desk, reader, writer, user, right, self._pending, self.under_way).run()
+
+    @contextmanager
+    def place(self, uid: int) -> Iterator[User | str]:
+        """A connection more for this user, as long as the context lasts, or the reason why he has none."""
+        if reason := self._too_many(uid):
+            yield reason
+            return
+        user = self._enter(uid)
+        with self._stay(user):
+            yield user
+
+    def _too_many(self, uid: int) -> str:
+        """Why this user may have no connection more, which the log knows too; "" if he may."""
         limit = self.desk.config.access.connections
-        reader, writer = await asyncio.open_unix_connection(sock=peer, limit=READ_OCTETS)
-        right = Right(uid=uid, all=control)
-        conversation = Conversation(self.desk, reader, writer, right, self._pending, self.under_way)
-        with self.place(uid, free=control) as has_place:
-            if has_place:
-                await conversation.run()
-            else:
-                await conversation.refuse(
-                    EX_TEMPFAIL,
-                    f"uid {uid} has {limit} commands under way ([access] connections): nothing was queued, try again",
-                )
+        if uid == 0 or uid not in self._users or self._users[uid].connections < limit:
+            return ""
+        reason = f"uid {uid} has {limit} connections already ([access] connections)"
+        self.desk.events.refused(uid=uid, code=EX_TEMPFAIL, reason=reason)
+        return reason
+
+    def _enter(self, uid: int) -> User:
+        user = self._users.setdefault(uid, User(uid))
+        user.connections += 1
+        return user
+
+    @contextmanager
+    def _stay(self, user: User) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            user.connections -= 1
+            if not user.connections:
+                del self._users[user.uid]
 
     @contextmanager
     def under_way(self, reception: Reception) -> Iterator[None]:
@@ -183,19 +279,22 @@ class Server:
         finally:
             self._receptions.discard(reception)
 
-    @contextmanager
-    def place(self, uid: int, *, free: bool = False) -> Iterator[bool]:
-        """Whether this user may have one connection more, which then counts as long as the context lasts."""
-        if not free and uid != 0 and self._by_uid[uid] >= self.desk.config.access.connections:
-            yield False
-            return
-        self._by_uid[uid] += 1
-        try:
-            yield True
-        finally:
-            self._by_uid[uid] -= 1
-            if not self._by_uid[uid]:
-                del self._by_uid[uid]
+
+def _peer_uid(peer: socket.socket) -> int | None:
+    try:
+        if peer.recv(1, socket.MSG_PEEK) == b"":
+            return None  # he has gone before he said a word
+    except BlockingIOError:
+        pass
+    except OSError:
+        return None
+    _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)
+
+
+def _turned_away(reason: str) -> bytes:
+    words = f"sendmail: {reason}: nothing was queued, try again\n"
+    return frames.encode(frames.STDERR, words.encode()) + frames.encode(frames.EXIT, bytes((EX_TEMPFAIL,)))
 
 
 class Conversation:
@@ -206,6 +305,7 @@ class Conversation:
         desk: Desk,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        user: User,
         right: Right,
         pending: dict[bytes, asyncio.Future[int | None]],
         under_way: Callable[[Reception], AbstractContextManager[None]],
@@ -213,6 +313,7 @@ class Conversation:
         self._desk = desk
         self._reader = reader
         self._writer = writer
+        self._user = user
         self._right = right
         self._pending = pending
         self._under_way = under_way
@@ -251,6 +352,8 @@ class Conversation:
                 data = await self._reader.read(READ_OCTETS)
             if not data:
                 raise EOFError
+            if len(data) > SMALL_OCTETS:
+                await self._user.turn()
             self._frames += self._decoder.feed(data)
         return self._frames.pop(0)
 
@@ -278,15 +381,11 @@ class Conversation:
     # -- commands --
 
     async def _command(self) -> None:
-        hello = await self._frame(HELLO_S)
-        version, submission_id = frames.parse_hello(hello.payload)
-        if version not in frames.VERSIONS:
-            await self.close(
-                EX_UNAVAILABLE,
-                f"this sendmail speaks version {version}, the daemon does not: install one release of both",
-            )
+        async with asyncio.timeout(HELLO_S):  # a byte a second names no command
+            opening = await self._opening()
+        if opening is None:
             return
-        frame = await self._frame(HELLO_S)
+        submission_id, frame = opening
         if frame.kind == frames.ASK:
             await self._ask(submission_id)
             return
@@ -298,6 +397,17 @@ class Conversation:
         invocation = argv.parse(arguments)
         self._quiet = invocation.error_mode == "quiet"
         await self._invoke(invocation, submission_id)
+
+    async def _opening(self) -> tuple[bytes, frames.Frame] | None:
+        """The submission id and the frame that says what is wanted; None where no common language is spoken."""
+        version, submission_id = frames.parse_hello((await self._frame(HELLO_S)).payload)
+        if version in frames.VERSIONS:
+            return submission_id, await self._frame(HELLO_S)
+        await self.close(
+            EX_UNAVAILABLE,
+            f"this sendmail speaks version {version}, the daemon does not: install one release of both",
+        )
+        return None
 
     async def _ask(self, submission_id: bytes) -> None:
         """What became of a submission whose answer was lost: its code, or that nothing was queued."""
@@ -316,7 +426,8 @@ class Conversation:
         """An administration command: one JSON object in, JSON Lines out."""
         try:
             request: Any = json.loads(arguments[0]) if arguments else None
-        except ValueError:
+            json.dumps(request, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        except (ValueError, RecursionError):
             request = None
         if not isinstance(request, dict):
             raise ControlError(EX_USAGE, "a request is one JSON object")
@@ -344,7 +455,7 @@ class Conversation:
                     aliases=desk.aliases(),
                     obstacle=desk.control.obstacle,
                 )
-                await self._show(modes.elsewhere(invocation, now, whereto.lines(self._input())))
+                await self._show(self._in_turn(modes.elsewhere(invocation, now, whereto.lines(self._input()))))
 
     async def _show(self, texts: AsyncIterator[str]) -> None:
         """All of it, and 0. A sign of life, "", goes out at once."""
@@ -354,6 +465,12 @@ class Conversation:
                 self._writer.write(frames.encode(frames.STDOUT))
                 await self._writer.drain()
         await self.close(EX_OK)
+
+    async def _in_turn(self, texts: AsyncIterator[str]) -> AsyncIterator[str]:
+        """The same; each of them may have taken a moment."""
+        async for text in texts:
+            yield text
+            await self._user.turn()
 
     async def _input(self) -> AsyncIterator[bytes]:
         """Standard input as it comes."""
@@ -370,7 +487,7 @@ class Conversation:
         try:
             submission = await self._receive(invocation, submission_id)
             with self._desk.events.follow(submission.queue_id) as following:
-                accepted = await self._desk.writer.run(submission.finish(time.time()))
+                accepted = await self._desk.writer.run(await submission.finished(time.time(), self._user.apart))
                 submission.stored = False
                 pending.set_result(EX_OK)
                 try:
@@ -396,7 +513,7 @@ class Conversation:
 
     async def _smtp(self, invocation: Invocation) -> None:
         """-bs: the client carries octets both ways."""
-        reception = self._desk.reception(invocation, Caller(uid=self._right.uid))
+        reception = self._desk.reception(invocation, self._user)
 
         async def read() -> bytes:
             while (frame := await self._frame(IDLE_S)).kind != frames.END:

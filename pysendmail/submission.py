@@ -11,9 +11,11 @@ over a limit; 77 not allowed.
 from __future__ import annotations
 
 import pwd
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, TypeVar
 
 from pysendmail import mime, route
 from pysendmail.address import Address, AddressError, parse_list, parse_path
@@ -29,8 +31,17 @@ from pysendmail.smtp.reply import printable
 from pysendmail.smtp.service import Hello
 from pysendmail.spool import FREE_FLOOR, free_beside_reserve
 
+T = TypeVar("T")
 MAX_WARNING = 200  # characters of X-Authentication-Warning: it stays one line
+MAX_SENDER_OCTETS = 4096  # of -f, which may be a name and an address
+LABORIOUS_OCTETS = 16 * 1024  # more of a header, of recipients or of a body with long lines takes more than a moment
 MAX_HOPS = 50  # Received fields: more of them is a loop
+
+
+class Apart(Protocol):
+    """Does work where others need not wait for it."""
+
+    async def __call__(self, work: Callable[[], T], /) -> T: ...
 
 
 class Refused(Exception):
@@ -114,6 +125,7 @@ class Submission:
         self._added: dict[str, Recipient] = {}  # by address
         self._intake = Intake(dot_ends=invocation.dot_ends)
         self._pending = bytearray()
+        self._fed = 0
         self._message = 0
         self._parts = 0
         self.new: NewMessage | None = None
@@ -145,6 +157,7 @@ class Submission:
 
     def feed(self, data: bytes) -> None:
         """Take a piece of stdin. Raises Refused."""
+        self._fed += len(data)
         try:
             self._intake.feed(data)
         except MessageError as error:
@@ -193,6 +206,12 @@ class Submission:
             )
 
     # -- C1 --
+
+    async def finished(self, now: float, apart: Apart) -> Callable[[Queue], Accepted]:
+        """As `finish`, and nobody waits for it: `apart` does what takes more than a moment."""
+        work = partial(self.finish, now)
+        given = self._fed + sum(map(len, self._invocation.recipients))
+        return await apart(work) if given > LABORIOUS_OCTETS else work()
 
     def finish(self, now: float) -> Callable[[Queue], Accepted]:
         """End of input: the step whose commit makes the message ours. Raises Refused."""
@@ -333,14 +352,11 @@ class Submission:
             raise Refused(EX_DATAERR, str(error)) from None
         if not addresses:
             raise Refused(EX_USAGE, "no recipient: neither an argument nor To, Cc or Bcc names one")
-        limit = self._config.queue.max_recipients
         expanded = self._expanded(addresses)
+        limit = self._config.queue.max_recipients
         if len(expanded) > limit:
-            raise Refused(
-                EX_DATAERR,
-                f"{len(expanded)} recipients, and [queue] max_recipients allows {limit}: send it in parts",
-                "5.5.3",
-            )
+            reason = f"more than {limit} recipients ([queue] max_recipients): send it in parts"
+            raise Refused(EX_DATAERR, reason, "5.5.3")
         return tuple(
             Destination(
                 recipient=self._recipient(final, original),
@@ -350,10 +366,11 @@ class Submission:
             for final, original in expanded
         )
 
-    def _expanded(self, addresses: list[str]) -> list[tuple[str, str]]:
+    def _expanded(self, addresses: Iterable[str]) -> list[tuple[str, str]]:
+        """Final address and the one that was given; only so many that there are seen to be too many."""
         aliases = Aliases.load("") if self._invocation.no_aliases else self._aliases
         try:
-            return expand_recipients(addresses, aliases, self._config)
+            return expand_recipients(addresses, aliases, self._config, most=self._config.queue.max_recipients)
         except (AliasError, AddressError) as error:  # AddressError: too long with the domain that it gets
             raise Refused(EX_DATAERR, str(error), "5.1.3") from None
 
@@ -383,6 +400,8 @@ def envelope_sender(invocation: Invocation, caller: Caller, config: Config) -> s
     if invocation.sender is None:
         return caller.address(config)
     try:
+        if len(invocation.sender) > MAX_SENDER_OCTETS:
+            raise AddressError(f"it has more than {MAX_SENDER_OCTETS} octets")
         found = parse_list(_octets(invocation.sender))
         if len(found) != 1:
             raise AddressError(f"one address is needed, {len(found)} were given")

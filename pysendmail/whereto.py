@@ -21,7 +21,7 @@ from pysendmail.route import route
 from pysendmail.smtp.reply import printable
 from pysendmail.status import Obstacle
 
-MAX_LINE = 4096  # of a dialogue with -bt; no address is longer
+MAX_LINE = 4096  # of a dialogue with -bt, and an argument; no address is longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,8 @@ def verify(arguments: Iterable[str], now: Circumstances) -> Iterator[Answer]:
     """-bv: for each address whether mail to it would leave, and by which way."""
     for argument in arguments:
         try:
+            if len(argument) > MAX_LINE:
+                raise AddressError(f"no address has more than {MAX_LINE} octets")
             given = [str(parse_path(text)) for text in parse_list(argument.encode("utf-8", "surrogateescape"))]
             if not given:
                 raise AddressError("there is no address in it")

@@ -180,13 +180,13 @@ class Request:
             self._switch(b"-o" + value[:1], value[1:])
         elif option == b"O":
             name, _, setting = value.partition(b"=")
-            self._switch(name.strip().lower(), setting.strip())
+            self._switch(b"-O" + name.strip().lower(), setting.strip())
 
     def _switch(self, name: bytes, value: bytes) -> None:
         true = value[:1].lower() not in (b"f", b"n", b"0")
-        if name in (b"-oi", b"ignoredots"):
+        if name in (b"-oi", b"-Oignoredots"):
             self.dot_ends = not true
-        elif name in (b"-ov", b"verbose"):
+        elif name in (b"-ov", b"-Overbose"):
             self.verbose = true
 
     @property

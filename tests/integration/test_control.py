@@ -12,7 +12,7 @@ import pytest
 
 from pysendmail import listing
 from pysendmail.config import Smarthost
-from pysendmail.control import MAX_IDS, Control, ControlError, Right
+from pysendmail.control import MAX_FILTERS, MAX_IDS, Control, ControlError, Right
 from pysendmail.events import Events, Lines
 from pysendmail.outcome import Outcome
 from pysendmail.queue import Queue
@@ -121,6 +121,21 @@ async def test_anothers_message_does_not_exist(desk: Desk, verb: str) -> None:
     await desk.ask(ALICE, verb, queue_id)
 
 
+@pytest.mark.parametrize("uid", [61184, 65000, 65519, 65534])
+async def test_a_uid_that_passes_on_owns_nothing(desk: Desk, uid: int) -> None:
+    """The next process with a dynamic or the overflow uid is somebody else: none of its messages is his."""
+    he = Right(uid=uid, all=False)
+    queue_id = desk.store.accept(uid=uid)
+    unknown = (await desk.refused(EVE, "show", "0000000000000"))[1].replace("0000000000000", queue_id)
+    for verb in ("list", "explain", "show", "hold", "release", "remove", "retry", "expire", "history"):
+        assert await desk.refused(he, verb, queue_id) == (66, unknown)
+    assert await desk.ask(he, "list") == await desk.ask(he, "history") == []
+    assert await desk.ask(he, "remove", all=True) == []
+    assert (await desk.ask(he, "status"))[0]["queued"] == 0
+    assert desk.store.states(queue_id) == {BOB: "queued"}
+    assert [entry["queue_id"] for entry in await desk.ask(ALL, "list")] == [queue_id]
+
+
 async def test_each_sees_his_own(desk: Desk) -> None:
     """List, history, bounces and status counts are of one's own messages; the control socket's are of all."""
     first, second = desk.store.accept(uid=1000), desk.store.accept(uid=1001)
@@ -134,6 +149,14 @@ async def test_each_sees_his_own(desk: Desk) -> None:
     assert [entry["queue_id"] for entry in await desk.ask(ALICE, "history", bounces=True)] == [first]
     counts = [(await desk.ask(right, "status"))[0]["queued"] for right in (ALL, ALICE, EVE, ROOT_OF_A_CONTAINER)]
     assert counts == [2, 1, 1, 0]  # the bounce is Alice's
+
+
+async def test_so_many_filters_and_no_more(desk: Desk) -> None:
+    """Each is held against each message: a hundred are a person's wish, more are somebody's who wants us busy."""
+    desk.store.accept(uid=1000)
+    one = {"what": "sender", "text": "nobody", "negated": True}
+    assert len(await desk.ask(ALICE, "list", filters=[one] * MAX_FILTERS)) == 1
+    assert (await desk.refused(ALICE, "list", filters=[one] * (MAX_FILTERS + 1)))[0] == 64
 
 
 async def test_probe_is_for_the_owner(desk: Desk) -> None:

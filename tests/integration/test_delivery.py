@@ -287,8 +287,14 @@ async def test_another_users_mail_is_not_held_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stall", ["MAIL", "RCPT", "DOT"])
-async def test_a_slow_destination_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stall: str) -> None:
-    """Promise 10: mail that gets no answer takes connections beside the limit, and never all of them."""
+@pytest.mark.parametrize("destinations", [1, 30])
+async def test_a_slow_destination_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stall: str, destinations: int
+) -> None:
+    """Promise 10: mail that gets no answer takes connections beside the limit, and never all of them.
+
+    What one destination leaves is for his other mail, too; what one user's many leave is for other users.
+    """
     monkeypatch.setattr(delivery_module, "STUCK_S", 0.05)
 
     class Slow(Ordinary):
@@ -315,10 +321,10 @@ async def test_a_slow_destination_holds_nobody_up(tmp_path: Path, monkeypatch: p
 
     async with Peer(Slow()) as peer, engine(tmp_path, smarthost(peer, connections=8)) as one:
         for number in range(30):
-            await one.accept(f"r{number}@slow.example", sender="from@slow.example")
+            await one.accept(f"r{number}@{number % destinations}.example", sender="from@slow.example", uid=1000)
         await one.events.wait_for("attempt", count=2)
         for number in range(20):
-            await one.accept(f"r{number}@fast.example")
+            await one.accept(f"r{number}@fast.example", uid=1000 if destinations == 1 else 1001)
         await one.events.wait_for("outcome", count=20, status="sent")
         assert len(peer.clients) <= 8
         await one.delivery.stop(0.1)

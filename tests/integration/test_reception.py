@@ -79,6 +79,7 @@ class Dialogue:
             aliases=lambda: Aliases.load(file),
             store=queue,
             events=Events(Lines(log)),
+            apart=asyncio.to_thread,
         )
         self.said = b""
         self._pieces = [p.replace("\n", "\r\n").encode() if isinstance(p, str) else p for p in pieces]

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
@@ -309,7 +308,7 @@ last-version-used=2.26
     write(machine, "/home/alice/.addressbook", "")
     url = "mailto:bob@example.org?cc=carol@example.net&subject=Gr%C3%BC%C3%9Fe&body=h%C3%A4llo%0A.%0Athe%20end"
     shown = machine.talk("alpine", "-url", url, user="alice", keys=[("the end", "\x18"), ("Send message", "y")])
-    assert "Message sent" in shown, re.sub(r"\x1b\[[\d;]*[A-Za-z]", " ", shown)[-600:]
+    assert re.search(r"Message sent|Alpine finished", shown), re.sub(r"\x1b\[[\d;]*[A-Za-z]", " ", shown)[-600:]
     return machine.arrived()
 
 
@@ -441,8 +440,8 @@ def nodemailer(debian_machine: Machine, tmp_path_factory: pytest.TempPathFactory
     if done.returncode:
         pytest.skip(f"npm could not fetch {NODEMAILER}: {done.stderr.strip()[-300:]}")
     (archive,) = directory.glob("*.tgz")
-    with tarfile.open(archive) as packed:
-        packed.extractall(directory, filter="data")
+    unpack = ["tar", "-xf", str(archive), "-C", str(directory)]  # tarfile's filters are newer than Debian 12's Python
+    subprocess.run(unpack, check=True)
     shutil.copytree(directory / "package", debian_machine.path("/usr/share/nodejs/nodemailer"))
 
 

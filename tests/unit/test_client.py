@@ -30,6 +30,7 @@ options = st.one_of(
 )
 
 
+@example("sendmail", ["-tx", "-O", "-Oi"])  # the value of -O, once taken for -oi
 @example("mailq", ["-Oi"])  # once taken for -oi
 @example("sendmail", ["-bs", "-q"])  # once taken for -q15m
 @settings(max_examples=500)

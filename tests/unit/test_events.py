@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pysendmail.events import MAX_VALUE, Events, Lines, line
+from pysendmail.events import MAX_REFUSALS, MAX_VALUE, Events, Lines, line
 from pysendmail.records import Ended
 from pysendmail.smtp.reply import printable
 
@@ -64,6 +64,19 @@ def test_caps() -> None:
 def test_values(value: str | float | None, text: str) -> None:
     """Plain values stand as they are, all others in quotes; nothing is left out but what is not there."""
     assert line("x", {"key": value}) == f"event=x {text}".strip()
+
+
+def test_one_user_cannot_fill_the_log() -> None:
+    """Of one uid so many refusals a minute are written, the last of which says so; another's are still there."""
+    stream = io.StringIO()
+    events = Events(Lines(stream))
+    for _ in range(MAX_REFUSALS * 3):
+        events.refused(uid=1000, code=75, reason="too much")
+    events.refused(uid=1001, code=65, reason="no")
+    *his, others = [parse(text) for text in stream.getvalue().splitlines()]
+    assert MAX_REFUSALS <= len(his) <= 2 * MAX_REFUSALS  # a minute may have ended meanwhile
+    assert "not logged before the next minute" in his[MAX_REFUSALS - 1]["reason"] or len(his) > MAX_REFUSALS
+    assert others["uid"] == "1001"
 
 
 def test_a_closed_stderr_costs_the_line() -> None:

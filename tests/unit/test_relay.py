@@ -32,9 +32,9 @@ def test_room_counts_what_is_claimed_and_in_flight() -> None:
     """What is claimed and what is on a connection is room taken."""
     one = relay()
     one.claimed(CLAIM, 0)
-    one.in_flight = 1
+    one.in_flight = [CLAIM]
     assert one.room(0) == 2
-    one.in_flight = 9
+    one.in_flight = [CLAIM] * 9
     assert one.room(0) == 0
 
 
@@ -56,15 +56,15 @@ def test_it_grows_while_answers_are_good() -> None:
     assert limits == [2, 1, 1, 1]
 
 
-def claim_to(address: str) -> Any:
-    return SimpleNamespace(recipients=[SimpleNamespace(recipient=Recipient(address=address))])
+def claim_to(address: str, uid: int = 0) -> Any:
+    return SimpleNamespace(uid=uid or hash(address), recipients=[SimpleNamespace(recipient=Recipient(address=address))])
 
 
 def test_a_stuck_message_is_beside_the_limit() -> None:
     """What takes long leaves the others their connections, up to the ceiling, unless the smarthost wants fewer."""
     one = relay(connections=5)
     one.stuck = [claim_to("a@slow.example"), claim_to("b@slow.example")]
-    one.in_flight = 2
+    one.in_flight = one.stuck[:]
     assert (one.bearable, one.room(0)) == (4, 6)
     one.stuck *= 4
     assert one.bearable == 5
@@ -80,8 +80,19 @@ def test_a_slow_destination_takes_half_of_the_connections() -> None:
     one = relay(connections=8)
     one.claims.extend(claim_to(f"{n}@slow.example") for n in range(3))
     assert one.held_up() == set()
-    one.stuck = [claim_to("a@Slow.example"), claim_to("b@other.example")]
+    one.stuck = one.in_flight = [claim_to("a@Slow.example"), claim_to("b@other.example")]
     assert one.held_up() == {"slow.example"}
+    one.claims.pop()
+    assert one.held_up() == set()
+
+
+def test_a_user_of_slow_destinations_takes_three_quarters_of_the_connections() -> None:
+    """However many destinations his stuck mail has: a quarter is for others; one leaves him his rest."""
+    one = relay(connections=8)
+    one.claims.extend(claim_to(f"x@{n}.example", uid=1000) for n in range(5))
+    assert one.held_up() == set()
+    one.stuck = one.in_flight = [claim_to("a@slow.example", uid=1000), claim_to("b@other.example", uid=1001)]
+    assert one.held_up() == {1000}
     one.claims.pop()
     assert one.held_up() == set()
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import select
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -164,6 +165,79 @@ def test_command_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         read(relay(password_command=python(code)))
     for pid in map(int, pids.read_text().split()):
         assert _ends(pid)
+
+
+def test_what_a_command_leaves_behind_is_killed(tmp_path: Path) -> None:
+    """A child that goes on in its group is ended with it, also where the command itself went well."""
+    pid = tmp_path / "pid"
+    child = f"os.close(1); open({str(pid)!r}, 'w').write(str(os.getpid())); os.write(w, b'.'); time.sleep(600)"
+    code = f"import os, time; r, w = os.pipe()\nif os.fork() == 0: {child}\nos.read(r, 1); print('sesame')"
+    assert read(relay(password_command=python(code))) == b"sesame"
+    assert _ends(int(pid.read_text()))
+
+
+@pytest.mark.parametrize("session", [False, True], ids=["same group", "another session"])
+def test_a_child_that_holds_the_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, session: bool) -> None:
+    """The command has ended, its output has not: an error at the deadline, and nothing of it stays open here."""
+    monkeypatch.setattr(secrets, "COMMAND_DEADLINE_S", 1.0)
+    pid = tmp_path / "pid"
+    child = f"{'os.setsid(); ' if session else ''}open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"import os, time\nif os.fork() == 0: {child}\nprint('sesame')"
+
+    async def left_open() -> set[int]:
+        counts = set()
+        for _ in range(3):
+            with pytest.raises(SecretError, match="no answer in 1 s"):
+                await Secrets(credentials_directory="").read(relay(password_command=python(code)))
+            await asyncio.sleep(0)  # a transport is closed in the loop's next turn
+            counts.add(len(os.listdir("/proc/self/fd")))
+        return counts
+
+    assert len(asyncio.run(left_open())) == 1
+    if session:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+    else:
+        assert _ends(int(pid.read_text()))
+
+
+def test_environment_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has ours, but for what systemd tells its service alone; no descriptor of ours is open in it."""
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "JOURNAL_STREAM"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("GNUPGHOME", "/somewhere")
+    with open("/dev/null") as stays:
+        os.set_inheritable(stays.fileno(), True)
+        code = "import os; print(*sorted(os.environ), sorted(os.listdir('/proc/self/fd')))"
+        names, _, descriptors = read(relay(password_command=python(code))).decode().partition(" [")
+    assert "GNUPGHOME" in names and "PATH" in names
+    for part in ("NOTIFY", "WATCHDOG", "LISTEN", "JOURNAL"):
+        assert part not in names
+    assert descriptors == "'0', '1', '2', '3']"  # 3 is the listing itself
+
+
+def test_a_symbolic_link_is_followed_to_a_file_that_is_judged(file: Path, tmp_path: Path) -> None:
+    """As secrets are mounted into containers: what counts is the file at the end, its owner and its mode."""
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    assert read(relay(password_file=str(link))) == WORD
+    file.chmod(0o644)
+    with pytest.raises(SecretError, match="mode 0644"):
+        read(relay(password_file=str(link)))
+    file.unlink()
+    with pytest.raises(SecretError, match="No such file"):
+        read(relay(password_file=str(link)))
+
+
+def test_each_use_looks_again(file: Path) -> None:
+    """The secret is read, its mode and owner judged, at each connection."""
+    once = Secrets(credentials_directory="")
+    smarthost = relay(password_file=str(file))
+    assert asyncio.run(once.read(smarthost)).reveal() == WORD
+    file.write_bytes(b"changed\n")
+    assert asyncio.run(once.read(smarthost)).reveal() == b"changed"
+    file.chmod(0o640)
+    with pytest.raises(SecretError, match="mode 0640"):
+        asyncio.run(Secrets(credentials_directory="", owner=ME or 1, group=MINE or 1).read(smarthost))
 
 
 def _ends(pid: int) -> bool:
