@@ -182,16 +182,15 @@ class Packaged(Guest):
 
 
 def wanted() -> str:
-    """The size of the run, `sample` or `nightly`; the test is skipped where there is none."""
+    """The size of the run, `sample` or `nightly`; test or module are skipped where there is none."""
     if size := os.environ.get("PYSENDMAIL_TEST_SYSTEMD"):
         return size
-    pytest.skip("the package is tested under systemd by `make test-systemd`")
+    pytest.skip("the package is tested under systemd by `make test-systemd`", allow_module_level=True)
 
 
 @contextmanager
 def booted(suite: str) -> Iterator[Packaged]:
     """A guest with that Debian, without the package."""
-    wanted()
     package()
     base = debian(PACKAGES, suite=suite)
     with TemporaryDirectory(prefix="pysendmail-guest-") as directory, Packaged(base, Path(directory)) as guest:

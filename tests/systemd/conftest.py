@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from rig.packaged import Packaged, booted
 
-# Each in a process of its own (xdist's loadgroup): much of the time systemd waits, and so do we.
-SUITES = [pytest.param(suite, marks=pytest.mark.xdist_group(suite)) for suite in ("trixie", "bookworm")]
+SUITES = ("trixie", "bookworm")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each Debian in a process of its own: half of the time systemd waits, and we with it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySuite(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((suite for suite in SUITES if suite in nodeid), SUITES[0])
+
+    return BySuite(config, log)
 
 
 @pytest.fixture(scope="session", params=SUITES)

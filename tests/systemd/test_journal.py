@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from rig.packaged import Packaged
+from rig.packaged import Packaged, wanted
 from rig.peer import Ordinary
+
+wanted()
 
 REPLIES = {"later@example.org": "451 4.3.0 later", "never@example.org": "550 5.1.1 unknown"}
 

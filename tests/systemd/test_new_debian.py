@@ -7,15 +7,16 @@ import pytest
 from rig.packaged import CONFIGURATION, SMARTHOST, UNITS, booted, wanted
 from rig.peer import Ordinary
 
+SIZE = wanted()
+
 LATER = {"later@example.org": "451 4.3.0 later"}
 APT = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "-o", "Dpkg::Options::=--force-confold")
 LIST = "/etc/apt/sources.list"
 
 
-@pytest.mark.xdist_group("bookworm")
-def test_queue_and_configuration_survive_the_next_debian() -> None:
+def test_bookworm_is_upgraded_with_mail_in_the_queue() -> None:
     """A new systemd, a new Python: no mail is refused meanwhile, and what waited leaves after the reboot."""
-    if wanted() != "nightly":
+    if SIZE != "nightly":
         pytest.skip("Debian is upgraded by `make test-systemd SIZE=nightly`")
     with booted("bookworm") as guest:
         guest.install()

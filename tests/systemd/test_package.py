@@ -13,6 +13,8 @@ from rig.debian import program
 from rig.packaged import CONFIGURATION, SMARTHOST, UNITS, Packaged, booted, package, wanted
 from rig.peer import Ordinary
 
+wanted()
+
 LATER = {"later@example.org": "451 4.3.0 later"}
 PROFILE = Path(__file__).parents[2] / "contrib" / "apparmor" / "usr.bin.pysendmail"
 APT = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes")
@@ -122,10 +124,8 @@ def test_purge_leaves_nothing(fresh: Packaged) -> None:
     fresh.must("id", "pysendmail")
 
 
-@pytest.mark.xdist_group("trixie")
 def test_lintian_finds_no_error() -> None:
     """Debian's own judge of packages."""
-    wanted()
     lintian = program("lintian", "lintian")
     done = subprocess.run(
         [lintian, "--allow-root", "--fail-on=error", package()], capture_output=True, text=True, check=False
@@ -133,10 +133,8 @@ def test_lintian_finds_no_error() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.xdist_group("trixie")
 def test_the_apparmor_profile_is_well_formed() -> None:
     """Whether it fits is another question: there is no AppArmor in the guests' kernel."""
-    wanted()
     parser = program("apparmor_parser", "apparmor")
     command = [parser, "--skip-kernel-load", "--skip-cache", "--warn=all", PROFILE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

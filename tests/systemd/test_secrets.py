@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from rig.packaged import SMARTHOST, Packaged
+from rig.packaged import SMARTHOST, Packaged, wanted
 from rig.peer import Ordinary, PeerThread
+
+wanted()
 
 WITH_PASSWORD = SMARTHOST + 'username = "box"\nauth_in_clear = true\n'
 CREDENTIAL = "smarthost.main.password"

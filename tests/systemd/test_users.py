@@ -5,7 +5,9 @@ from __future__ import annotations
 import email
 import email.policy
 
-from rig.packaged import USERS, Packaged
+from rig.packaged import USERS, Packaged, wanted
+
+wanted()
 
 
 def test_jobs_of_several_users(guest: Packaged) -> None:
