@@ -477,6 +477,8 @@ class Reader:
     _on_sendmsg = _on_sendto
 
     def _on_recvfrom(self, arguments: str, result: str) -> None:
+        if "MSG_PEEK" in arguments:
+            return  # only looked at: it is read once more
         if (channel := self._channel(arguments)) is not None and int(result):
             self._add(Heard, channel=channel, octets=_strings(arguments)[0])
 
