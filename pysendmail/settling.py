@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pysendmail.outcome import Outcome, Result, Scope
 from pysendmail.queue import Queue
@@ -92,14 +93,10 @@ class Settling:
         outcome = "deferred" if next_attempt_at is not None else state
         if result.relayed and state == "sent":
             outcome = "relayed"
-        failed = _failed(
-            row,
-            outcome=outcome,
-            status=status,
-            reply=result.reply,
+        failed = replace(
+            _told(row, outcome, status, result.reply, settlement.smarthost),
             code=result.code,
             attempts=attempts,
-            smarthost=settlement.smarthost,
             last_attempt_at=self._now,
         )
         return result, failed, next_attempt_at
@@ -344,17 +341,8 @@ class Settling:
         )
 
 
-def _failed(
-    row: sqlite3.Row,
-    *,
-    outcome: str,
-    status: str,
-    reply: str,
-    code: int | None,
-    attempts: int,
-    smarthost: str,
-    last_attempt_at: float | None,
-) -> Failed:
+def _told(row: sqlite3.Row, outcome: str, status: str, reply: str, smarthost: str) -> Failed:
+    """What a report says of a recipient: as the row has it, but for what just happened."""
     return Failed(
         address=row["address"],
         original=row["original"],
@@ -363,25 +351,17 @@ def _failed(
         outcome=outcome,
         status=status,
         reply=reply,
-        code=code,
-        attempts=attempts,
+        code=None,
+        attempts=row["attempts"],
         smarthost=smarthost,
-        last_attempt_at=last_attempt_at,
+        last_attempt_at=None,
     )
 
 
 def _waiting(row: sqlite3.Row, outcome: str, status: str, reason: str, smarthost: str) -> Failed:
     """A recipient that ends, or is told of, without an attempt."""
-    return _failed(
-        row,
-        outcome=outcome,
-        status=status,
-        reply=row["reply"] if row["reply"] and outcome != "deferred" else reason,
-        code=None,
-        attempts=row["attempts"],
-        smarthost=row["smarthost"] or smarthost,
-        last_attempt_at=None,
-    )
+    reply = row["reply"] if row["reply"] and outcome != "deferred" else reason
+    return _told(row, outcome, status, reply, row["smarthost"] or smarthost)
 
 
 def _unknown(address: str, reply: str, scope: Scope, status: str) -> Result:
