@@ -62,7 +62,7 @@ class AliasBook:
 
 
 class Daemon:
-    def __init__(self, instance: Instance, loaded: Loaded, events: Events, manager: Manager | None) -> None:
+    def __init__(self, instance: Instance, loaded: Loaded, events: Events, manager: Manager) -> None:
         self._instance = instance
         self._manager = manager
         self._changed = asyncio.Event()
@@ -113,14 +113,13 @@ class Daemon:
         work = loop.create_task(delivery.run(once=once))
         stop = loop.create_task(self._stop.wait())
         others = [stop, loop.create_task(self._prune())]
-        if self._manager is not None:
-            self._manager.ready()
+        self._manager.ready()
+        if self._manager.listens:
             others.append(loop.create_task(self._attend(self._manager, delivery)))
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         for task in others:
             task.cancel()
-        if self._manager is not None:
-            self._manager.stopping()
+        self._manager.stopping()
         self._events.emit("stopping", pid=os.getpid())
         deadline = loop.time() + STOP_S
         loopback.close()
@@ -257,13 +256,11 @@ class Daemon:
 
     async def _reload(self) -> None:
         """SIGHUP. The configuration in use stays until the new one is known to be good."""
-        if self._manager is not None:
-            self._manager.reloading()
+        self._manager.reloading()
         try:
             await self._take_over()
         finally:
-            if self._manager is not None:
-                self._manager.ready()
+            self._manager.ready()
 
     async def _take_over(self) -> None:
         try:

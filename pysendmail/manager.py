@@ -17,13 +17,19 @@ WITHOUT_WATCHDOG_S = 60.0
 
 
 class Manager:
-    """`notify` takes the lines of one notification; `watchdog_s`: systemd waits so long for the next WATCHDOG."""
+    """`notify` takes the lines of one notification, None: nobody wants to know. `watchdog_s`: systemd waits so long for
+    the next WATCHDOG.
+    """
 
-    def __init__(self, notify: Callable[[str], object], *, watchdog_s: float | None = None) -> None:
+    def __init__(self, notify: Callable[[str], object] | None = None, *, watchdog_s: float | None = None) -> None:
         self._notify = notify
         self._status = ""
         self._watchdog = watchdog_s is not None
         self.interval_s = WITHOUT_WATCHDOG_S if watchdog_s is None else watchdog_s / 3
+
+    @property
+    def listens(self) -> bool:
+        return self._notify is not None
 
     def ready(self) -> None:
         self._tell("READY=1")
@@ -46,14 +52,16 @@ class Manager:
             self._tell(f"STATUS={text}")
 
     def _tell(self, text: str) -> None:
+        if self._notify is None:
+            return
         with suppress(OSError):  # systemd is not there to listen: that stops no mail
             self._notify(text)
 
 
-def from_environment() -> Manager | None:
+def from_environment() -> Manager:
     """The manager that started us, if it wants to be told (NOTIFY_SOCKET, WATCHDOG_USEC)."""
     if not os.environ.get("NOTIFY_SOCKET"):
-        return None
+        return Manager()
     try:
         from systemd import daemon
     except ImportError:
@@ -62,7 +70,7 @@ def from_environment() -> Manager | None:
             "not installed here: install python3-systemd or pysendmail-mta[systemd], or use Type=exec",
             file=sys.stderr,
         )
-        return None
+        return Manager()
     return Manager(daemon.notify, watchdog_s=_watchdog_s())
 
 
