@@ -212,8 +212,11 @@ class Reception:
         accepted = await self._store.commit(await submission.finished(time.time(), self._apart))
         submission.stored = False
         self._submission = None
-        self._store.end()
-        log_accepted(self._events, submission, accepted)
+        try:
+            self._store.end()
+            log_accepted(self._events, submission, accepted)
+        except Exception as error:  # ours, and no reason to say that the message is not
+            self._events.bug(error, queue_id=submission.queue_id)
         return submission.queue_id
 
     async def _drop(self) -> None:
