@@ -29,7 +29,10 @@ async def on_queue(invocation: Invocation, desk: Control, right: Right) -> Async
             async for text in layout(desk.waiting(right, wanted), desk.directory):
                 yield text
         case Mode.COUNT:
-            yield f"{len([entry async for entry in desk.waiting(right, request)])}\n"
+            number = 0
+            async for _entry in desk.waiting(right, request):
+                number += 1
+            yield f"{number}\n"
         case Mode.FLUSH if invocation.wait:
             async for event in desk.flush_and_wait(right, request):
                 words = explain.happening(event) if invocation.verbose else ""

@@ -39,6 +39,7 @@ class Answer:
     """What became of one argument: lines for standard output, and what is wrong with it, if anything is."""
 
     lines: tuple[str, ...]
+    targets: tuple[str, ...] = ()  # the addresses that it stands for in the end
     code: int = EX_OK
     problem: str = ""
 
@@ -74,7 +75,8 @@ def _verified(address: str, now: Circumstances) -> Answer:
         else:
             hosts = " or ".join(_spelled(host) for host in _hosts(way, now.config))
             lines.append(f"{printable(target)}... deliverable: by {hosts}")
-    return Answer(lines=tuple(lines), code=EX_UNAVAILABLE if problem else EX_OK, problem=problem)
+    code = EX_UNAVAILABLE if problem else EX_OK
+    return Answer(lines=tuple(lines), targets=tuple(final), code=code, problem=problem)
 
 
 def _undeliverable(text: str, error: Exception) -> Answer:
@@ -84,17 +86,14 @@ def _undeliverable(text: str, error: Exception) -> Answer:
 
 def test(text: str, now: Circumstances) -> Iterator[str]:
     """-bt: all that is decided about an address: alias, sender, route, TLS and rewriting on each way."""
+    targets: list[str] = []
     for answer in verify([text], now):
         yield from answer.lines
-    if answer.code == EX_NOUSER:
+        targets += answer.targets
+    if not targets:
         return
     yield f"  sender     {printable(now.sender) or '<>'}"
-    final = [
-        target
-        for address in parse_list(text.encode("utf-8", "surrogateescape"))
-        for target, _ in expand_recipients([str(parse_path(address))], now.aliases, now.config)
-    ]
-    for way in dict.fromkeys(route(now.sender, target, now.config) for target in final):
+    for way in dict.fromkeys(route(now.sender, target, now.config) for target in targets):
         yield f"  route      {', '.join(way) or 'none: no smarthost is configured'}"
         for host in _hosts(way, now.config):
             yield f"  smarthost  {_spelled(host)}"
