@@ -932,8 +932,7 @@ def main() -> None:
         say(argv, f"internal error ({type(error).__name__}: {error}){fate}")
     if code == TEMPFAIL and command is not None and command.owes_greeting:
         no_greeting()
-    request = Request(argv)
-    if code and request.reads and not request.dialogue:
+    if code and (request := Request(argv)).reads and not request.dialogue:
         drain()
     posix._exit(code)
 
