@@ -29,7 +29,7 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, BaseValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
-from pysendmail import config_values, hostname, small_file
+from pysendmail import config_values, hostname, small_file, spool
 from pysendmail.config import Config, Kind, Rewrite, Route, Smarthost
 from pysendmail.config_values import Wrong
 from pysendmail.smtp.reply import printable
@@ -605,11 +605,7 @@ def save_last_good(config_text: str, directory: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(directory / LAST_GOOD)
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    spool.sync(directory)
 
 
 _TABLE_LINE = re.compile(r"\s*\[\s*([^\[\]]*?)\s*\]\s*(?:#.*)?\Z")

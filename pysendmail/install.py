@@ -23,6 +23,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pysendmail import spool
 from pysendmail.thin import client
 
 PROGRAM = "sendmail"
@@ -69,7 +70,7 @@ def install_client(
         _replace_file(program, text)
         for other in others:
             _replace_link(other, PROGRAM)
-        _sync(directory)
+        spool.sync(directory)
     except OSError as error:
         raise InstallError(f"{error.filename or directory}: {error.strerror}") from error
     problem = _compile(python, folder / "client.py")
@@ -183,14 +184,6 @@ def _replace_link(path: Path, target: str) -> None:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _compile(python: str, module: Path) -> str:
