@@ -303,6 +303,7 @@ class Control:
 
             if not await self._store.change(step):
                 raise ControlError(EX_DATAERR, f"{queue_id}: is over and its body is no longer kept: send it again")
+            self._events.emit("retried", queue_id=queue_id, uid=right.uid)
             yield {"queue_id": queue_id, "done": "due now"}
 
     async def expire(self, right: Right, request: Entry) -> AsyncIterator[Entry]:

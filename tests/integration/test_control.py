@@ -38,11 +38,12 @@ class Desk:
         self.flushed = 0
         self.forgotten: list[str] = []
         self.before_change: Callable[[], None] = lambda: None
+        self.log = io.StringIO()
         smarthost = Smarthost(name="main", host="smtp.example.com")
         self.control = Control(
             config=config(store.directory, smarthost),
             store=self,
-            events=Events(Lines(io.StringIO())),
+            events=Events(Lines(self.log)),
             postmaster=store.policy,  # type: ignore[arg-type]
             circumstances=lambda: Circumstances(daemon=True),
             relays=lambda: {"main": Relay(smarthost)},
@@ -201,6 +202,7 @@ async def test_retry_revives(desk: Desk) -> None:
     desk.store.settle(desk.store.claim(), BOUNCED)
     await desk.ask(ALICE, "retry", queue_id)
     assert desk.store.states(queue_id) == {BOB: "queued"}
+    assert desk.log.getvalue() == f"event=retried queue_id={queue_id} uid=1000\n"
 
 
 async def test_all_is_all_of_ones_own(desk: Desk) -> None:
