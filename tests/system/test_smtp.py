@@ -256,3 +256,19 @@ def test_who_gets_no_service_is_told_so_in_smtp(open_path: Path, other: int) -> 
     with instance, Client(instance, uid=other):
         refused()
     refused()
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["renamed", "first"])
+def test_a_message_across_a_reload(tmp_path: Path, before: bool) -> None:
+    """Mail that began before a reload goes the new way: the route it had then may be no more."""
+    with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer, "old")] if before else []) as instance:
+        with Client(instance) as client:
+            assert client.ask("EHLO me.example").startswith("250 ")
+            assert client.ask("MAIL FROM:<alice@example.com>").startswith("250 ")
+            assert client.ask("RCPT TO:<bob@example.org>").startswith("250 ")
+            assert client.ask("DATA").startswith("354 ")
+            client.send(b"Subject: large\r\n\r\n" + (b"x" * 700 + b"\r\n") * 4000)
+            instance.configure(smarthosts=[smarthost(peer, "new")])
+            instance.reload()
+            assert client.ask(".").startswith("250 ")
+        instance.wait_for("outcome", status="sent", smarthost="new")
