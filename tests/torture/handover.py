@@ -20,7 +20,7 @@ from rig.instance import PATIENCE_S
 from torture.checker import check
 from torture.evidence import Violation
 from torture.ledger import Subject, gather
-from torture.random_kills import rounds, wait_for_a_moment
+from torture.random_kills import wait_for_a_moment
 from torture.recorder import Plan
 from torture.report import Part, Size
 from torture.traffic import (
@@ -28,7 +28,7 @@ from torture.traffic import (
     Message,
     Traffic,
     everyday,
-    fast_sendmail,
+    in_rounds,
     rests,
     scene,
     settle,
@@ -43,24 +43,21 @@ OWNERS = 0.1  # of the calls are by who may write the queue, and does so where n
 
 def run(size: Size, seed: int, directory: Path, only: str) -> Part:
     part = Part(name="hand-over", seed=seed)
-    program = fast_sendmail(directory)
-    for number in rounds(size.of(sample=50, nightly=500) // HANDOVERS, only):
-        part.note(_round(part, seed, number, directory / "round", program))
-    return part
+    return in_rounds(part, size.of(sample=50, nightly=500) // HANDOVERS, only, directory, _round)
 
 
-def _round(part: Part, seed: int, number: int, directory: Path, program: Path) -> str:
-    random = Random(f"{seed}/{number}")
-    again = f"python -m torture {part.name} --seed {seed} --only {number}"
+def _round(part: Part, number: int, directory: Path, program: Path) -> str:
+    random = Random(f"{part.seed}/{number}")
+    again = f"python -m torture {part.name} --seed {part.seed} --only {number}"
     user = somebody()
 
     def message(random: Random) -> Message:
         return everyday(random) | {"uid": None if random.random() < OWNERS else user}
 
     found: list[Violation] = []
-    plan = Plan(seed=seed, rate=0.1)
+    plan = Plan(seed=part.seed, rate=0.1)
     with scene(directory, random.getrandbits(24), program, plan, held=bool(number % 2)) as (subject, ledger, recorder):
-        with Traffic(ledger, workers=SUBMITTERS, seed=f"{seed}/{number}", message=message) as traffic:
+        with Traffic(ledger, workers=SUBMITTERS, seed=f"{part.seed}/{number}", message=message) as traffic:
             for _ in range(HANDOVERS):
                 traffic.let(CALLS)
                 wait_for_a_moment(random, subject, recorder)

@@ -28,7 +28,7 @@ from torture.evidence import Call, Violation
 from torture.ledger import Subject
 from torture.recorder import Plan, Recorder
 from torture.report import Part, Size
-from torture.traffic import Traffic, everyday, fast_sendmail, scene, somebody, verdict
+from torture.traffic import Traffic, everyday, in_rounds, scene, somebody, verdict
 
 FIFTY = 50  # submitters
 KILLS = 50  # in a round
@@ -41,23 +41,16 @@ EVENTS = ("accepted", "attempt", "outcome", "bounce")
 
 def run_daemon(size: Size, seed: int, directory: Path, only: str) -> Part:
     part = Part(name="kill-daemon", seed=seed)
-    program = fast_sendmail(directory)
-    for number in rounds(size.of(sample=100, nightly=1000) // KILLS, only):
-        part.note(_daemon_round(part, seed, number, directory / "round", program))
-    return part
+    return in_rounds(part, size.of(sample=100, nightly=1000) // KILLS, only, directory, _daemon_round)
 
 
-def rounds(count: int, only: str) -> list[int]:
-    return [int(only)] if only else list(range(count))
-
-
-def _daemon_round(part: Part, seed: int, number: int, directory: Path, program: Path) -> str:
-    random = Random(f"{seed}/{number}")
-    again = f"python -m torture {part.name} --seed {seed} --only {number}"
-    plan, uid = Plan(seed=seed, rate=0.15), somebody()
+def _daemon_round(part: Part, number: int, directory: Path, program: Path) -> str:
+    random = Random(f"{part.seed}/{number}")
+    again = f"python -m torture {part.name} --seed {part.seed} --only {number}"
+    plan, uid = Plan(seed=part.seed, rate=0.15), somebody()
     with scene(directory, random.getrandbits(24), program, plan, held=bool(number % 2)) as (subject, ledger, recorder):
         with Traffic(
-            ledger, workers=FIFTY, seed=f"{seed}/{number}", message=lambda random: everyday(random) | {"uid": uid}
+            ledger, workers=FIFTY, seed=f"{part.seed}/{number}", message=lambda random: everyday(random) | {"uid": uid}
         ) as traffic:
             for _ in range(KILLS):
                 traffic.let(CALLS)
@@ -106,15 +99,12 @@ def _heard(recorder: Recorder, true: Callable[[], bool]) -> None:
 
 def run_client(size: Size, seed: int, directory: Path, only: str) -> Part:
     part = Part(name="kill-client", seed=seed)
-    program = fast_sendmail(directory)
-    for number in rounds(size.of(sample=100, nightly=1000) // KILLS, only):
-        part.note(_client_round(part, seed, number, directory / "round", program))
-    return part
+    return in_rounds(part, size.of(sample=100, nightly=1000) // KILLS, only, directory, _client_round)
 
 
-def _client_round(part: Part, seed: int, number: int, directory: Path, program: Path) -> str:
-    random = Random(f"{seed}/{number}")
-    again = f"python -m torture {part.name} --seed {seed} --only {number}"
+def _client_round(part: Part, number: int, directory: Path, program: Path) -> str:
+    random = Random(f"{part.seed}/{number}")
+    again = f"python -m torture {part.name} --seed {part.seed} --only {number}"
     with (
         scene(directory, random.getrandbits(24), program) as (subject, ledger, recorder),
         ThreadPoolExecutor(CLIENTS) as pool,

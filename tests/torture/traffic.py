@@ -28,6 +28,7 @@ from torture.checker import check
 from torture.evidence import Rest, Settings, Violation
 from torture.ledger import Ledger, Subject, gather
 from torture.recorder import Plan, Recorder
+from torture.report import Part
 
 SETTLE_S = 90.0
 LOOK_S = 2.0  # at the queue, at least so often
@@ -60,6 +61,17 @@ def everyday(random: Random) -> Message:
     recipients = [f"{name}.{random.randrange(10**9)}@d{random.randrange(5)}.example.org" for name in names]
     size = random.choice([0] * 16 + [5_000, 5_000, 100_000, 1_500_000])
     return {"recipients": recipients, "size": size, **({"sender": ""} if random.random() < 0.03 else {})}
+
+
+Round = Callable[[Part, int, Path, Path], str]  # its number, its directory, the sendmail to use; a note
+
+
+def in_rounds(part: Part, count: int, only: str, directory: Path, play: Round) -> Part:
+    """A part in so many rounds, or the one that `only` names; each has a directory of its own."""
+    program = fast_sendmail(directory)
+    for number in [int(only)] if only else range(count):
+        part.note(play(part, number, directory / "round", program))
+    return part
 
 
 @contextmanager
