@@ -11,6 +11,7 @@ or a socket handed over that is not.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import signal
@@ -27,7 +28,7 @@ from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.delivery import Delivery
-from pysendmail.events import Events
+from pysendmail.events import Complaints, Events
 from pysendmail.exits import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.loopback import Loopback
 from pysendmail.manager import STATUS_S, Manager
@@ -374,9 +375,10 @@ def serve(instance: Instance, *, once: bool = False) -> int:
 
 async def _serve(instance: Instance, loaded: Loaded, queue: Queue, listeners: Sequence[Listener], *, once: bool) -> int:
     sink = journal.sink()
+    events = Events(sink)
+    logging.getLogger().addHandler(Complaints(events))
     try:
-        daemon = Daemon(instance, loaded, Events(sink), manager.from_environment())
-        return await daemon.run(queue, listeners, once=once)
+        return await Daemon(instance, loaded, events, manager.from_environment()).run(queue, listeners, once=once)
     finally:
         sink.close()
 

@@ -8,6 +8,7 @@ Each outcome of a recipient is one line with `status=`. `Events.follow` lets `se
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 import time
@@ -222,3 +223,14 @@ class Events:
 
     def flush(self, *, uid: int, scope: str) -> None:
         self.emit("flush", uid=uid, scope=scope)
+
+
+class Complaints(logging.Handler):
+    """What asyncio and other libraries have to say becomes an event: the log has one grammar."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__(logging.WARNING)
+        self._events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._events.emit("library", name=record.name, error=record.getMessage())

@@ -33,6 +33,7 @@ PRIORITIES: Mapping[str, int] = {
     "fallback": WARNING,
     "socket": WARNING,
     "lost": WARNING,
+    "library": WARNING,
     "bounce": NOTICE,
     "clock": NOTICE,
     "refused": NOTICE,

@@ -357,8 +357,14 @@ class Conversation:
             self._frames += self._decoder.feed(data)
         return self._frames.pop(0)
 
+    def _write(self, octets: bytes) -> None:
+        """ConnectionError if nobody is there any more: what is written to him costs work, and asyncio a complaint."""
+        if self._writer.transport.is_closing():
+            raise ConnectionResetError
+        self._writer.write(octets)
+
     async def _say(self, text: str | bytes, kind: bytes = frames.STDOUT) -> None:
-        self._writer.write(frames.output(kind, text.encode() if isinstance(text, str) else text))
+        self._write(frames.output(kind, text.encode() if isinstance(text, str) else text))
         if self._writer.transport.get_write_buffer_size() > MAX_PAUSE_OCTETS:
             await self._writer.drain()
 
@@ -373,7 +379,7 @@ class Conversation:
             if error and not self._quiet:
                 for text in error.splitlines():
                     await self._say(f"{self._name}: {printable(text)}\n", frames.STDERR)
-            self._writer.write(frames.encode(frames.EXIT, bytes((code,))))
+            self._write(frames.encode(frames.EXIT, bytes((code,))))
             async with asyncio.timeout(HELLO_S):
                 await self._writer.drain()
         self._writer.close()
@@ -417,7 +423,7 @@ class Conversation:
             known = await self._desk.writer.run(lambda queue: queue.known(submission_id))
             code = None if known is None else EX_OK
         if code is None:
-            self._writer.write(frames.encode(frames.UNKNOWN))
+            self._write(frames.encode(frames.UNKNOWN))
             await self._writer.drain()
         else:
             await self.close(code)
@@ -462,7 +468,7 @@ class Conversation:
         async for text in texts:
             await self._say(text)
             if not text:
-                self._writer.write(frames.encode(frames.STDOUT))
+                self._write(frames.encode(frames.STDOUT))
                 await self._writer.drain()
         await self.close(EX_OK)
 
@@ -579,7 +585,7 @@ class Conversation:
                     await self._say(f"{submission.queue_id}: queued, and waits: {why}\n", frames.STDERR)
                     return
                 patience = frames.ALIVE_S
-                self._writer.write(frames.encode(frames.STDERR))  # a sign of life: the client goes on waiting
+                self._write(frames.encode(frames.STDERR))  # a sign of life: the client goes on waiting
                 continue
             if words := explain.happening({"event": event, **fields}):
                 await self._say(f"{words}\n", frames.STDERR)

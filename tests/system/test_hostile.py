@@ -46,7 +46,9 @@ def instance() -> Iterator[Instance]:
         ):
             yield instance
             assert instance.matching("bug") == []
+            assert instance.matching("library") == []
             assert instance.stop() == 0
+            assert [line for line in instance.log.splitlines() if not line.startswith("event=")] == []
 
 
 def peak(instance: Instance) -> int:

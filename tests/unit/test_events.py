@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import os
 import re
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pysendmail.events import MAX_REFUSALS, MAX_VALUE, Events, Lines, line
+from pysendmail.events import MAX_REFUSALS, MAX_VALUE, Complaints, Events, Lines, line
 from pysendmail.records import Ended
 from pysendmail.smtp.reply import printable
 
@@ -182,3 +183,17 @@ def test_a_bug_names_the_way_to_it() -> None:
     fields = parse(stream.getvalue().rstrip("\n"))
     assert (fields["queue_id"], fields["error"]) == ("Q1", "LookupError('no such thing')")
     assert re.match(r"test_events\.py:\d+ deep < test_events\.py:\d+ deep < ", fields["traceback"])
+
+
+def test_a_library_that_complains_is_an_event() -> None:
+    """asyncio's warnings have no line of their own grammar in the log."""
+    stream = io.StringIO()
+    logger = logging.Logger("asyncio")
+    logger.addHandler(Complaints(Events(Lines(stream))))
+    logger.info("nothing to worry about")
+    logger.warning("socket.send() raised %s", "exception\nevent=accepted")
+    assert parse(stream.getvalue().rstrip("\n")) == {
+        "event": "library",
+        "name": "asyncio",
+        "error": "socket.send() raised exception\\x0aevent=accepted",
+    }
