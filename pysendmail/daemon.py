@@ -95,14 +95,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        self._loopback = loopback = Loopback(server)
-        for listener in listeners:
-            if listener.name == SMTP:
-                loopback.take(listener)
-            else:
-                server.listen(listener)
-        if not once:
-            loopback.configure(self._config.daemon.listen)
+        self._listen(server, listeners, once=once)
         self._events.emit(
             "start",
             pid=os.getpid(),
@@ -120,19 +113,36 @@ class Daemon:
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         for task in others:
             task.cancel()
+        await self._end(work, delivery, server)
+        failed = work.done() and not work.cancelled() and work.exception() is not None
+        return EX_TEMPFAIL if self._store_error or failed else EX_OK
+
+    def _listen(self, server: Server, listeners: Sequence[Listener], *, once: bool) -> None:
+        """Take what comes; whoever came before waits in a backlog."""
+        self._loopback = Loopback(server)
+        for listener in listeners:
+            if listener.name == SMTP:
+                self._loopback.take(listener)
+            else:
+                server.listen(listener)
+        if not once:
+            self._loopback.configure(self._config.daemon.listen)
+
+    async def _end(self, work: asyncio.Task[None], delivery: Delivery, server: Server) -> None:
+        """Take no more, bring what is under way to its end within STOP_S, leave the queue as it should be found."""
         self._manager.stopping()
         self._events.emit("stopping", pid=os.getpid())
-        deadline = loop.time() + STOP_S
-        loopback.close()
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + STOP_S
+        if self._loopback is not None:
+            self._loopback.close()
         await server.stop(min(STOP_S, 5.0))
         self._writer.hurry()
-        await delivery.stop(deadline - loop.time())
+        await delivery.stop(deadline - clock())
         await asyncio.wait((work,), timeout=1)
         await self._reader.stop()
         await self._writer.stop()
         self._events.emit("stop", pid=os.getpid())
-        failed = work.done() and not work.cancelled() and work.exception() is not None
-        return EX_TEMPFAIL if self._store_error or failed else EX_OK
 
     # -- parts --
 
