@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,6 +70,38 @@ def new_message(
         lifetime=lifetime,
         warn_after=warn_after,
     )
+
+
+FILL_AT_ONCE = 10_000
+_COPIES = {  # table -> what differs from one copy to the next
+    "message": {"queue_id": "printf('%012d', :one + n)", "submission": "printf('%016d', :one + n)"},
+    "body": {"message": ":one + n"},
+    "recipient": {"message": ":one + n", "address": "printf('bob%d@example.org', :one + n)"},
+}
+
+
+def fill(directory: Path, backlog: int, *, body: bytes = b"hello\r\n", header: bytes = HEADER) -> None:
+    """A queue in which so many messages wait, due now: one user's, to a recipient each, copied from one another."""
+    queue = Queue.open(directory)
+    connection = queue.connection
+    connection.execute("PRAGMA synchronous = OFF")
+    new = new_message(body=body, header=header, lifetime=10**6, warn_after=10**5)
+    for begin in range(0, backlog, FILL_AT_ONCE):
+        with queue.transaction():
+            queue.accept(replace(new, queue_id=f"{begin:012}"), submission=b"%d" % begin, now=time.time())
+            names = {"one": connection.execute("SELECT max(id) FROM message").fetchone()[0]}
+            names["more"] = min(FILL_AT_ONCE, backlog - begin) - 1
+            for table, differing in _COPIES.items():
+                columns = [row["name"] for row in connection.execute(f"PRAGMA table_info({table})") if not row["pk"]]
+                values = ", ".join(differing.get(column, column) for column in columns)
+                connection.execute(
+                    f"INSERT INTO {table} ({', '.join(columns)}) "
+                    "WITH RECURSIVE copy(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copy LIMIT :more) "
+                    f"SELECT {values} FROM copy, {table} WHERE {'message' if 'message' in columns else 'id'} = :one",
+                    names,
+                )
+    queue.checkpoint()
+    queue.close()
 
 
 class PlainPolicy:
