@@ -13,6 +13,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,27 @@ def _decoded(octets: bytes) -> str:
         return Damaged(octets.decode("utf-8", "backslashreplace"))
 
 
-def _read_statements() -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL whose values are bound by position, which takes a third of the time of binding them by name."""
+
+    sql: str
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Statement:
+        """`text` names its values, `:name`; the same name is the same value."""
+        names = tuple(dict.fromkeys(re.findall(r":(\w+)", text)))
+        return cls(re.sub(r":(\w+)", lambda match: f"?{names.index(match[1]) + 1}", text), names)
+
+    def values(self, names: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple([names[name] for name in self.names])
+
+
+def _read_statements() -> dict[str, Statement]:
     text = (Path(__file__).parent / "queue.sql").read_text(encoding="utf-8")
     return {
-        match[1]: re.sub(r"^--.*\n", "", match[2], flags=re.MULTILINE).strip()
+        match[1]: Statement.of(re.sub(r"^--.*\n", "", match[2], flags=re.MULTILINE).strip())
         for match in re.finditer(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", text, re.MULTILINE | re.DOTALL)
     }
 
@@ -98,6 +116,7 @@ class Store:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
+        self._cursor = connection.cursor()  # one for all: to make one takes as long as many a statement
 
     def close(self) -> None:
         self.connection.close()
@@ -135,7 +154,9 @@ class Store:
             self.connection.execute("PRAGMA incremental_vacuum(1)")
 
     def run(self, statement: str, **names: Any) -> sqlite3.Cursor:
-        return self.connection.execute(SQL[statement], names)
+        """The cursor is the same each time: what is wanted of it is to be taken before the next statement."""
+        found = SQL[statement]
+        return self._cursor.execute(found.sql, found.values(names))
 
     def rows(self, statement: str, **names: Any) -> list[sqlite3.Row]:
         return self.run(statement, **names).fetchall()

@@ -955,7 +955,10 @@ def test_plans_use_indexes(large: Store, statement: str) -> None:
     """What runs for each message, and what runs at each wake-up, looks nothing up by reading a whole table."""
     names = {**dict.fromkeys(("keep", "keep_history", "code", "status", "reply", "outcome", "duration_s", "address",
                               "tls", "smarthost")), **NAMES}  # fmt: skip
-    plan = [row["detail"] for row in large.queue.connection.execute(f"EXPLAIN QUERY PLAN {SQL[statement]}", names)]
+    asked = SQL[statement]
+    plan = [
+        row["detail"] for row in large.queue.connection.execute(f"EXPLAIN QUERY PLAN {asked.sql}", asked.values(names))
+    ]
     scans = [step for step in plan if step.startswith("SCAN") and "USING" not in step]
     assert scans in ([], ["SCAN lane"], ["SCAN (subquery-2)"]), plan  # lanes are few
 
