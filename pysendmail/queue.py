@@ -20,9 +20,11 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pysendmail import schema
 from pysendmail.envelope import Envelope, Recipient
+from pysendmail.owners import Owners
 from pysendmail.queue_id import QueueIds
 from pysendmail.records import Accepted, Claim, ClaimedRecipient, LaneState, NewMessage
 from pysendmail.store import Store, connect, notify, octets_of, text_of, time_or_none
@@ -30,6 +32,7 @@ from pysendmail.store import Store, connect, notify, octets_of, text_of, time_or
 PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail streams
 COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
 MAX_RECIPIENTS_PER_CLAIM = 1000
+LANES_KNOWN = 10_000  # whose ids need no look
 _PAGE = 500
 
 
@@ -49,6 +52,8 @@ class Queue(Store):
         self._all_touched = False
         self.reports: list[NewMessage] = []  # queued since `take_reports`, for the log
         self._lanes: dict[int, tuple[tuple[str, ...], int, str]] = {}
+        self._lane_ids: dict[tuple[str, int, str], int] = {}  # by what a lane is
+        self.owners = Owners()
 
     @classmethod
     def open(cls, directory: Path) -> Queue:
@@ -70,10 +75,25 @@ class Queue(Store):
         """Open for looking, beside whoever writes. Raises sqlite3.OperationalError where there is none."""
         return cls(connect(directory / "queue.db", readonly=True), directory)
 
+    def commit(self) -> None:
+        super().commit()
+        self.owners.committed()
+
     def rollback(self) -> None:
         super().rollback()
+        self._undo((0, 0))
+
+    def _mark(self) -> tuple[int, int]:
+        return len(self.reports), self.owners.mark()
+
+    def _undo(self, mark: tuple[int, int]) -> None:
+        del self.reports[mark[0] :]
+        self.owners.undo(mark[1])
+        self._forget_lanes()
+
+    def _forget_lanes(self) -> None:
         self._lanes.clear()
-        self.reports.clear()
+        self._lane_ids.clear()
 
     def take_reports(self) -> list[NewMessage]:
         """The reports that were queued since last asked. Asked after each commit."""
@@ -115,6 +135,9 @@ class Queue(Store):
 
     def owned(self, uid: int) -> tuple[int, int]:
         """How many messages and octets of this uid wait."""
+        return self.owners.waiting(uid, self._count_owned)
+
+    def _count_owned(self, uid: int) -> tuple[int, int]:
         row = self.one("owned", uid=uid)
         return row[0], row[1]
 
@@ -149,22 +172,21 @@ class Queue(Store):
 
     def make_ready(self, message: int, new: NewMessage, now: float, *, submission: bytes | None = None) -> None:
         """C1: the message and all its recipients become ours with the commit of this step."""
-        self.run(
-            "make_ready",
-            message=message,
-            submission=submission,
-            sender=new.envelope.sender,
-            message_id=new.message_id,
-            envid=new.envelope.envid,
-            ret=new.envelope.ret,
-            smtputf8=new.envelope.smtputf8,
-            eight_bit=new.eight_bit,
-            size=len(new.header) + 2 + new.body_size,
-            header=new.header,
-            now=now,
-            expires_at=now + new.lifetime,
-            warn_at=now + new.warn_after if new.warn_after else None,
-        )
+        self.run("make_ready", message=message, **_columns(new, submission, now))
+        self._add_recipients(message, new, now)
+
+    def accept(self, new: NewMessage, *, submission: bytes | None, now: float) -> Accepted:
+        """C1 of a message that is all here."""
+        columns = _columns(new, submission, now)
+        cursor = self.run("accept", queue_id=new.queue_id, kind=new.kind, uid=new.uid, about=new.about, **columns)
+        message = cursor.lastrowid
+        assert message is not None
+        self.add_body(message, 0, new.body)
+        self._add_recipients(message, new, now)
+        return Accepted(queue_id=new.queue_id)
+
+    def _add_recipients(self, message: int, new: NewMessage, now: float) -> None:
+        self.owners.add(new.uid, 1, _size(new))
         for destination in new.destinations:
             self.run(
                 "add_recipient",
@@ -177,21 +199,19 @@ class Queue(Store):
                 now=now + new.wait,
             )
 
-    def accept(self, new: NewMessage, *, submission: bytes | None, now: float) -> Accepted:
-        """C1 of a message that is all here."""
-        message = self.receive(queue_id=new.queue_id, kind=new.kind, uid=new.uid, about=new.about)
-        self.add_body(message, 0, new.body)
-        self.make_ready(message, new, now, submission=submission)
-        return Accepted(queue_id=new.queue_id)
-
     def forget(self, queue_id: str) -> None:
         """Drop a message that was never completed. By its id: a row that was rolled back may be another's by now."""
         self.run("forget_message", queue_id=queue_id)
 
     def _lane(self, route: tuple[str, ...], uid: int, address: str) -> int:
-        names = {"route": "\n".join(route), "uid": uid, "destination": destination_of(address)}
-        self.run("add_lane", **names)
-        lane = int(self.one("lane_id", **names)[0])
+        key = "\n".join(route), uid, destination_of(address)
+        lane = self._lane_ids.get(key)
+        if lane is None:
+            names = dict(zip(("route", "uid", "destination"), key, strict=True))
+            self.run("add_lane", **names)
+            if len(self._lane_ids) >= LANES_KNOWN:
+                self._lane_ids.clear()
+            lane = self._lane_ids[key] = int(self.one("lane_id", **names)[0])
         self._touched.add(lane)
         return lane
 
@@ -235,6 +255,7 @@ class Queue(Store):
         return False
 
     def hold_damaged(self, message: int) -> None:
+        self.owners.forget()
         self.run("set_damaged", message=message)
         self.run("hold_damaged", message=message)
 
@@ -338,7 +359,7 @@ class Queue(Store):
         self.run("prune_history", before=now - keep_history, limit=_PAGE)
         self.run("prune_reports", before=now - keep_history)
         self.run("prune_lanes")
-        self._lanes.clear()
+        self._forget_lanes()
         when = self.one("next_prune", keep_history=keep_history)[0]
         return float(when) if when is not None else None
 
@@ -389,6 +410,7 @@ class Queue(Store):
         """`queue retry` of a failed message: due again, with a new lifetime. False when its body is gone."""
         if not self.one("has_body", message=message)[0]:
             return False
+        self.owners.forget()
         self.run(
             "revive_message",
             message=message,
@@ -417,6 +439,29 @@ class Queue(Store):
 
     def remember_sent(self, name: str, at: float) -> None:
         self.run("remember_sent", name=name, at=at)
+
+
+def _size(new: NewMessage) -> int:
+    """As it is sent."""
+    return len(new.header) + 2 + new.body_size
+
+
+def _columns(new: NewMessage, submission: bytes | None, now: float) -> dict[str, Any]:
+    """What C1 writes of a message, however its body came."""
+    return {
+        "submission": submission,
+        "sender": new.envelope.sender,
+        "message_id": new.message_id,
+        "envid": new.envelope.envid,
+        "ret": new.envelope.ret,
+        "smtputf8": new.envelope.smtputf8,
+        "eight_bit": new.eight_bit,
+        "size": _size(new),
+        "header": new.header,
+        "now": now,
+        "expires_at": now + new.lifetime,
+        "warn_at": now + new.warn_after if new.warn_after else None,
+    }
 
 
 def _route(text: object) -> tuple[str, ...]:

@@ -30,8 +30,15 @@ DELETE FROM body WHERE message = :message AND part < :before;
 -- name: renumber_parts
 UPDATE body SET part = part - :by WHERE message = :message;
 
+-- name: accept
+-- C1 of a message that is all here.
+INSERT INTO message (queue_id, kind, state, uid, about, submission, sender, message_id, envid, ret, smtputf8, eight_bit,
+    size, header, accepted_at, expires_at, warn_at)
+VALUES (:queue_id, :kind, 'queued', :uid, :about, :submission, :sender, :message_id, :envid, :ret, :smtputf8, :eight_bit,
+    :size, :header, :now, :expires_at, :warn_at);
+
 -- name: make_ready
--- C1: with this the message is ours.
+-- C1 of one whose body came before.
 UPDATE message SET state = 'queued', submission = :submission, sender = :sender, message_id = :message_id, envid = :envid, ret = :ret,
     smtputf8 = :smtputf8, eight_bit = :eight_bit, size = :size, header = :header, accepted_at = :now,
     expires_at = :expires_at, warn_at = :warn_at

@@ -17,6 +17,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from pysendmail.outcome import Outcome, Result, Scope
 from pysendmail.queue import Queue
@@ -54,7 +55,7 @@ class Settling:
             # A smarthost or a connection in trouble is the administrator's to mend, not the sender's to know.
             ours = (Scope.SESSION, Scope.SMARTHOST)
             self._warn(original, [failed for result, failed, _ in steps if result.scope not in ours])
-        self._finish(settlement.message)
+        self._finish(message)
         return [
             self._ended(message, failed, next_attempt_at=next_attempt_at, uncertain=result.outcome is Outcome.UNCERTAIN)
             for result, failed, next_attempt_at in steps
@@ -141,7 +142,7 @@ class Settling:
         for message_id, steps in by_message.items():
             message = self._message(message_id)
             self._report("bounce", self._original(message), steps)
-            self._finish(message_id)
+            self._finish(message)
             ended += [self._ended(message, failed) for failed in steps]
         return ended
 
@@ -170,16 +171,13 @@ class Settling:
         self._queue.forget_unfinished(self._now, horizon)
         ended = []
         for row in self._queue.rows("running"):
-            self._queue.connection.execute("SAVEPOINT running")
             try:
-                ended += self._recover(row)
+                ended += self._queue.apart(partial(self._recover, row))
             except (ValueError, TypeError, KeyError, ArithmeticError):  # a damaged row must not keep the daemon down
-                self._queue.connection.execute("ROLLBACK TO running")
                 self._queue.hold_damaged(row["message"])
-            self._queue.connection.execute("RELEASE running")
         return ended
 
-    def _recover(self, row: sqlite3.Row) -> list[Ended]:
+    def _recover(self, row: sqlite3.Row, _queue: Queue) -> list[Ended]:
         # No Settlement: a crash of ours is no failure that could end the life of what was out for days.
         self._queue.touch_recipient(row["id"])
         message = self._message(row["message"])
@@ -252,11 +250,12 @@ class Settling:
             self._set_state(row["id"], "removed", attempts=row["attempts"], status="2.0.0", reply=reason)
             ended.append(self._ended(state, _waiting(row, "removed", "2.0.0", reason, "")))
         if ended:
-            self._finish(message)
+            self._finish(state)
         return ended
 
-    def _finish(self, message: int) -> None:
+    def _finish(self, row: sqlite3.Row) -> None:
         """Close a message whose last recipient has ended. What failed keeps its body for a while, for `queue retry`."""
+        message = row["id"]
         if self._queue.one("open_recipients", message=message)[0]:
             return
         keep = self._queue.one("failed_recipients", message=message)[0] > 0
@@ -265,6 +264,7 @@ class Settling:
             body_until = None
             self._queue.run("drop_body", message=message)
         self._queue.run("finish_message", message=message, now=self._now, body_until=body_until)
+        self._queue.owners.add(row["uid"], -1, -row["size"])
 
     def _ended(
         self, message: sqlite3.Row, failed: Failed, *, next_attempt_at: float | None = None, uncertain: bool = False

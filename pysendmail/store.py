@@ -11,14 +11,15 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from pysendmail.spool import QueueError, sync
 
+T = TypeVar("T")
 INCREMENTAL = 2  # of PRAGMA auto_vacuum
 VACUUM_PAGES = 2000  # given back at once: 8 MiB
 
@@ -131,6 +132,27 @@ class Store:
         except BaseException:
             self.rollback()
             raise
+
+    def apart(self, step: Callable[[Self], T]) -> T:
+        """Run a step in the open transaction so that its error undoes it alone; one of the disk is for the caller."""
+        mark = self._mark()
+        self.connection.execute("SAVEPOINT step")
+        try:
+            done = step(self)
+        except BaseException as error:
+            if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError):
+                self.connection.execute("ROLLBACK TO step")
+                self.connection.execute("RELEASE step")
+                self._undo(mark)
+            raise
+        self.connection.execute("RELEASE step")
+        return done
+
+    def _mark(self) -> Any:
+        """For `_undo`: what is kept in memory of the rows, as it is now."""
+
+    def _undo(self, mark: Any) -> None:
+        """What was written since then is undone."""
 
     def begin(self) -> None:
         self.connection.execute("BEGIN IMMEDIATE")

@@ -155,24 +155,17 @@ class Writer:
     def _transact(self, steps: Sequence[_Step]) -> None:
         if self._broken:
             raise sqlite3.DatabaseError(self._broken)
-        connection = self._queue.connection
         self._queue.begin()
         for step in steps:
             step.error = None
-            reports = len(self._queue.reports)
-            connection.execute("SAVEPOINT step")
             try:
-                step.result = step.run(self._queue)
+                step.result = self._queue.apart(step.run)
             except sqlite3.IntegrityError as error:
                 step.error = error
             except sqlite3.Error:
                 raise
             except Exception as error:  # a step's own error concerns its caller alone
                 step.error = error
-            if step.error is not None:
-                connection.execute("ROLLBACK TO step")
-                del self._queue.reports[reports:]
-            connection.execute("RELEASE step")
         self._queue.commit()
 
     def _make_room(self) -> None:

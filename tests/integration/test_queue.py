@@ -193,6 +193,41 @@ def test_owned_counts_what_waits(store: Store) -> None:
     assert store.queue.owned(1000) == (0, 0)
 
 
+def test_owned_stays_what_the_rows_say(store: Store) -> None:
+    """The sums that are kept in memory are those of the rows, after whatever became of them and of steps that fail."""
+    queue = store.queue
+
+    def check() -> None:
+        rows = store.sql("SELECT count(*), coalesce(sum(size), 0) FROM message WHERE state = 'queued' AND uid = 1000")
+        assert queue.owned(1000) == tuple(rows[0])
+
+    def fails(_queue: Queue) -> None:
+        queue.accept(new_message(body=b"x" * 50), submission=None, now=NOW)
+        check()
+        raise LookupError("after all")
+
+    check()
+    bounced = store.accept(body=b"x" * 83)
+    store.accept(CAROL, BOB, body=b"y" * 7)
+    check()
+    with pytest.raises(LookupError):
+        store.do(queue.apart, fails)
+    check()
+    with pytest.raises(LookupError):
+        store.do(fails, queue)
+    check()
+    store.settle(store.claim(), BOUNCED)  # its bounce is of the same user
+    check()
+    store.do(queue.revive, store.row(bounced), now=NOW, lifetime=1000, warn_after=0)
+    check()
+    store.do(store.settling.expire, queue.recipients_of(store.row(bounced)), reason="", status="4.4.7", smarthost="")
+    check()
+    store.do(store.settling.remove, 2, 1000)
+    check()
+    store.do(queue.hold_damaged, store.row(store.accept()))
+    check()
+
+
 def test_large_body_in_parts(store: Store) -> None:
     """A body that came in pieces is read back whole, in rows of at most 256 KiB, by the parts asked for."""
     body = bytes(range(256)) * 4096  # 1 MiB

@@ -88,7 +88,7 @@ def fill(directory: Path, backlog: int, *, body: bytes = b"hello\r\n", header: b
     new = new_message(body=body, header=header, lifetime=10**6, warn_after=10**5)
     for begin in range(0, backlog, FILL_AT_ONCE):
         with queue.transaction():
-            queue.accept(replace(new, queue_id=f"{begin:012}"), submission=b"%d" % begin, now=time.time())
+            queue.accept(replace(new, queue_id=f"{begin + 1:012}"), submission=b"%d" % begin, now=time.time())
             names = {"one": connection.execute("SELECT max(id) FROM message").fetchone()[0]}
             names["more"] = min(FILL_AT_ONCE, backlog - begin) - 1
             for table, differing in _COPIES.items():
