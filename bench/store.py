@@ -100,7 +100,7 @@ class Bench:
             most = min(CLAIMS, left)
             picks = [lane for _ in range(most) if (lane := self._lanes.next(MAIN)) is not None]
             now = time.time()
-            found = await self._step(lambda queue: [queue.claim(lane, "main", now) for lane in picks])
+            found = await self._step(lambda queue: queue.claim_each([(lane, "main") for lane in picks], now))
             claims.extend(claim for claim in found if claim is not None)
             left = left - len(claims) if claims else 0
 
@@ -119,8 +119,8 @@ class Bench:
     async def _settle(self, claim: Claim) -> None:
         now = time.time()
         settlement = Settlement(
-            message=claim.message,
-            results=tuple((one.id, result(one.recipient.address, Outcome.SENT)) for one in claim.recipients),
+            claim=claim,
+            results=tuple(result(one.recipient.address, Outcome.SENT) for one in claim.recipients),
             smarthost="main",
             address="192.0.2.1",
             tls="none",

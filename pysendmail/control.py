@@ -173,7 +173,7 @@ class Control:
 
             def look(queue: Queue, row: Any = row) -> Entry:
                 entry = listing.history_entry(queue, row)
-                entry["header"] = queue.rows("claim_message", message=row["id"])[0]["header"].decode("utf-8", "replace")
+                entry["header"] = queue.one("header", message=row["id"])["header"].decode("utf-8", "replace")
                 return entry
 
             yield await self._store.look(look)

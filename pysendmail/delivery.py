@@ -255,7 +255,7 @@ class Delivery:
             def step(
                 queue: Queue, picks: list[tuple[LaneState, Relay]] = picks, now: float = now
             ) -> list[Claim | None]:
-                return [queue.claim(lane, relay.name, now) for lane, relay in picks]
+                return queue.claim_each([(lane, relay.name) for lane, relay in picks], now)
 
             try:
                 claims = await self._writer.run(step)
@@ -472,8 +472,8 @@ class Delivery:
         await self._follow_clock()  # before a lifetime is held against a clock that was set meanwhile
         ended_at = time.time()
         settlement = Settlement(
-            message=claim.message,
-            results=tuple((claimed.id, result) for claimed, result in zip(claim.recipients, results, strict=True)),
+            claim=claim,
+            results=tuple(results),
             smarthost=relay.name,
             address=address,
             tls=tls,

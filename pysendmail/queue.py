@@ -17,7 +17,7 @@ Raises sqlite3.Error as it comes; QueueError for what a person can mend. Times a
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -218,29 +218,54 @@ class Queue(Store):
     # -- claims --
 
     def claim(self, lane: LaneState, smarthost: str, now: float) -> Claim | None:
-        """Mark the lane's next message as being attempted, before MAIL FROM; None when nothing there is due.
+        """Mark the lane's next message as being attempted, before MAIL FROM; None when nothing there is due."""
+        return self.claim_each([(lane, smarthost)], now)[0]
+
+    def claim_each(self, picks: Sequence[tuple[LaneState, str]], now: float) -> list[Claim | None]:
+        """Mark the next message of each of these lanes, for its smarthost; a lane may be picked many times.
 
         The commit of this step also proves that the store can be written, so that no mail leaves whose outcome
         could not be recorded. A message whose row makes no sense is set aside as `damaged`.
         """
-        self._touched.add(lane.id)
-        for fresh in (1, 0):
-            while row := self.first("lane_first", lane=lane.id, fresh=fresh, now=now):
-                claim = self._claim_message(row["message"], lane, smarthost, now)
-                if claim is not None:
-                    return claim
-        return None
+        wanted: dict[tuple[int, str], list[int]] = {}
+        for at, (lane, smarthost) in enumerate(picks):
+            wanted.setdefault((lane.id, smarthost), []).append(at)
+        claims: list[Claim | None] = [None] * len(picks)
+        for (_, smarthost), places in wanted.items():
+            found = self._claim_next(picks[places[0]][0], smarthost, len(places), now)
+            for at, claim in zip(places, found, strict=False):
+                claims[at] = claim
+        return claims
 
-    def _claim_message(self, message: int, lane: LaneState, smarthost: str, now: float) -> Claim | None:
-        try:
-            claim = self._load_claim(message, lane, now)
-        except (ValueError, TypeError, KeyError, ArithmeticError):
-            self.hold_damaged(message)
-            return None
-        for claimed in claim.recipients:
-            self.run("mark_attempting", recipient=claimed.id, smarthost=smarthost)
-            self.run("add_attempt", recipient=claimed.id, now=now, smarthost=smarthost)
-        return claim
+    def _claim_next(self, lane: LaneState, smarthost: str, most: int, now: float) -> list[Claim]:
+        """So many of a lane, as far as they are due: new mail before retries."""
+        self._touched.add(lane.id)
+        claims: list[Claim] = []
+        for fresh in (1, 0):
+            while len(claims) < most and (
+                rows := self.rows("due", lane=lane.id, fresh=fresh, now=now, limit=most - len(claims))
+            ):
+                claims += self._claim_rows(rows, lane, smarthost, now)
+        return claims
+
+    def _claim_rows(self, rows: list[sqlite3.Row], lane: LaneState, smarthost: str, now: float) -> list[Claim]:
+        claims: dict[int, Claim] = {}
+        for row in rows:
+            if row["message"] in claims:
+                continue  # it travels with the other
+            try:
+                claims[row["message"]] = self._load_claim(row, lane, now)
+            except (ValueError, TypeError, KeyError, ArithmeticError):
+                self.hold_damaged(row["message"])
+        self.many(
+            "mark_attempting",
+            [
+                {"recipient": claimed.id, "smarthost": smarthost, "now": now}
+                for claim in claims.values()
+                for claimed in claim.recipients
+            ],
+        )
+        return list(claims.values())
 
     def set_aside(self, row: sqlite3.Row) -> bool:
         """Whether a message is damaged; then it is held, so that it keeps nobody else from expiring or starting."""
@@ -259,40 +284,21 @@ class Queue(Store):
         self.run("set_damaged", message=message)
         self.run("hold_damaged", message=message)
 
-    def _load_claim(self, message: int, lane: LaneState, now: float) -> Claim:
-        row = self.one("claim_message", message=message)
+    def _load_claim(self, row: sqlite3.Row, lane: LaneState, now: float) -> Claim:
+        if row["id"] is None:
+            raise KeyError("a recipient without its message")
         if not isinstance(row["expires_at"], float) or not isinstance(row["warn_at"], float | None):
             raise TypeError("a damaged row: a time expected")  # C2 would find out too late
-        rows = self.rows(
-            "claim_recipients",
-            message=message,
-            now=now,
-            route="\n".join(lane.route),
-            limit=MAX_RECIPIENTS_PER_CLAIM,
-        )
-        recipients = tuple(
-            ClaimedRecipient(
-                id=r["id"],
-                recipient=Recipient(
-                    address=text_of(r["address"]), notify=notify(r["notify"]), orcpt=text_of(r["orcpt"])
-                ),
-                attempts=int(r["attempts"]),
-            )
-            for r in rows
-        )
-        if not recipients:
-            raise ValueError("a damaged row: a recipient that is on no lane")
-        self._touched.update(r["lane"] for r in rows)
-        first = self.first("parts", message=message, part=0, limit=1)
+        recipients = tuple([_claimed(one) for one in (self._together(row, lane, now) if row["others"] else (row,))])
         return Claim(
-            message=message,
+            message=row["message"],
             queue_id=text_of(row["queue_id"]),
             kind=text_of(row["kind"]),
             uid=int(row["uid"]),
             message_id=text_of(row["message_id"]),
             envelope=Envelope(
                 sender=text_of(row["sender"]),
-                recipients=tuple(claimed.recipient for claimed in recipients),
+                recipients=tuple([claimed.recipient for claimed in recipients]),
                 envid=text_of(row["envid"]),
                 ret=text_of(row["ret"]),
                 smtputf8=bool(row["smtputf8"]),
@@ -302,10 +308,23 @@ class Queue(Store):
             eight_bit=bool(row["eight_bit"]),
             accepted_at=float(row["accepted_at"]),
             recipients=recipients,
-            first_part=octets_of(first["octets"]) if first else b"",
+            first_part=b"" if row["octets"] is None else octets_of(row["octets"]),
             lane=lane.id,
             route=lane.route,
         )
+
+    def _together(self, row: sqlite3.Row, lane: LaneState, now: float) -> list[sqlite3.Row]:
+        rows = self.rows(
+            "due_together",
+            message=row["message"],
+            now=now,
+            route="\n".join(lane.route),
+            limit=MAX_RECIPIENTS_PER_CLAIM,
+        )
+        if not rows:
+            raise ValueError("a damaged row: a recipient that is on no lane")
+        self._touched.update(one["lane"] for one in rows)
+        return rows
 
     def parts(self, message: int, part: int, limit: int) -> list[bytes]:
         """The parts of a body from `part` on."""
@@ -462,6 +481,14 @@ def _columns(new: NewMessage, submission: bytes | None, now: float) -> dict[str,
         "expires_at": now + new.lifetime,
         "warn_at": now + new.warn_after if new.warn_after else None,
     }
+
+
+def _claimed(row: sqlite3.Row) -> ClaimedRecipient:
+    return ClaimedRecipient(
+        id=row["recipient"],
+        recipient=Recipient(address=text_of(row["address"]), notify=notify(row["notify"]), orcpt=text_of(row["orcpt"])),
+        attempts=int(row["attempts"]),
+    )
 
 
 def _route(text: object) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ SELECT max(queue_id) FROM message;
 
 -- name: owned
 -- How much of one user waits here.
-SELECT count(*), coalesce(sum(size), 0) FROM message WHERE uid = :uid AND state = 'queued';
+SELECT count(*), coalesce(sum(size), 0) FROM message
+WHERE uid = :uid AND state IN ('queued', 'damaged') AND state = 'queued';
 
 -- name: add_message
 -- A message that is being received; nobody sees it until `make_ready`.
@@ -78,29 +79,28 @@ SELECT min(at) FROM (
     UNION ALL
     SELECT min(next_attempt_at) FROM recipient WHERE state = 'queued' AND lane = :lane AND fresh = 0);
 
--- name: lane_first
--- Whose turn it is in a lane: the longest due, of the new ones or of the retries.
-SELECT message FROM recipient
-WHERE state = 'queued' AND lane = :lane AND fresh = :fresh AND next_attempt_at <= :now
-ORDER BY next_attempt_at LIMIT 1;
+-- name: due
+-- Whose turn it is in a lane: the longest due, of the new ones or of the retries, with all that an attempt needs.
+SELECT r.id AS recipient, r.address, r.orcpt, r.notify, r.attempts, r.lane, r.message,
+    EXISTS (SELECT 1 FROM recipient other WHERE other.message = r.message AND other.id != r.id) AS others,
+    m.id, m.queue_id, m.kind, m.uid, m.sender, m.message_id, m.envid, m.ret, m.smtputf8, m.eight_bit, m.size, m.header,
+    m.accepted_at, m.expires_at, m.warn_at, body.octets
+FROM recipient r LEFT JOIN message m ON m.id = r.message LEFT JOIN body ON body.message = m.id AND body.part = 0
+WHERE r.state = 'queued' AND r.lane = :lane AND r.fresh = :fresh AND r.next_attempt_at <= :now
+ORDER BY r.next_attempt_at LIMIT :limit;
 
--- name: claim_message
-SELECT id, queue_id, kind, uid, sender, message_id, envid, ret, smtputf8, eight_bit, size, header, accepted_at,
-    expires_at, warn_at
-FROM message WHERE id = :message;
-
--- name: claim_recipients
+-- name: due_together
 -- All due recipients of a message that go the same way travel together.
-SELECT r.id, r.address, r.orcpt, r.notify, r.attempts, r.lane
+SELECT r.id AS recipient, r.address, r.orcpt, r.notify, r.attempts, r.lane
 FROM recipient r JOIN lane ON lane.id = r.lane
 WHERE r.message = :message AND r.state = 'queued' AND r.next_attempt_at <= :now AND lane.route = :route
 ORDER BY r.id LIMIT :limit;
 
 -- name: mark_attempting
-UPDATE recipient SET state = 'attempting', smarthost = :smarthost WHERE id = :recipient;
+UPDATE recipient SET state = 'attempting', smarthost = :smarthost, attempted_at = :now WHERE id = :recipient;
 
--- name: add_attempt
-INSERT INTO attempt (recipient, at, smarthost) VALUES (:recipient, :now, :smarthost);
+-- name: header
+SELECT header FROM message WHERE id = :message;
 
 -- name: parts
 SELECT octets FROM body WHERE message = :message AND part >= :part ORDER BY part LIMIT :limit;
@@ -117,23 +117,25 @@ UPDATE recipient SET state = 'held' WHERE message = :message AND state IN ('queu
 UPDATE recipient SET state = CASE WHEN (SELECT held FROM message WHERE id = recipient.message) THEN 'held' ELSE 'queued' END
 WHERE id = :recipient AND state = 'attempting';
 
--- name: drop_attempt
-DELETE FROM attempt WHERE recipient = :recipient AND outcome IS NULL;
-
 -- name: running
 -- What start-up finds marked was under way when the daemon died.
-SELECT r.id, r.message, r.address, r.attempts, m.held
-FROM recipient r JOIN message m ON m.id = r.message WHERE r.state = 'attempting';
+SELECT id, message, address FROM recipient WHERE state = 'attempting';
 
--- name: end_attempt
-UPDATE attempt SET address = :address, tls = :tls, code = :code, status = :status, reply = :reply, outcome = :outcome,
-    duration_s = :duration_s
-WHERE recipient = :recipient AND outcome IS NULL;
+-- name: add_attempt
+-- An attempt has ended; while it runs, the recipient says so.
+INSERT INTO attempt (recipient, at, smarthost, address, tls, code, status, reply, outcome, duration_s)
+VALUES (:recipient, :at, :smarthost, :address, :tls, :code, :status, :reply, :outcome, :duration_s);
 
 -- name: prune_attempts
 -- A smarthost that is down for days must not grow a message's history without end.
 DELETE FROM attempt WHERE recipient = :recipient AND id <= (
     SELECT id FROM attempt WHERE recipient = :recipient ORDER BY id DESC LIMIT 1 OFFSET :keep);
+
+-- name: sent
+-- C2 of a recipient whom the smarthost took, whatever was to become of the rest. One set aside meanwhile stays so.
+UPDATE recipient SET state = 'sent', fresh = 0, attempts = attempts + 1, next_attempt_at = NULL, code = :code,
+    status = :status, reply = :reply, finished_at = :now, removed_by = NULL
+WHERE id = :recipient AND state = 'attempting';
 
 -- name: settle_recipient
 UPDATE recipient SET state = :state, fresh = :fresh, attempts = :attempts, next_attempt_at = :next_attempt_at,
@@ -147,8 +149,8 @@ SELECT id, queue_id, kind, uid, sender, message_id, envid, ret, smtputf8, eight_
 FROM message WHERE id = :message;
 
 -- name: recipient_state
-SELECT id, message, lane, address, original, orcpt, notify, state, fresh, attempts, status, reply, smarthost, warned,
-    removed_by
+SELECT id, message, lane, address, original, orcpt, notify, state, fresh, attempts, status, reply, smarthost,
+    attempted_at, warned, removed_by
 FROM recipient WHERE id = :recipient;
 
 -- name: mark_removed
@@ -164,6 +166,13 @@ SELECT count(*) FROM recipient WHERE message = :message AND state IN ('queued', 
 
 -- name: failed_recipients
 SELECT count(*) FROM recipient WHERE message = :message AND state IN ('bounced', 'expired', 'discarded');
+
+-- name: finish_sent
+-- The end of a message of which nothing waits and nothing failed.
+UPDATE message SET state = 'done', finished_at = :now, warn_at = NULL, held = 0, body_until = NULL
+WHERE id = :message AND state = 'queued' AND NOT EXISTS (
+    SELECT 1 FROM recipient WHERE message = :message
+    AND state IN ('queued', 'held', 'attempting', 'bounced', 'expired', 'discarded'));
 
 -- name: finish_message
 UPDATE message SET state = 'done', finished_at = :now, warn_at = NULL, held = 0, body_until = :body_until WHERE id = :message;
@@ -212,7 +221,8 @@ UPDATE recipient SET next_attempt_at = :now WHERE state = 'queued' AND next_atte
 
 -- name: flush_uid
 UPDATE recipient SET next_attempt_at = :now
-WHERE state = 'queued' AND next_attempt_at > :now AND message IN (SELECT id FROM message WHERE uid = :uid AND state = 'queued');
+WHERE state = 'queued' AND next_attempt_at > :now AND message IN (
+    SELECT id FROM message WHERE uid = :uid AND state IN ('queued', 'damaged'));
 
 -- name: find_message
 SELECT id, uid, state, held FROM message WHERE queue_id = :queue_id;
@@ -328,8 +338,13 @@ SELECT r.id, r.address, r.original, r.state, r.attempts, r.next_attempt_at, r.co
 FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.message = :message ORDER BY r.id;
 
 -- name: page_attempts
-SELECT a.at, a.smarthost, a.address, a.tls, a.code, a.status, a.reply, a.outcome, a.duration_s
-FROM attempt a WHERE a.recipient = :recipient ORDER BY a.id;
+-- The last one may be under way.
+SELECT at, smarthost, address, tls, code, status, reply, outcome, duration_s FROM (
+    SELECT id, at, smarthost, address, tls, code, status, reply, outcome, duration_s
+    FROM attempt WHERE recipient = :recipient
+    UNION ALL SELECT NULL, attempted_at, smarthost, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM recipient WHERE id = :recipient AND state = 'attempting')
+ORDER BY id IS NULL, id;
 
 -- name: bounces_page
 SELECT id, at, kind, about, sender, uid, recipient, outcome, status, reply, queue_id, reported_to, silence

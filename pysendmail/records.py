@@ -81,8 +81,8 @@ class Claim:
 class Settlement:
     """What one attempt gave, for C2."""
 
-    message: int
-    results: tuple[tuple[int, Result], ...]  # recipient id, result
+    claim: Claim
+    results: tuple[Result, ...]  # one for each of the claim's recipients
     smarthost: str
     address: str | None  # the smarthost's IP address, where a connection was made
     tls: str | None

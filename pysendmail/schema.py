@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 
-VERSION = 1
+VERSION = 2
 
 
 class SchemaError(Exception):
@@ -154,6 +154,19 @@ SELECT about AS queue_id, strftime('%Y-%m-%dT%H:%M:%SZ', at, 'unixepoch') AS at,
 FROM report WHERE kind IN ('bounce', 'postmaster');
 """
 
+# `recipient.attempted_at` says when the attempt under way began: it is a row only when it has ended, not one that is
+# written twice. No look went by an address's index alone. A user's messages are listed in order.
+_SECOND = """
+ALTER TABLE recipient ADD COLUMN attempted_at REAL;
+UPDATE recipient SET attempted_at = (SELECT at FROM attempt WHERE recipient = recipient.id AND outcome IS NULL)
+WHERE state = 'attempting';
+DELETE FROM attempt WHERE outcome IS NULL;
+DROP INDEX attempt_running;
+DROP INDEX recipient_address;
+DROP INDEX message_owner;
+CREATE INDEX message_owner ON message(uid, id, state, size) WHERE state IN ('queued', 'damaged');
+"""
+
 
 def ensure(connection: sqlite3.Connection) -> None:
     """Make the schema what this version wants. The caller holds queue.lock.
@@ -175,9 +188,11 @@ def ensure(connection: sqlite3.Connection) -> None:
 
     @migrations()
     def m0001_first(database: Database) -> None:
-        for statement in _FIRST.split(";\n"):
-            if statement.strip():
-                database.conn.execute(statement)
+        _run(database.conn, _FIRST)
+
+    @migrations()
+    def m0002_attempts(database: Database) -> None:
+        _run(database.conn, _SECOND)
 
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -187,3 +202,9 @@ def ensure(connection: sqlite3.Connection) -> None:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _run(connection: sqlite3.Connection, script: str) -> None:
+    for statement in script.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)

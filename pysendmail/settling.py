@@ -22,7 +22,7 @@ from functools import partial
 from pysendmail.outcome import Outcome, Result, Scope
 from pysendmail.queue import Queue
 from pysendmail.records import Claim, Ended, Failed, Original, Policy, Settlement
-from pysendmail.store import notify
+from pysendmail.store import notify, time_or_none
 
 MAX_ATTEMPTS_KEPT = 100  # per recipient, in the history
 
@@ -40,13 +40,15 @@ class Settling:
     def settle(self, settlement: Settlement) -> list[Ended]:
         """C2: outcomes, next due times, and the bounce if there is one. `now` is when the attempt ended.
 
-        A recipient that is no longer being attempted (removed meanwhile) keeps its state.
+        A recipient that is no longer being attempted (set aside meanwhile) keeps its state.
         """
-        message = self._message(settlement.message)
+        if all(result.outcome is Outcome.SENT and not result.relayed for result in settlement.results):
+            return self._settle_sent(settlement)
+        message = self._message(settlement.claim.message)
         steps = [
             step
-            for recipient, result in settlement.results
-            if (step := self._settle_recipient(message, recipient, result, settlement)) is not None
+            for claimed, result in zip(settlement.claim.recipients, settlement.results, strict=True)
+            if (step := self._settle_recipient(message, claimed.id, result, settlement)) is not None
         ]
         original = self._original(message)
         for kind, outcomes in (("bounce", ("bounced", "expired", "discarded")), ("relayed", ("relayed",))):
@@ -61,13 +63,48 @@ class Settling:
             for result, failed, next_attempt_at in steps
         ]
 
+    def _settle_sent(self, settlement: Settlement) -> list[Ended]:
+        """What becomes of nearly all mail: the claim says all that there is to know, and nobody is to be told."""
+        claim = settlement.claim
+        ended = []
+        for claimed, result in zip(claim.recipients, settlement.results, strict=True):
+            self._add_attempt(claimed.id, result, settlement)
+            taken = self._queue.run(
+                "sent",
+                recipient=claimed.id,
+                code=result.code,
+                status=result.status,
+                reply=result.reply,
+                now=self._now,
+            )
+            if taken.rowcount:
+                ended.append(
+                    Ended(
+                        queue_id=claim.queue_id,
+                        message_id=claim.message_id,
+                        sender=claim.envelope.sender,
+                        uid=claim.uid,
+                        recipient=claimed.recipient.address,
+                        outcome="sent",
+                        status=result.status,
+                        reply=result.reply,
+                        code=result.code,
+                        attempts=claimed.attempts + 1,
+                        delay_s=self._now - claim.accepted_at,
+                    )
+                )
+        if self._queue.run("finish_sent", message=claim.message, now=self._now).rowcount:
+            self._queue.run("drop_body", message=claim.message)
+            self._queue.owners.add(claim.uid, -1, -claim.size)
+        else:
+            self._finish(self._message(claim.message))
+        return ended
+
     def _settle_recipient(
         self, message: sqlite3.Row, recipient: int, result: Result, settlement: Settlement
     ) -> tuple[Result, Failed, float | None] | None:
         row = self._queue.touch_recipient(recipient)
-        duration_s = round(self._now - settlement.started_at, 3)
-        self._end_attempt(recipient, result, settlement.address, settlement.tls, duration_s)
-        self._queue.run("prune_attempts", recipient=recipient, keep=MAX_ATTEMPTS_KEPT)
+        self._add_attempt(recipient, result, settlement)
         if row["state"] != "attempting":
             return None
         # Trouble with the smarthost and "the rest in the next transaction" are no attempt of this recipient's own.
@@ -78,6 +115,7 @@ class Settling:
             state = "removed"
         next_attempt_at = None
         if state in ("queued", "held"):
+            self._queue.run("prune_attempts", recipient=recipient, keep=MAX_ATTEMPTS_KEPT)
             next_attempt_at = (
                 self._policy.next_attempt_at(self._now, attempts, message["queue_id"]) if own else self._now
             )
@@ -107,16 +145,16 @@ class Settling:
         for claimed in claim.recipients:
             self._queue.touch_recipient(claimed.id)
             self._queue.run("give_back", recipient=claimed.id)
-            self._queue.run("drop_attempt", recipient=claimed.id)
         return self._end_removed(claim.message)
 
     def defer(self, claim: Claim, reason: str, retry_at: float) -> list[Ended]:
         """After an error of ours: back to the queue, with as little as possible that could fail again."""
         held = self._message(claim.message)["held"]
         for claimed in claim.recipients:
-            if self._queue.touch_recipient(claimed.id)["state"] == "attempting":
+            row = self._queue.touch_recipient(claimed.id)
+            if row["state"] == "attempting":
                 result = _unknown(claimed.recipient.address, reason, Scope.MESSAGE, "4.3.0")
-                self._requeue(claimed.id, result, held=held, attempts=claimed.attempts + 1, retry_at=retry_at)
+                self._requeue(row, result, held=held, retry_at=retry_at)
         return self._end_removed(claim.message)
 
     # -- without an attempt --
@@ -179,13 +217,13 @@ class Settling:
 
     def _recover(self, row: sqlite3.Row, _queue: Queue) -> list[Ended]:
         # No Settlement: a crash of ours is no failure that could end the life of what was out for days.
-        self._queue.touch_recipient(row["id"])
+        recipient = self._queue.touch_recipient(row["id"])
         message = self._message(row["message"])
         if self._queue.set_aside(message):
             return []
         reply = "the daemon stopped during this attempt; the message may have been sent"
         uncertain = _unknown(row["address"], reply, Scope.SESSION, "4.4.2")
-        self._requeue(row["id"], uncertain, held=row["held"], attempts=row["attempts"] + 1, retry_at=self._now)
+        self._requeue(recipient, uncertain, held=message["held"], retry_at=self._now)
         failed = _waiting(self._queue.one("recipient_state", recipient=row["id"]), "deferred", "4.4.2", reply, "")
         ended = self._ended(message, failed, next_attempt_at=self._now, uncertain=True)
         return [ended, *self._end_removed(row["message"])]
@@ -195,19 +233,19 @@ class Settling:
     def _message(self, message: int) -> sqlite3.Row:
         return self._queue.one("message_state", message=message)
 
-    def _end_attempt(
-        self, recipient: int, result: Result, address: str | None, tls: str | None, duration_s: float | None
-    ) -> None:
+    def _add_attempt(self, recipient: int, result: Result, settlement: Settlement) -> None:
         self._queue.run(
-            "end_attempt",
+            "add_attempt",
             recipient=recipient,
-            address=address,
-            tls=tls,
+            at=settlement.started_at,
+            smarthost=settlement.smarthost,
+            address=settlement.address,
+            tls=settlement.tls,
             code=result.code,
             status=result.status,
             reply=result.reply,
             outcome=result.outcome.value,
-            duration_s=duration_s,
+            duration_s=round(self._now - settlement.started_at, 3),
         )
 
     def _set_state(
@@ -235,11 +273,29 @@ class Settling:
             finished_at=self._now if due_at is None else None,
         )
 
-    def _requeue(self, recipient: int, result: Result, *, held: int, attempts: int, retry_at: float) -> None:
+    def _requeue(self, row: sqlite3.Row, result: Result, *, held: int, retry_at: float) -> None:
         """End an attempt whose result nobody knows."""
-        self._end_attempt(recipient, result, None, None, None)
-        state = "held" if held else "queued"
-        self._set_state(recipient, state, attempts=attempts, due_at=retry_at, status=result.status, reply=result.reply)
+        self._queue.run(
+            "add_attempt",
+            recipient=row["id"],
+            at=time_or_none(row["attempted_at"]) or self._now,
+            smarthost=row["smarthost"] or "",
+            address=None,
+            tls=None,
+            code=None,
+            status=result.status,
+            reply=result.reply,
+            outcome=result.outcome.value,
+            duration_s=None,
+        )
+        self._set_state(
+            row["id"],
+            "held" if held else "queued",
+            attempts=row["attempts"] + 1,
+            due_at=retry_at,
+            status=result.status,
+            reply=result.reply,
+        )
 
     def _end_removed(self, message: int) -> list[Ended]:
         ended = []

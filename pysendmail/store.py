@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,6 +179,11 @@ class Store:
         """The cursor is the same each time: what is wanted of it is to be taken before the next statement."""
         found = SQL[statement]
         return self._cursor.execute(found.sql, found.values(names))
+
+    def many(self, statement: str, rows: Iterable[dict[str, Any]]) -> None:
+        """The same statement for each of these."""
+        found = SQL[statement]
+        self._cursor.executemany(found.sql, [found.values(names) for names in rows])
 
     def rows(self, statement: str, **names: Any) -> list[sqlite3.Row]:
         return self.run(statement, **names).fetchall()

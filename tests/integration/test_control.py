@@ -330,7 +330,7 @@ async def test_history_keys(desk: Desk) -> None:
     assert (bob["outcome"], bob["finished_at"]) == ("sent", "2027-01-15T08:03:20Z")
     assert [attempt["outcome"] for attempt in bob["attempts"]] == ["uncertain", "sent"]
     assert list(dave["attempts"][0].items()) == [
-        ("at", "2027-01-15T08:00:00Z"),
+        ("at", "2027-01-15T07:59:59Z"),
         ("smarthost", "main"),
         ("address", "192.0.2.1"),
         ("tls", "none"),

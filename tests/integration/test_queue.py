@@ -93,7 +93,7 @@ def test_schema_is_made_once(store: Store) -> None:
     queue_id = store.accept()
     store.reopen()
     assert store.states(queue_id) == {BOB: "queued"}
-    assert store.one("SELECT count(*) FROM _sqlite_migrations") == 1
+    assert store.one("SELECT count(*) FROM _sqlite_migrations") == schema.VERSION
 
 
 @pytest.mark.parametrize(
@@ -287,13 +287,15 @@ def test_forget(store: Store) -> None:
 
 
 def test_claim_marks_attempting(store: Store) -> None:
-    """A claim is on disk before anything is sent: the recipients attempting, an attempt begun; then nothing is due."""
+    """A claim is on disk before anything is sent: the recipients attempting, since when; then nothing is due."""
     queue_id = store.accept(BOB, DAVE)
     lane = store.lane()
     claim = store.claim()
     assert [claimed.recipient.address for claimed in claim.recipients] == [BOB, DAVE]
     assert store.states(queue_id) == {BOB: "attempting", DAVE: "attempting"}
-    assert [row[0] for row in store.sql("SELECT outcome FROM attempt")] == [None, None]
+    assert [row[0] for row in store.sql("SELECT attempted_at FROM recipient")] == [NOW, NOW]
+    (entry,), _ = listing.history_page(store.queue, after=0, uid=None, since=0.0, to=None)
+    assert [one["outcome"] for recipient in entry["recipients"] for one in recipient["attempts"]] == [None, None]
     assert store.do(store.queue.claim, lane, "main", store.now) is None
 
 
@@ -978,12 +980,11 @@ NAMES = {
 @pytest.mark.parametrize(
     "statement",
     [
-        "lane_next", "lane_first", "claim_message", "claim_recipients", "mark_attempting", "parts", "running",
-        "end_attempt", "prune_attempts", "recipient_state", "message_state", "open_recipients", "failed_recipients",
-        "overdue", "unwarned", "owned", "message_by_submission", "last_queue_id", "forget_message", "forget_unfinished",
+        "lane_next", "due", "due_together", "mark_attempting", "parts", "running", "sent", "finish_sent",
+        "prune_attempts", "recipient_state", "message_state", "open_recipients", "failed_recipients", "overdue",
+        "unwarned", "owned", "message_by_submission", "last_queue_id", "forget_message", "forget_unfinished",
         "removed_recipients", "mark_removed", "page", "page_recipients", "page_attempts", "one", "prune_bodies",
-        "prune_history", "prune_reports", "next_prune", "lost_reports",
-        "prune_lanes",
+        "prune_history", "prune_reports", "next_prune", "lost_reports", "prune_lanes",
     ],
 )  # fmt: skip
 def test_plans_use_indexes(large: Store, statement: str) -> None:

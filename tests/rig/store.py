@@ -180,13 +180,12 @@ class Store:
     def settle(self, claim: Claim, *outcomes: Outcome | Result, **options: Any) -> list[Any]:
         """C2 with these outcomes, one a recipient; one for all if there is only one."""
         given = outcomes * len(claim.recipients) if len(outcomes) == 1 else outcomes
-        results = tuple(
-            (claimed.id, one if isinstance(one, Result) else result(claimed.recipient.address, one))
-            for claimed, one in zip(claim.recipients, given, strict=True)
-        )
         settlement = Settlement(
-            message=claim.message,
-            results=results,
+            claim=claim,
+            results=tuple(
+                one if isinstance(one, Result) else result(claimed.recipient.address, one)
+                for claimed, one in zip(claim.recipients, given, strict=True)
+            ),
             smarthost="main",
             address="192.0.2.1",
             tls="none",
