@@ -17,8 +17,9 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pysendmail.lanes import Lanes
 from pysendmail.outcome import Outcome
@@ -42,24 +43,31 @@ class Measured:
     least_us: float
 
 
+class Counted(Queue):
+    """Notes the processor time at each commit."""
+
+    marks: ClassVar[list[float]] = []
+
+    def commit(self) -> None:
+        super().commit()
+        self.marks.append(time.process_time())
+
+
 class Bench:
     def __init__(self, directory: Path, in_flight: int) -> None:
         self._in_flight = in_flight
         self._wal = directory / "queue.db-wal"
         self._policy = PlainPolicy()
         self._lanes = Lanes()
-        self._commits = self._steps = 0
-        self._longest = self._most = 0.0
-        self._marks: list[float] = []  # processor time at each commit
-        self.queue = Queue.open(directory)
+        self._steps = 0
+        self._longest = 0.0
+        self.queue = Counted.open(directory)
         self.writer = Writer(self.queue, Reserve(directory, 0), on_commit=self._committed, on_broken=print)
 
     async def begin(self) -> None:
         self._lanes.update(await self.writer.run(lambda queue: queue.lanes()), time.time())
 
     def _committed(self, lanes: list[LaneState], reports: list[NewMessage]) -> None:
-        self._commits += 1
-        self._marks.append(time.process_time())
         self._lanes.update(lanes, time.time())
 
     async def _step(self, step: Callable[[Queue], T]) -> T:
@@ -134,18 +142,18 @@ class Bench:
         await self._step(step)
 
     async def measure(self, label: str, work: Callable[[int], Awaitable[None]], count: int) -> Measured:
-        self._commits = self._steps = 0
+        self._steps = 0
         self._longest = 0.0
-        self._marks = [time.process_time()]
+        Counted.marks[:] = [time.process_time()]
         cpu, wall = time.process_time(), time.perf_counter()
         await work(count)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        each = [end - begin for begin, end in zip(self._marks, self._marks[1:], strict=False)]
+        each = [end - begin for begin, end in pairwise(Counted.marks)]
         least = statistics.quantiles(each, n=10)[0] * len(each) / count
         found = Measured(rate=count / wall, cpu_us=cpu / count * 1e6, least_us=least * 1e6)
         print(
             f"{label:7} {found.rate:8,.0f}/s  {found.cpu_us:7.1f} us, {found.least_us:7.1f} undisturbed  "
-            f"{self._steps / max(self._commits, 1):5.1f} steps a commit, longest {self._longest * 1000:7.1f} ms  "
+            f"{self._steps / len(each):5.1f} steps a commit, longest {self._longest * 1000:7.1f} ms  "
             f"WAL {self._wal.stat().st_size / 2**20:5.1f} MiB",
             flush=True,
         )
