@@ -53,6 +53,7 @@ class Queue(Store):
         self.reports: list[NewMessage] = []  # queued since `take_reports`, for the log
         self._lanes: dict[int, tuple[tuple[str, ...], int, str]] = {}
         self._lane_ids: dict[tuple[str, int, str], int] = {}  # by what a lane is
+        self._sent: dict[str, float] = {}  # what `remember_sent` was told since the last commit
         self.owners = Owners()
 
     @classmethod
@@ -76,11 +77,15 @@ class Queue(Store):
         return cls(connect(directory / "queue.db", readonly=True), directory)
 
     def commit(self) -> None:
+        for name, at in self._sent.items():
+            self.run("remember_sent", name=name, at=at)
         super().commit()
+        self._sent.clear()
         self.owners.committed()
 
     def rollback(self) -> None:
         super().rollback()
+        self._sent.clear()
         self._undo((0, 0))
 
     def _mark(self) -> tuple[int, int]:
@@ -457,7 +462,8 @@ class Queue(Store):
         self.run("remember_tls", name=name, at=at)
 
     def remember_sent(self, name: str, at: float) -> None:
-        self.run("remember_sent", name=name, at=at)
+        """Written once for all that share a commit."""
+        self._sent[name] = at
 
 
 def _size(new: NewMessage) -> int:

@@ -77,7 +77,7 @@ class Writer:
             raise StoreBroken("the queue is closed already")
         future: asyncio.Future[T] = self._loop.create_future()
         self._steps.put(_Step(step, future, must))
-        return await asyncio.shield(future)
+        return await future  # which may be cancelled: nobody but `_tell` looks at it, and it asks
 
     def hurry(self) -> None:
         """We are about to stop: nothing waits for room on the disk any more, but for the ballast's."""
