@@ -24,11 +24,11 @@ from typing import ClassVar, TypeVar
 from pysendmail.lanes import Lanes
 from pysendmail.outcome import Outcome
 from pysendmail.queue import Queue
-from pysendmail.records import Claim, LaneState, NewMessage, Settlement
+from pysendmail.records import Claim, LaneState, NewMessage
 from pysendmail.settling import Settling
 from pysendmail.spool import Reserve
 from pysendmail.writer import Writer
-from rig.store import MAIN, PlainPolicy, fill, new_message, result
+from rig.store import MAIN, PlainPolicy, fill, new_message, settlement
 
 T = TypeVar("T")
 HEADER = b"".join(b"X-Header-%d: %s\r\n" % (n, b"y" * 50) for n in range(6))
@@ -126,17 +126,10 @@ class Bench:
 
     async def _settle(self, claim: Claim) -> None:
         now = time.time()
-        settlement = Settlement(
-            claim=claim,
-            results=tuple(result(one.recipient.address, Outcome.SENT) for one in claim.recipients),
-            smarthost="main",
-            address="192.0.2.1",
-            tls="none",
-            started_at=now,
-        )
+        sent = settlement(claim, Outcome.SENT, started_at=now)
 
         def step(queue: Queue) -> None:
-            Settling(queue, self._policy, now).settle(settlement)
+            Settling(queue, self._policy, now).settle(sent)
             queue.remember_sent("main", now)
 
         await self._step(step)

@@ -321,9 +321,7 @@ class Daemon:
             keep = self._config.queue.keep_history
 
             def step(queue: Queue, now: float = now, keep: float = keep) -> float | None:
-                when = queue.prune(keep, now)
-                queue.vacuum()
-                return when
+                return queue.prune(keep, now)
 
             try:
                 when = await self._writer.run(step)

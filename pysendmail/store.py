@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pysendmail.spool import QueueError, sync
 
 T = TypeVar("T")
 INCREMENTAL = 2  # of PRAGMA auto_vacuum
-VACUUM_PAGES = 2000  # given back at once: 8 MiB
+_NUMBER = struct.Struct("=I")
 
 
 class Damaged(str):
@@ -70,15 +71,28 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
         # Made by us, for the mode; SQLite gives -wal and -shm the same.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         _make_durable(path)
-    mode = "ro" if readonly else "rw"
-    quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    connection = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
+    connection = _opened(path, "ro" if readonly else "rw")
     try:
         _set_up(connection, path, readonly=readonly)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def connect_beside(path: Path) -> sqlite3.Connection:
+    """Another connection of the process that writes: for checkpoints, which are no writing of its own.
+
+    No file is opened here but by SQLite: to close one would take away all locks that this process has on it.
+    """
+    connection = _opened(path, "rw")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
 
 
 def _make_durable(path: Path) -> None:
@@ -118,9 +132,13 @@ class Store:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self._cursor = connection.cursor()  # one for all: to make one takes as long as many a statement
+        self._index = -1  # the WAL-index, once it was wanted
 
     def close(self) -> None:
         self.connection.close()
+        if self._index >= 0:
+            os.close(self._index)  # not before: it takes away this process' locks
+            self._index = -1
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -168,10 +186,29 @@ class Store:
         """Write the WAL back and empty it: room on a full disk, and a small file for the next start."""
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def vacuum(self) -> None:
-        """Give freed pages back to the file system, a little at a time."""
-        free = self.connection.execute("PRAGMA freelist_count").fetchone()[0]
-        for _ in range(min(free, VACUUM_PAGES)):
+    def write_back(self) -> None:
+        """Write back as much of the WAL as nobody needs any more; it does not wait for anybody."""
+        self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def wal(self) -> tuple[int, int]:
+        """How many pages the WAL has, and how many of them are not written back: as its index says.
+
+        There is no other way to ask without a checkpoint. The index is documented (sqlite.org/walformat.html, 2).
+        """
+        if self._index < 0:
+            file = self.connection.execute("PRAGMA database_list").fetchone()[2]
+            self._index = os.open(f"{file}-shm", os.O_RDONLY | os.O_CLOEXEC)
+        octets = os.pread(self._index, 100, 0)
+        (pages,), (done,) = _NUMBER.unpack_from(octets, 16), _NUMBER.unpack_from(octets, 96)
+        return pages, pages - done
+
+    def spare_pages(self) -> int:
+        """How many pages of the file hold nothing any more."""
+        return int(self.connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+    def vacuum(self, pages: int) -> None:
+        """Give so many of them back to the file system; the file is shorter when the WAL is written back."""
+        for _ in range(min(self.spare_pages(), pages)):
             # One page each: Python's sqlite3 runs this pragma for one step only, whatever number is given.
             self.connection.execute("PRAGMA incremental_vacuum(1)")
 

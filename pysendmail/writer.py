@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pysendmail.checkpoints import Checkpoints
 from pysendmail.queue import Queue
 from pysendmail.records import LaneState, NewMessage
 from pysendmail.spool import Reserve
@@ -28,6 +29,9 @@ from pysendmail.spool import Reserve
 T = TypeVar("T")
 MAX_BATCH = 256
 RETRY_FULL_S = 1.0
+QUIET_S = 0.25  # nobody has written anything for so long: freed pages are given back
+SPARE_PAGES = 2048  # 8 MiB that may stay free, for the mail to come
+VACUUM_PAGES = 200  # given back in one commit: whoever comes meanwhile waits for no more
 
 
 class StoreFull(Exception):
@@ -68,6 +72,8 @@ class Writer:
         self._stopped = False  # nothing more is taken
         self._ending = False  # the thread has seen that
         self._hurried = False
+        self._giving_back = False  # freed pages
+        self._checkpoints = Checkpoints(queue, queue.directory, self._cannot_write_back)
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
 
@@ -89,11 +95,17 @@ class Writer:
         self.hurry()
         self._steps.put(None)
         await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._checkpoints.stop)
 
     def _work(self) -> None:
         while not self._ending:
             batch: list[_Step] = []
-            step = self._steps.get()
+            try:
+                step = self._steps.get(timeout=self._patience())
+            except queues.Empty:
+                self._give_back()
+                continue
+            self._giving_back = False
             while True:
                 if step is None:
                     self._ending = True
@@ -108,18 +120,40 @@ class Writer:
             if batch:
                 self._commit(batch)
 
+    def _patience(self) -> float | None:
+        """Seconds until something is to be done that nobody asked for; None: nothing."""
+        if self._giving_back:
+            return 0.0
+        return QUIET_S if self._spare_pages() > SPARE_PAGES else None
+
+    def _spare_pages(self) -> int:
+        try:
+            return self._queue.spare_pages()
+        except sqlite3.Error:
+            return 0  # whoever writes next hears of it
+
+    def _give_back(self) -> None:
+        """Some of the pages that mail has left go back to the file system, and at last nearly all."""
+        step = _Step(lambda queue: queue.vacuum(VACUUM_PAGES), self._loop.create_future(), must=False)
+        self._commit([step])
+        self._giving_back = step.error is None and self._spare_pages() > SPARE_PAGES // 8
+        if not self._giving_back:
+            self._write_back(whole=True)
+
     def _commit(self, batch: list[_Step]) -> None:
         waiting = batch
         while waiting:
             try:
                 self._transact(waiting)
-                self._finish(waiting)
-                return
             except sqlite3.Error as error:
                 self._queue.rollback()
                 if not is_full(error):
                     self._break(waiting, error)
                     return
+            else:
+                self._finish(waiting)
+                self._write_back()
+                return
             waiting = self._turn_away(waiting)
             if waiting and self._hurried and self._reserve.given_up:
                 # The next start finds these attempts unfinished, as after a crash; who stops us need not kill us.
@@ -131,6 +165,25 @@ class Writer:
                 self._make_room()
                 # Who came meanwhile is answered now, however long the others have to wait for room.
                 waiting = [*waiting, *self._turn_away(self._come())]
+
+    def _write_back(self, *, whole: bool = False) -> None:
+        try:
+            if whole:
+                self._queue.write_back()
+            else:
+                self._checkpoints.committed()
+        except sqlite3.Error as error:
+            if not is_full(error):  # then the next commit makes room
+                self._break((), error)
+
+    def _cannot_write_back(self, error: sqlite3.Error) -> None:
+        """On the thread of the checkpoints: what cannot be written there breaks the store, as it would here."""
+        if not is_full(error):
+
+            def fail(_queue: Queue) -> None:
+                raise error
+
+            self._steps.put(_Step(fail, self._loop.create_future(), must=False))
 
     def _turn_away(self, steps: Sequence[_Step]) -> list[_Step]:
         """The disk is full: refuse what may be refused; returns what must not."""

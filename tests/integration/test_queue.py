@@ -820,7 +820,7 @@ def test_freed_pages_go_back(store: Store, tmp_path: Path) -> None:
     store.settle(store.claim(), SENT)
     store.queue.checkpoint()
     before = (tmp_path / "queue.db").stat().st_size
-    store.do(store.queue.vacuum)
+    store.do(store.queue.vacuum, 500)
     store.queue.checkpoint()
     assert (tmp_path / "queue.db").stat().st_size < before - 1_000_000
 

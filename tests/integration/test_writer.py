@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from pysendmail import checkpoints, writer
+from pysendmail.outcome import Outcome
 from pysendmail.queue import Queue
 from pysendmail.records import LaneState, NewMessage
 from pysendmail.settling import Settling
 from pysendmail.spool import FREE_FLOOR, Reserve, free_octets
 from pysendmail.writer import StoreBroken, StoreFull, Writer
-from rig.store import NOW, PlainPolicy, Store, new_message, result  # noqa: F401
+from rig.store import NOW, PlainPolicy, Store, new_message, settlement
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -379,3 +381,68 @@ def test_reserve_needs_room(small_disk: Path) -> None:
     filler.unlink()
     reserve.fill()
     assert not reserve.given_up and reserve.path.stat().st_size >= 64 * KIB
+
+
+# -- checkpoints --
+
+
+async def test_the_wal_is_written_back_beside_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mail goes on while the WAL is written back, and the file does not grow for ever; nothing of it is lost."""
+    monkeypatch.setattr(checkpoints, "LONGEST", 400)
+    wal = 0
+    async with desk(tmp_path) as one:
+        for _ in range(60):
+            await asyncio.gather(*(one.run(accept(body=b"x" * 8 * KIB)) for _ in range(10)))
+            pages, left = await one.run(lambda queue: queue.wal())
+            assert left <= pages
+            wal = max(wal, pages)
+        assert not one.broken
+    assert 100 < wal < 1000
+    store = Store(tmp_path)
+    assert store.one("SELECT count(*) FROM message") == 600
+    assert store.one("PRAGMA integrity_check") == "ok"
+    store.queue.close()
+
+
+async def test_a_reader_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody looks at the queue for long, with a program of his own, mail is taken; then the WAL is short."""
+    monkeypatch.setattr(checkpoints, "LONGEST", 100)
+    async with desk(tmp_path) as one:
+        await one.run(accept())
+        with contextlib.closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as shell:
+            shell.execute("BEGIN")
+            assert shell.execute("SELECT count(*) FROM message").fetchone() == (1,)
+            async with asyncio.timeout(10):
+                for _ in range(100):
+                    await one.run(accept(body=b"x" * 8 * KIB))
+            assert shell.execute("SELECT count(*) FROM message").fetchone() == (1,)
+        before = (await one.run(lambda queue: queue.wal()))[0]
+        for _ in range(100):
+            await one.run(accept(body=b"x" * 8 * KIB))
+        assert (await one.run(lambda queue: queue.wal()))[0] < before
+        assert not one.broken
+
+
+async def test_a_checkpoint_that_fails_breaks_the_store(tmp_path: Path) -> None:
+    """When the disk does not take what is written back, nobody is told any more that his mail is safe."""
+    async with desk(tmp_path) as one:
+        one.writer._cannot_write_back(sqlite3.OperationalError("disk I/O error"))
+        with pytest.raises(StoreBroken, match="disk I/O error"):
+            await one.run(accept())
+        assert one.broken == ["disk I/O error"]
+
+
+async def test_space_comes_back_when_mail_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a large message has left the file gets smaller by itself, as soon as there is nothing else to do."""
+    monkeypatch.setattr(writer, "QUIET_S", 0.0)
+    monkeypatch.setattr(writer, "SPARE_PAGES", 0)
+    async with desk(tmp_path) as one:
+        await one.run(accept(body=b"x" * 4 * MIB))
+        claim = await one.run(lambda queue: queue.claim(queue.lanes()[0], "main", NOW))
+        assert claim is not None
+        await one.run(lambda queue: Settling(queue, PlainPolicy(), NOW).settle(settlement(claim, Outcome.SENT)))
+        async with asyncio.timeout(20):
+            while await one.run(lambda queue: queue.spare_pages()):
+                pass
+        assert (tmp_path / "queue.db").stat().st_size < MIB
+        assert not one.broken

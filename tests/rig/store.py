@@ -179,20 +179,8 @@ class Store:
 
     def settle(self, claim: Claim, *outcomes: Outcome | Result, **options: Any) -> list[Any]:
         """C2 with these outcomes, one a recipient; one for all if there is only one."""
-        given = outcomes * len(claim.recipients) if len(outcomes) == 1 else outcomes
-        settlement = Settlement(
-            claim=claim,
-            results=tuple(
-                one if isinstance(one, Result) else result(claimed.recipient.address, one)
-                for claimed, one in zip(claim.recipients, given, strict=True)
-            ),
-            smarthost="main",
-            address="192.0.2.1",
-            tls="none",
-            started_at=self.now - 1,
-            exhausted=options.get("exhausted", False),
-        )
-        ended: list[Any] = self.do(self.settling.settle, settlement)
+        given = settlement(claim, *outcomes, started_at=self.now - 1, **options)
+        ended: list[Any] = self.do(self.settling.settle, given)
         return ended
 
     def states(self, queue_id: str) -> dict[str, str]:
@@ -213,6 +201,23 @@ class Store:
         """The first value of the first row."""
         rows = self.sql(statement, *values)
         return rows[0][0] if rows else None
+
+
+def settlement(claim: Claim, *outcomes: Outcome | Result, started_at: float = NOW, **options: Any) -> Settlement:
+    """These outcomes, one a recipient; one for all if there is only one."""
+    given = outcomes * len(claim.recipients) if len(outcomes) == 1 else outcomes
+    return Settlement(
+        claim=claim,
+        results=tuple(
+            one if isinstance(one, Result) else result(claimed.recipient.address, one)
+            for claimed, one in zip(claim.recipients, given, strict=True)
+        ),
+        smarthost="main",
+        address="192.0.2.1",
+        tls="none",
+        started_at=started_at,
+        **options,
+    )
 
 
 _WORDS = {
