@@ -84,7 +84,8 @@ class Daemon:
         self._reserve = Reserve(directory, self._config.queue.reserve)
         self._reserve.fill()
         self._writer = Writer(queue, self._reserve, on_commit=self._committed, on_broken=self._broken)
-        self._reader = Reader(directory)
+        self._bodies = Reader(directory, "bodies")
+        self._looks = Reader(directory, "looks")
         self._ids = queue.ids
         self._configure(self._config)
         delivery = self._delivery
@@ -140,7 +141,8 @@ class Daemon:
         self._writer.hurry()
         await delivery.stop(deadline - clock())
         await asyncio.wait((work,), timeout=1)
-        await self._reader.stop()
+        await self._bodies.stop()
+        await self._looks.stop()
         await self._writer.stop()
         self._events.emit("stop", pid=os.getpid())
 
@@ -155,7 +157,7 @@ class Daemon:
             self._delivery = Delivery(
                 config,
                 writer=self._writer,
-                reader=self._reader,
+                reader=self._bodies,
                 reserve=self._reserve,
                 events=self._events,
                 policy=self._postmaster,
@@ -187,7 +189,7 @@ class Daemon:
         )
 
     async def look(self, step: Callable[[Queue], T]) -> T:
-        return await self._reader.run(step)
+        return await self._looks.run(step)
 
     async def change(self, step: Callable[[Queue], T]) -> T:
         return await self._writer.run(step)

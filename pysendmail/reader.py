@@ -1,4 +1,7 @@
-"""Reader: one thread with a read-only connection, for bodies and listings, so that neither waits for a commit."""
+"""Reader: a thread with a read-only connection, so that who looks waits for no commit.
+
+The daemon has one for bodies that are sent and one for people who look, so that neither of these waits for the other.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ T = TypeVar("T")
 
 
 class Reader:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "reader") -> None:
         self._directory = directory
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._queue: Queue | None = None
 
     async def run(self, look: Callable[[Queue], T]) -> T:
