@@ -182,8 +182,8 @@ class Control:
         now = time.time()
 
         def look(queue: Queue) -> status.Counts:
-            row = queue.rows("counts", uid=right.only)[0]
-            routes = [r["route"] for r in queue.rows("waiting_routes")] if right.all or row[0] else []
+            row = queue.counts(right.only)
+            routes = queue.waiting_routes() if right.all or row[0] else set()
             return status.Counts(
                 queued=row[0],
                 deferred=row[1],
@@ -193,7 +193,7 @@ class Control:
                 oldest_at=row[5] if isinstance(row[5], float) else None,
                 damaged=row[6] if right.all else 0,
                 lost_reports=queue.rows("lost_reports", since=now - LOST_REPORTS_S)[0][0] if right.all else 0,
-                waiting_routes=tuple(tuple(str(route).split("\n")) if route else () for route in routes),
+                waiting_routes=tuple(sorted(routes)),
             )
 
         counts = await self._store.look(look)
@@ -249,7 +249,7 @@ class Control:
 
         def page(queue: Queue, after: int) -> tuple[set[tuple[str, str]], int | None]:
             found = set()
-            rows = queue.rows("page", after=after, uid=right.only, limit=listing.PAGE)
+            rows = queue.page(after, right.only, listing.PAGE)
             for row in rows:
                 for one in queue.rows("page_recipients", message=row["id"]) if row["queue_id"] in chosen else ():
                     obstacle = self.obstacle(tuple(one["route"].split("\n")) if one["route"] else ())

@@ -45,7 +45,7 @@ def waiting_page(
     queue: Queue, *, after: int, uid: int | None, obstacle: ObstacleOn, with_body_type: bool = False
 ) -> Page:
     """One page of the queue as `mailq --json` has it; with the body type of Sendmail's layout if that is wanted."""
-    rows = queue.rows("page", after=after, uid=uid, limit=PAGE)
+    rows = queue.page(after, uid, PAGE)
     entries = [waiting_entry(queue, row, obstacle) for row in rows]
     if with_body_type:
         for entry, row in zip(entries, rows, strict=True):

@@ -127,9 +127,28 @@ class Queue(Store):
     def lanes(self) -> list[LaneState]:
         """Every lane with something waiting."""
         return [
-            LaneState(id=row[0], route=_route(row[1]), uid=row[2], destination=row[3], due_at=row[4])
+            LaneState(
+                id=row["id"],
+                route=_route(row["route"]),
+                uid=row["uid"],
+                destination=row["destination"],
+                due_at=self.one("lane_next", lane=row["id"])[0],
+            )
             for row in self.rows("lanes")
         ]
+
+    def waiting_routes(self) -> set[tuple[str, ...]]:
+        """The routes on which something waits."""
+        return {_route(row["route"]) for statement in ("lanes", "attempting_routes") for row in self.rows(statement)}
+
+    def counts(self, uid: int | None) -> sqlite3.Row:
+        """queued, deferred, held, in flight, failed, the oldest's time, damaged: of this user or of all."""
+        return self.one("counts") if uid is None else self.one("counts_of", uid=uid)
+
+    def page(self, after: int, uid: int | None, limit: int) -> list[sqlite3.Row]:
+        """The next messages that wait, of this user or of all: so that a slow reader holds no long transaction."""
+        names = {"after": after, "limit": limit}
+        return self.rows("page", **names) if uid is None else self.rows("page_of", uid=uid, **names)
 
     # -- acceptance (C1) --
 
@@ -345,7 +364,8 @@ class Queue(Store):
     def forget_unfinished(self, now: float, horizon: float) -> None:
         """At the start: what was half received was never ours, and nothing is due later than `horizon` seconds."""
         self.run("forget_unfinished")
-        self.run("clamp_due", now=now, horizon=now + horizon)
+        for row in self.rows("lanes"):
+            self.run("clamp_due", lane=row["id"], now=now, horizon=now + horizon)
         self._all_touched = True
 
     def clock_jumped(self, jump: float) -> None:

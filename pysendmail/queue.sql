@@ -68,9 +68,12 @@ DELETE FROM message WHERE queue_id = :queue_id AND state = 'receiving';
 DELETE FROM message WHERE state = 'receiving';
 
 -- name: lanes
--- Every lane that has something waiting, with its first due time (read once, at start).
-SELECT lane.id, lane.route, lane.uid, lane.destination, min(r.next_attempt_at)
-FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'queued' GROUP BY r.lane;
+-- Every lane that has something waiting. From one to the next: the index is not read through.
+WITH RECURSIVE busy(id) AS (
+    SELECT min(lane) FROM recipient WHERE state = 'queued'
+    UNION ALL SELECT (SELECT min(lane) FROM recipient WHERE state = 'queued' AND lane > busy.id) FROM busy
+    WHERE busy.id IS NOT NULL)
+SELECT lane.id, lane.route, lane.uid, lane.destination FROM busy JOIN lane ON lane.id = busy.id;
 
 -- name: lane_next
 -- When the next recipient of a lane is due: the first new one or the first retry.
@@ -209,8 +212,11 @@ UPDATE message SET expires_at = expires_at + :jump, warn_at = warn_at + :jump WH
 
 -- name: clamp_due
 -- A due time further off than the longest interval comes from a clock that was set back; none at all is damage.
-UPDATE recipient SET next_attempt_at = :now
-WHERE state = 'queued' AND (next_attempt_at > :horizon OR next_attempt_at IS NULL);
+UPDATE recipient SET next_attempt_at = :now WHERE id IN (
+    SELECT id FROM recipient WHERE state = 'queued' AND lane = :lane AND fresh = 1 AND next_attempt_at > :horizon
+    UNION ALL SELECT id FROM recipient WHERE state = 'queued' AND lane = :lane AND fresh = 0 AND next_attempt_at > :horizon
+    UNION ALL SELECT id FROM recipient WHERE state = 'queued' AND lane = :lane AND fresh = 1 AND next_attempt_at IS NULL
+    UNION ALL SELECT id FROM recipient WHERE state = 'queued' AND lane = :lane AND fresh = 0 AND next_attempt_at IS NULL);
 
 -- name: shift_due
 -- The wall clock was set back while we ran: due times follow it.
@@ -296,22 +302,31 @@ INSERT INTO smarthost (name, tls_seen_at) VALUES (:name, :at) ON CONFLICT (name)
 INSERT INTO smarthost (name, last_sent_at) VALUES (:name, :at) ON CONFLICT (name) DO UPDATE SET last_sent_at = :at;
 
 -- name: counts
--- What `status` and the systemd status line say of the queue.
+-- What `status` and the systemd status line say of the queue, each from an index that has nothing else.
 SELECT
-    (SELECT count(*) FROM message WHERE state = 'queued' AND (:uid IS NULL OR uid = :uid)),
-    (SELECT count(DISTINCT r.message) FROM recipient r JOIN message m ON m.id = r.message
-        WHERE r.state = 'queued' AND r.reply IS NOT NULL AND (:uid IS NULL OR m.uid = :uid)),
-    (SELECT count(*) FROM message WHERE state = 'queued' AND held = 1 AND (:uid IS NULL OR uid = :uid)),
-    (SELECT count(DISTINCT r.message) FROM recipient r JOIN message m ON m.id = r.message
-        WHERE r.state = 'attempting' AND (:uid IS NULL OR m.uid = :uid)),
-    (SELECT count(*) FROM message WHERE body_until IS NOT NULL AND (:uid IS NULL OR uid = :uid)),
-    (SELECT min(accepted_at) FROM message WHERE state = 'queued' AND held = 0 AND (:uid IS NULL OR uid = :uid)),
+    (SELECT count(*) FROM message WHERE state = 'queued'),
+    (SELECT count(DISTINCT message) FROM recipient WHERE state = 'queued' AND reply IS NOT NULL),
+    (SELECT count(*) FROM message WHERE state = 'queued' AND held = 1),
+    (SELECT count(DISTINCT message) FROM recipient WHERE state = 'attempting'),
+    (SELECT count(*) FROM message WHERE body_until IS NOT NULL),
+    (SELECT accepted_at FROM message WHERE state IN ('queued', 'damaged') AND state = 'queued' AND held = 0
+        ORDER BY id LIMIT 1),
     (SELECT count(*) FROM message WHERE state = 'damaged');
 
--- name: waiting_routes
--- Also what is being tried at this moment: it waits, until the attempt has ended.
-SELECT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'queued'
-UNION SELECT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'attempting';
+-- name: counts_of
+-- The same of one user's, whose messages are few.
+SELECT count(*),
+    coalesce(sum(EXISTS (SELECT 1 FROM recipient WHERE message = m.id AND state = 'queued' AND reply IS NOT NULL)), 0),
+    coalesce(sum(held = 1), 0),
+    coalesce(sum(EXISTS (SELECT 1 FROM recipient WHERE message = m.id AND state = 'attempting')), 0),
+    (SELECT count(*) FROM message WHERE body_until IS NOT NULL AND uid = :uid),
+    min(CASE WHEN held = 0 THEN accepted_at END),
+    (SELECT count(*) FROM message WHERE state = 'damaged')
+FROM message m WHERE uid = :uid AND state IN ('queued', 'damaged') AND state = 'queued';
+
+-- name: attempting_routes
+-- What is being tried at this moment waits, too, until the attempt has ended.
+SELECT DISTINCT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'attempting';
 
 -- name: lost_reports
 -- Bounces that nobody could be told of, since a time.
@@ -320,12 +335,18 @@ SELECT count(*) FROM report WHERE kind = 'postmaster' AND queue_id IS NULL AND a
 -- name: page
 -- One page of the queue for listings, so that a slow reader holds no long transaction.
 SELECT id, queue_id, kind, uid, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
-FROM message WHERE state IN ('queued', 'damaged') AND id > :after AND (:uid IS NULL OR uid = :uid) ORDER BY id LIMIT :limit;
+FROM message WHERE state IN ('queued', 'damaged') AND id > :after ORDER BY id LIMIT :limit;
+
+-- name: page_of
+-- The same of one user's.
+SELECT id, queue_id, kind, uid, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
+FROM message WHERE state IN ('queued', 'damaged') AND uid = :uid AND id > :after ORDER BY id LIMIT :limit;
 
 -- name: history_page
 SELECT id, queue_id, kind, uid, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
 FROM message WHERE state IN ('queued', 'done') AND id > :after AND (:uid IS NULL OR uid = :uid) AND accepted_at >= :since
-    AND (:recipient IS NULL OR id IN (SELECT message FROM recipient WHERE address = :recipient OR original = :recipient))
+    AND (:recipient IS NULL OR EXISTS (
+        SELECT 1 FROM recipient WHERE message = message.id AND (address = :recipient OR original = :recipient)))
 ORDER BY id LIMIT :limit;
 
 -- name: one

@@ -155,7 +155,8 @@ FROM report WHERE kind IN ('bounce', 'postmaster');
 """
 
 # `recipient.attempted_at` says when the attempt under way began: it is a row only when it has ended, not one that is
-# written twice. No look went by an address's index alone. A user's messages are listed in order.
+# written twice. No look went by an address's index alone. A user's messages are listed in order. What is held and what
+# is deferred is counted without a look at all that waits.
 _SECOND = """
 ALTER TABLE recipient ADD COLUMN attempted_at REAL;
 UPDATE recipient SET attempted_at = (SELECT at FROM attempt WHERE recipient = recipient.id AND outcome IS NULL)
@@ -165,6 +166,8 @@ DROP INDEX attempt_running;
 DROP INDEX recipient_address;
 DROP INDEX message_owner;
 CREATE INDEX message_owner ON message(uid, id, state, size) WHERE state IN ('queued', 'damaged');
+CREATE INDEX message_held ON message(id) WHERE state = 'queued' AND held = 1;
+CREATE INDEX recipient_deferred ON recipient(message) WHERE state = 'queued' AND reply IS NOT NULL;
 """
 
 

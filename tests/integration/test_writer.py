@@ -139,7 +139,7 @@ async def test_the_caller_is_told_after_the_commit(tmp_path: Path) -> None:
     async with desk(tmp_path) as one:
         await one.run(accept())
         reader = Queue.open_readonly(tmp_path)
-        assert len(reader.rows("page", after=0, uid=None, limit=10)) == 1
+        assert len(reader.page(0, None, 10)) == 1
         reader.close()
         assert len(one.lanes) == 1
 
