@@ -263,9 +263,16 @@ class Daemon:
     async def _reroute(self) -> None:
         """Put what waits on the routes of the configuration in use."""
         config = self._config
-        await self._writer.run(
-            lambda queue: queue.reroute(lambda sender, recipient: route.route(sender, recipient, config)), must=True
-        )
+        if not config.route:
+            await self._writer.run(lambda queue: queue.reroute_all(route.route("", "", config)), must=True)
+            return
+        after: int | None = 0
+        while after is not None:
+
+            def step(queue: Queue, after: int = after) -> int | None:
+                return queue.reroute(lambda sender, recipient: route.route(sender, recipient, config), after)
+
+            after = await self._writer.run(step, must=True)
 
     async def _reload(self) -> None:
         """SIGHUP. The configuration in use stays until the new one is known to be good."""

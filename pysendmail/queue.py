@@ -32,6 +32,7 @@ from pysendmail.store import Store, connect, notify, octets_of, text_of, time_or
 PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail streams
 COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
 MAX_RECIPIENTS_PER_CLAIM = 1000
+REROUTED_AT_ONCE = 200  # messages: nobody else waits long for the writer
 LANES_KNOWN = 10_000  # whose ids need no look
 _PAGE = 500
 
@@ -228,7 +229,10 @@ class Queue(Store):
         self.run("forget_message", queue_id=queue_id)
 
     def _lane(self, route: tuple[str, ...], uid: int, address: str) -> int:
-        key = "\n".join(route), uid, destination_of(address)
+        return self._lane_of(route, uid, destination_of(address))
+
+    def _lane_of(self, route: tuple[str, ...], uid: int, destination: str) -> int:
+        key = "\n".join(route), uid, destination
         lane = self._lane_ids.get(key)
         if lane is None:
             names = dict(zip(("route", "uid", "destination"), key, strict=True))
@@ -384,16 +388,32 @@ class Queue(Store):
         """Recipients on a route that wait longer than warn_after without a notice."""
         return [row[0] for row in self.rows("unwarned", route="\n".join(route), now=now, limit=limit)]
 
-    def reroute(self, route_of: Callable[[str, str], tuple[str, ...]]) -> None:
-        """Put what waits on the routes of a new configuration. `route_of(sender, recipient)` names them."""
-        after = 0
-        while rows := self.rows("reroute_lanes", after=after, limit=_PAGE):
-            for row in rows:
-                after = row["id"]
-                route = route_of(row["sender"], row["address"])
-                if route != _route(row["route"]):
-                    self._touched.add(row["lane"])
-                    self.run("reroute", recipient=after, lane=self._lane(route, row["uid"], row["address"]))
+    def reroute(self, route_of: Callable[[str, str], tuple[str, ...]], after: int = 0) -> int | None:
+        """Put what waits on the routes of a new configuration, a page of it; `route_of(sender, recipient)` names them.
+
+        Returns where the next page begins; None: that was the last.
+        """
+        rows = self.rows("reroute_lanes", after=after, limit=REROUTED_AT_ONCE)
+        for row in rows:
+            if row["id"] is None:
+                continue  # nothing of it waits
+            try:
+                route = route_of(text_of(row["sender"]), text_of(row["address"]))
+            except TypeError:
+                continue  # damaged: whoever claims it sets it aside
+            if route != _route(row["route"]):
+                self._touched.add(row["lane"])
+                self.run("reroute", recipient=row["id"], lane=self._lane(route, row["uid"], row["address"]))
+        return rows[-1]["message"] if rows else None
+
+    def reroute_all(self, route: tuple[str, ...]) -> None:
+        """The same where all mail goes one way: lanes are changed, not what is on them."""
+        for row in self.rows("other_routes", route="\n".join(route)):
+            lane = row["id"]
+            self._touched.add(lane)
+            if not self.run("rename_lane", lane=lane, route="\n".join(route)).rowcount:
+                self.run("move_lane", lane=lane, to=self._lane_of(route, row["uid"], row["destination"]))
+        self._forget_lanes()
 
     def prune(self, keep_history: float, now: float) -> float | None:
         """Forget what retention says; returns when there is something to do next, None for nothing."""

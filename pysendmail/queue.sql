@@ -264,9 +264,21 @@ SELECT body_until IS NOT NULL FROM message WHERE id = :message;
 
 -- name: reroute_lanes
 -- What is being attempted, too: deferred, it would come back to a route that is no more.
-SELECT r.id, r.lane, r.address, m.sender, m.uid, lane.route
-FROM recipient r JOIN message m ON m.id = r.message JOIN lane ON lane.id = r.lane
-WHERE r.state IN ('queued', 'held', 'attempting') AND r.id > :after ORDER BY r.id LIMIT :limit;
+SELECT m.id AS message, r.id, r.lane, r.address, m.sender, m.uid, lane.route
+FROM (SELECT id, sender, uid FROM message WHERE state IN ('queued', 'damaged') AND id > :after ORDER BY id LIMIT :limit) m
+LEFT JOIN recipient r ON r.message = m.id AND r.state IN ('queued', 'held', 'attempting')
+LEFT JOIN lane ON lane.id = r.lane
+ORDER BY m.id;
+
+-- name: rename_lane
+-- All that ever went that way is on another route now; not where there is such a lane already.
+UPDATE OR IGNORE lane SET route = :route WHERE id = :lane;
+
+-- name: move_lane
+UPDATE recipient SET lane = :to WHERE lane = :lane AND state IN ('queued', 'held', 'attempting');
+
+-- name: other_routes
+SELECT id, uid, destination FROM lane WHERE route != :route;
 
 -- name: reroute
 UPDATE recipient SET lane = :lane WHERE id = :recipient;

@@ -839,7 +839,34 @@ def test_reroute(store: Store) -> None:
     assert [lane.route for lane in store.queue.lanes()] == [("new", "bob")]
     store.settle(claim, DEFERRED)
     store.do(store.queue.release, store.row(held), NOW)
+    assert store.do(store.queue.reroute, lambda sender, recipient: MAIN, store.row(attempting)) is None
     assert {"new\nbob"} == {row[0] for row in store.sql("SELECT route FROM recipient r JOIN lane ON lane.id = r.lane")}
+
+
+def test_reroute_all(store: Store) -> None:
+    """Where all mail goes one way it is there at once, whatever was there already; what has left is left alone."""
+    sent = store.accept()
+    store.settle(store.claim(), SENT)
+    queued, other, held = store.accept(), store.accept(DAVE, route=("other",)), store.accept(CAROL, route=("other",))
+    attempting = store.accept(uid=7)
+    lane = next(lane for lane in store.queue.lanes() if lane.uid == 7)
+    claim = store.do(store.queue.claim, lane, "main", store.now)
+    store.do(store.queue.hold, store.row(held))
+    store.queue.take_touched()
+    store.do(store.queue.reroute_all, ("other", "new"))
+    assert {lane.route for lane in store.queue.take_touched() if lane.due_at is not None} == {("other", "new")}
+    store.do(store.queue.reroute_all, ("other",))
+    assert store.queue.waiting_routes() == {("other",)}
+    store.settle(claim, DEFERRED)
+    store.do(store.queue.release, store.row(held), store.now)
+    store.now += 1000
+    left = set()
+    while store.queue.lanes():
+        claim = store.claim(("other",))
+        left.add(claim.queue_id)
+        store.settle(claim, SENT)
+    assert left == {queued, other, held, attempting}
+    assert store.states(sent) == {BOB: "sent"}
 
 
 # -- damage --
@@ -873,6 +900,7 @@ def test_a_damaged_row_hides_nothing_else(store: Store, damage: str) -> None:
     store.sql(damage)
     store.reopen()
     store.do(store.settling.recover, 3960)
+    store.do(store.queue.reroute, lambda sender, recipient: MAIN if "@" in sender + recipient else ())
     assert good == store.claim().queue_id
     assert store.queue.lanes() == []
     assert [row[0] for row in store.sql("SELECT state FROM message ORDER BY id")] == ["damaged", "queued"]

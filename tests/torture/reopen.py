@@ -103,7 +103,9 @@ class Bench:
             ]
             with queue.transaction():
                 Settling(queue, self._postmaster, now).recover(schedule.longest_interval(self._config.retry))
-                queue.reroute(lambda sender, recipient: route.route(sender, recipient, self._config))
+                after: int | None = 0
+                while after is not None:
+                    after = queue.reroute(lambda sender, recipient: route.route(sender, recipient, self._config), after)
             mails, problems = self._read(queue, now + LATER_S)
             return Found(wrong=(*wrong, *problems), mails=mails)
 
