@@ -118,19 +118,24 @@ class Control:
         """Why mail on this route cannot leave now, when the smarthosts are the reason."""
         return status.obstacle(route, self._relays())
 
-    async def _pages(self, page: Callable[..., listing.Page]) -> AsyncIterator[Entry]:
+    async def _pages(self, page: Callable[..., listing.Page]) -> AsyncIterator[list[Entry]]:
         """All entries, page by page; `page(queue, after=...)` reads one."""
         after: int | None = 0
         while after is not None:
             entries, after = await self._store.look(partial(page, after=after))
+            yield entries
+
+    async def waiting(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        async for entries in self.waiting_pages(right, request):
             for entry in entries:
                 yield entry
 
-    async def waiting(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+    async def waiting_pages(self, right: Right, request: Entry) -> AsyncIterator[list[Entry]]:
+        """The same, many at a time: for listings that are long."""
         filters = _filters(request)
         for queue_id in _ids(request):
             row = await self._waiting(right, queue_id)
-            yield await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
+            yield [await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))]
         if not _ids(request):
             page = partial(
                 listing.waiting_page,
@@ -138,24 +143,25 @@ class Control:
                 obstacle=self.obstacle,
                 with_body_type=bool(request.get("body_type")),
             )
-            async for entry in self._pages(page):
-                if all(one.fits(entry) for one in filters):
-                    yield entry
+            async for entries in self._pages(page):
+                yield [entry for entry in entries if all(one.fits(entry) for one in filters)] if filters else entries
 
     async def history(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         since, to, ids = _time(request, "since"), _optional(request, "to"), _ids(request)
         if request.get("bounces"):
             for about in ids or (None,):
                 page = partial(listing.bounces_page, uid=right.only, since=since, to=to, about=about)
-                async for entry in self._pages(page):
-                    yield entry
+                async for entries in self._pages(page):
+                    for entry in entries:
+                        yield entry
         elif ids:
             for queue_id in ids:
                 row = await self._find(right, queue_id)
                 yield await self._store.look(partial(listing.history_entry, row=row))
         else:
-            async for entry in self._pages(partial(listing.history_page, uid=right.only, since=since, to=to)):
-                yield entry
+            async for entries in self._pages(partial(listing.history_page, uid=right.only, since=since, to=to)):
+                for entry in entries:
+                    yield entry
 
     async def explain(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         async for queue_id in self._named(right, request):

@@ -401,7 +401,7 @@ async def _perform(invocation: Invocation, loaded: Loaded, socket_path: str, chu
         if heading := mailq.heading(invocation, config.file):
             print(f"{invocation.name}: {heading}", file=sys.stderr)
         if shown:
-            terminal.show_queue([json.loads(text) async for text in texts])
+            terminal.show_queue([json.loads(line) async for text in texts for line in text.splitlines()])
             return
     else:
         relays = {smarthost.name: Relay(smarthost) for smarthost in config.smarthost}

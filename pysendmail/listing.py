@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from pysendmail.queue import Queue
@@ -20,12 +21,22 @@ WAITING = frozenset({"queued", "held", "attempting"})
 
 Entry = dict[str, Any]
 Row = dict[str, Any]
+Values = tuple[Any, ...]
 Page = tuple[list[Entry], int | None]  # and where the next begins; None: that was the last
 ObstacleOn = Callable[[tuple[str, ...]], Obstacle | None]
 
 
 _NUMBERS = frozenset({"size", "accepted_at", "expires_at", "held", "forced_expire", "uid", "attempts", "at"})
 _NUMBERS_OR_NULL = frozenset({"next_attempt_at", "finished_at", "removed_by", "code", "duration_s"})
+# The types of what stands in a row of `page` and of `waiting_recipients`, unless it is damaged.
+_MESSAGE = ("id", "queue_id", "uid", "sender", "size", "eight_bit", "accepted_at", "held", "forced_expire", "state")
+_SOUND_MESSAGE = (int, str, int, str, int, int, float, int, int, str)
+_SOUND_RECIPIENTS = frozenset(
+    (int, int, str, int, int, due, reply, smarthost, int)
+    for due in (float, type(None))
+    for reply in (str, type(None))
+    for smarthost in (str, type(None))
+)
 
 
 def _sound_row(row: Row | sqlite3.Row) -> Row:
@@ -34,10 +45,20 @@ def _sound_row(row: Row | sqlite3.Row) -> Row:
 
 
 def _sound(key: str, value: Any) -> Any:
-    if key in _NUMBERS or key in _NUMBERS_OR_NULL:
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            return value
-        return 0 if key in _NUMBERS else None
+    if key in _NUMBERS:
+        return _number(value)
+    return _number_or_null(value) if key in _NUMBERS_OR_NULL else _text(value)
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else 0
+
+
+def _number_or_null(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _text(value: Any) -> Any:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
@@ -46,58 +67,84 @@ def waiting_page(
 ) -> Page:
     """One page of the queue as `mailq --json` has it; with the body type of Sendmail's layout if that is wanted."""
     rows = queue.page(after, uid, PAGE)
-    entries = [waiting_entry(queue, row, obstacle) for row in rows]
+    entries = waiting_entries(queue, rows, obstacle)
     if with_body_type:
         for entry, row in zip(entries, rows, strict=True):
             entry["body_type"] = "8BITMIME" if row["eight_bit"] else ""
     return entries, (rows[-1]["id"] if len(rows) == PAGE else None)
 
 
+def waiting_entries(queue: Queue, rows: Sequence[Row | sqlite3.Row], obstacle: ObstacleOn) -> list[Entry]:
+    """Waiting messages, rows of `page`; their recipients are those that still wait."""
+    recipients: dict[int, list[Values]] = {row["id"]: [] for row in rows}
+    ways: dict[int, _Way] = {}
+    for found in queue.waiting_recipients(list(recipients)):
+        recipient = tuple(found)
+        if tuple(map(type, recipient)) not in _SOUND_RECIPIENTS:
+            recipient = tuple(_sound_row(found).values())
+        recipients[recipient[0]].append(recipient)
+        if (lane := recipient[-1]) not in ways:
+            ways[lane] = _way(queue.route_of(lane), obstacle)
+    return [_waiting_entry(row, recipients[row["id"]], ways) for row in rows]
+
+
 def waiting_entry(queue: Queue, row: Row | sqlite3.Row, obstacle: ObstacleOn) -> Entry:
-    """One waiting message; its recipients are those that still wait."""
-    row = _sound_row(row)
-    recipients = [_sound_row(r) for r in queue.rows("page_recipients", message=row["id"]) if r["state"] in WAITING]
-    first = recipients[0] if recipients else None
-    in_the_way = {r["route"]: obstacle(_route(r["route"])) for r in recipients}
-    reasons = {route: one.reason for route, one in in_the_way.items() if one is not None}
-    due = [_due_at(r, in_the_way[r["route"]]) for r in recipients if r["next_attempt_at"] is not None]
+    """One of them."""
+    return waiting_entries(queue, [row], obstacle)[0]
+
+
+_Way = tuple[str | None, float, str | None]  # what is in the way, until when, the first smarthost
+
+
+def _way(route: tuple[str, ...], obstacle: ObstacleOn) -> _Way:
+    found = obstacle(route)
+    first = route[0] if route else None
+    return (None, 0.0, first) if found is None else (found.reason, found.until or 0.0, first)
+
+
+def _waiting_entry(row: Row | sqlite3.Row, recipients: list[Values], ways: Mapping[int, _Way]) -> Entry:
+    # Tens of thousands of these are made for one listing: what is as it should be is taken as it is, and by its place.
+    values = tuple(row)
+    if tuple(map(type, values)) != _SOUND_MESSAGE or math.isinf(values[6]):
+        row = _sound_row(row)
+        values = tuple([row[name] for name in _MESSAGE])
+    _, queue_id, uid, sender, size, _, accepted_at, held, forced_expire, state = values
+    if len(recipients) > 1:
+        recipients.sort(key=itemgetter(1))
+    each: list[Entry] = []
+    attempts, due, smarthost = 0, math.inf, None
+    name = "incoming"
+    for _, _, address, under_way, made, due_at, reply, last, lane in recipients:
+        reason, until, first = ways[lane]
+        if not each:
+            smarthost = last or first
+        each.append({"address": address, "delay_reason": reply or reason})
+        if under_way:
+            name = "active"
+        elif reply and name == "incoming":
+            name = "deferred"
+        if made > attempts:
+            attempts = made
+        if due_at is not None:
+            # Its own due time, or the smarthost's next probe if that is later.
+            at = due_at if due_at > until else until
+            if at < due:
+                due = at
+    if held or state == "damaged":
+        name = "hold"
     return {
-        "queue_name": _queue_name(row, recipients),
-        "queue_id": row["queue_id"],
-        "arrival_time": int(row["accepted_at"]),
-        "message_size": row["size"],
-        "forced_expire": bool(row["forced_expire"]),
-        "sender": row["sender"] or "MAILER-DAEMON",
-        "recipients": [
-            {"address": r["address"], "delay_reason": r["reply"] or reasons.get(r["route"])} for r in recipients
-        ],
-        "uid": row["uid"],
-        "attempts": max((r["attempts"] for r in recipients), default=0),
-        "next_attempt_at": None if _held(row) else time_or_null(min(due, default=None)),
-        "smarthost": (first["smarthost"] or next(iter(_route(first["route"])), None)) if first else None,
+        "queue_name": name,
+        "queue_id": queue_id,
+        "arrival_time": int(accepted_at),
+        "message_size": size,
+        "forced_expire": bool(forced_expire),
+        "sender": sender or "MAILER-DAEMON",
+        "recipients": each,
+        "uid": uid,
+        "attempts": attempts,
+        "next_attempt_at": None if name == "hold" or due == math.inf else rfc3339(due),
+        "smarthost": smarthost,
     }
-
-
-def _due_at(recipient: Row, in_the_way: Obstacle | None) -> float:
-    """When it is tried next: its own due time, or the smarthost's next probe if that is later."""
-    until = in_the_way.until if in_the_way is not None else None
-    return max(float(recipient["next_attempt_at"]), until or 0.0)
-
-
-def _queue_name(row: Row, recipients: list[Row]) -> str:
-    if _held(row):
-        return "hold"
-    if any(r["state"] == "attempting" for r in recipients):
-        return "active"
-    return "deferred" if any(r["reply"] for r in recipients) else "incoming"
-
-
-def _held(row: Row) -> bool:
-    return bool(row["held"]) or row["state"] == "damaged"
-
-
-def _route(text: str) -> tuple[str, ...]:
-    return tuple(text.split("\n")) if text else ()
 
 
 def history_page(queue: Queue, *, after: int, uid: int | None, since: float, to: str | None) -> Page:

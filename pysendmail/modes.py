@@ -26,12 +26,12 @@ async def on_queue(invocation: Invocation, desk: Control, right: Right) -> Async
         case Mode.LIST:
             layout = mailq.LAYOUTS[invocation.format or "postfix"]
             wanted = {**request, "body_type": invocation.format == "sendmail"}
-            async for text in layout(desk.waiting(right, wanted), desk.directory):
+            async for text in layout(desk.waiting_pages(right, wanted), desk.directory):
                 yield text
         case Mode.COUNT:
             number = 0
-            async for _entry in desk.waiting(right, request):
-                number += 1
+            async for entries in desk.waiting_pages(right, request):
+                number += len(entries)
             yield f"{number}\n"
         case Mode.FLUSH if invocation.wait:
             async for event in desk.flush_and_wait(right, request):

@@ -16,6 +16,7 @@ Raises sqlite3.Error as it comes; QueueError for what a person can mend. Times a
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -150,6 +151,14 @@ class Queue(Store):
         """The next messages that wait, of this user or of all: so that a slow reader holds no long transaction."""
         names = {"after": after, "limit": limit}
         return self.rows("page", **names) if uid is None else self.rows("page_of", uid=uid, **names)
+
+    def waiting_recipients(self, messages: list[int]) -> list[sqlite3.Row]:
+        """The recipients of these messages that still wait."""
+        return self.rows("waiting_recipients", messages=json.dumps(messages))
+
+    def route_of(self, lane: int) -> tuple[str, ...]:
+        row = self.first("lane", lane=lane)
+        return _route(row["route"]) if row is not None else ()
 
     # -- acceptance (C1) --
 

@@ -346,12 +346,12 @@ SELECT count(*) FROM report WHERE kind = 'postmaster' AND queue_id IS NULL AND a
 
 -- name: page
 -- One page of the queue for listings, so that a slow reader holds no long transaction.
-SELECT id, queue_id, kind, uid, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
+SELECT id, queue_id, uid, sender, size, eight_bit, accepted_at, held, forced_expire, state
 FROM message WHERE state IN ('queued', 'damaged') AND id > :after ORDER BY id LIMIT :limit;
 
 -- name: page_of
 -- The same of one user's.
-SELECT id, queue_id, kind, uid, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
+SELECT id, queue_id, uid, sender, size, eight_bit, accepted_at, held, forced_expire, state
 FROM message WHERE state IN ('queued', 'damaged') AND uid = :uid AND id > :after ORDER BY id LIMIT :limit;
 
 -- name: history_page
@@ -362,13 +362,20 @@ FROM message WHERE state IN ('queued', 'done') AND id > :after AND (:uid IS NULL
 ORDER BY id LIMIT :limit;
 
 -- name: one
-SELECT id, queue_id, kind, uid, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
+SELECT id, queue_id, kind, uid, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
 FROM message WHERE queue_id = :queue_id AND state != 'receiving';
 
 -- name: page_recipients
 SELECT r.id, r.address, r.original, r.state, r.attempts, r.next_attempt_at, r.code, r.status, r.reply, r.smarthost,
     r.finished_at, r.removed_by, lane.route
 FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.message = :message ORDER BY r.id;
+
+-- name: waiting_recipients
+-- Those of a page of messages, which come as a JSON list, that still wait; in no order.
+SELECT r.message, r.id, r.address, r.state = 'attempting' AS under_way, r.attempts, r.next_attempt_at, r.reply, r.smarthost,
+    r.lane
+FROM json_each(:messages) one CROSS JOIN recipient r ON r.message = one.value
+WHERE r.state IN ('queued', 'held', 'attempting');
 
 -- name: page_attempts
 -- The last one may be under way.

@@ -30,7 +30,6 @@ class Damaged(str):
 
 
 def _decoded(octets: bytes) -> str:
-    # SQLite hands out whatever stands in the file; Python's own factory would fail the whole listing for one row.
     try:
         return octets.decode()
     except UnicodeDecodeError:
@@ -108,7 +107,6 @@ def _make_durable(path: Path) -> None:
 
 def _set_up(connection: sqlite3.Connection, path: Path, *, readonly: bool) -> None:
     connection.row_factory = sqlite3.Row
-    connection.text_factory = _decoded
     connection.execute("PRAGMA busy_timeout = 10000")
     connection.execute("PRAGMA trusted_schema = OFF")
     if readonly:
@@ -223,11 +221,35 @@ class Store:
         self._cursor.executemany(found.sql, [found.values(names) for names in rows])
 
     def rows(self, statement: str, **names: Any) -> list[sqlite3.Row]:
-        return self.run(statement, **names).fetchall()
+        try:
+            return self.run(statement, **names).fetchall()
+        except sqlite3.OperationalError as error:
+            with self._careful(error):
+                return self.run(statement, **names).fetchall()
 
     def first(self, statement: str, **names: Any) -> sqlite3.Row | None:
-        row: sqlite3.Row | None = self.run(statement, **names).fetchone()
+        row: sqlite3.Row | None
+        try:
+            row = self.run(statement, **names).fetchone()
+        except sqlite3.OperationalError as error:
+            with self._careful(error):
+                row = self.run(statement, **names).fetchone()
         return row
+
+    @contextmanager
+    def _careful(self, error: sqlite3.OperationalError) -> Iterator[None]:
+        """Read again what cannot be read because some text in it is not UTF-8; any other error stays what it is.
+
+        SQLite hands out whatever stands in the file, and Python's own way to decode it fails the whole listing for one
+        row; ours does not, but takes several times as long.
+        """
+        if "decode" not in str(error).lower():
+            raise error
+        self.connection.text_factory = _decoded
+        try:
+            yield
+        finally:
+            self.connection.text_factory = str
 
     def one(self, statement: str, **names: Any) -> sqlite3.Row:
         row = self.first(statement, **names)

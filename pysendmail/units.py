@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import lru_cache
 
 # A hundred years: nobody means more, and sums with an epoch stay far from any overflow.
 MAX_DURATION_S = 100 * 365 * 86400.0
@@ -61,8 +62,13 @@ def size(text: str) -> int:
 
 def rfc3339(epoch: float) -> str:
     """ "2026-11-22T01:02:03Z": the second that the instant is in, in UTC."""
-    instant = time.gmtime(min(max(epoch, 0.0), _LAST_INSTANT))
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", instant)
+    return _rfc3339(int(min(max(epoch, 0.0), _LAST_INSTANT)))
+
+
+@lru_cache(maxsize=4096)
+def _rfc3339(second: int) -> str:
+    """A listing asks for those of one hour again and again."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
 
 
 def time_or_null(epoch: float | None) -> str | None:

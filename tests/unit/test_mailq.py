@@ -43,11 +43,14 @@ def entry(queue_id: str = "0uZ4M1qZabcd", **changes: Any) -> dict[str, Any]:
 
 
 async def listed(layout: Callable[[AsyncIterator[Any], str], AsyncIterator[str]], *entries: dict[str, Any]) -> str:
-    async def each() -> AsyncIterator[dict[str, Any]]:
-        for one in entries:
-            yield one
+    """The entries come in pages of two, the last of which is empty: a filter may leave nothing of one."""
 
-    return "".join([text async for text in layout(each(), "/var/spool/queue")])
+    async def pages() -> AsyncIterator[list[dict[str, Any]]]:
+        for at in range(0, len(entries) + 1, 2):
+            yield list(entries[at : at + 2])
+        yield []
+
+    return "".join([text async for text in layout(pages(), "/var/spool/queue")])
 
 
 THREE = (
