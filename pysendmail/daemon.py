@@ -11,6 +11,7 @@ or a socket handed over that is not.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -381,6 +382,7 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     if loaded.error is None:
         with suppress(OSError):
             config_file.save_last_good(loaded.text, directory)
+    gc.freeze()  # what is here stays: no collection looks at it, which would hold the loop up for some milliseconds
     try:
         return asyncio.run(_serve(instance, loaded, queue, listeners, once=once))
     finally:
