@@ -16,6 +16,7 @@ import asyncio
 import queue as queues
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,9 +30,9 @@ from pysendmail.spool import Reserve
 T = TypeVar("T")
 MAX_BATCH = 256
 RETRY_FULL_S = 1.0
-QUIET_S = 0.25  # nobody has written anything for so long: freed pages are given back
 SPARE_PAGES = 2048  # 8 MiB that may stay free, for the mail to come
-VACUUM_PAGES = 200  # given back in one commit: whoever comes meanwhile waits for no more
+GIVE_BACK_S = 10.0  # so long after a drain the rest begins to go back; and again, as long as somebody writes meanwhile
+VACUUM_PAGES = 1000  # given back in one commit, in some 10 ms: whoever comes meanwhile waits for no more
 
 
 class StoreFull(Exception):
@@ -72,7 +73,8 @@ class Writer:
         self._stopped = False  # nothing more is taken
         self._ending = False  # the thread has seen that
         self._hurried = False
-        self._giving_back = False  # freed pages
+        self._give_back_at: float | None = None  # monotonic: when freed pages are next given back
+        self._disturbed = False  # somebody has written since they last were
         self._checkpoints = Checkpoints(queue, queue.directory, self._cannot_write_back)
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
@@ -105,7 +107,7 @@ class Writer:
             except queues.Empty:
                 self._give_back()
                 continue
-            self._giving_back = False
+            self._disturbed = True
             while True:
                 if step is None:
                     self._ending = True
@@ -122,9 +124,14 @@ class Writer:
 
     def _patience(self) -> float | None:
         """Seconds until something is to be done that nobody asked for; None: nothing."""
-        if self._giving_back:
-            return 0.0
-        return QUIET_S if self._spare_pages() > SPARE_PAGES else None
+        if self._spare_pages() <= SPARE_PAGES // 8:
+            self._give_back_at = None
+            return None
+        if self._give_back_at is None:
+            if self._spare_pages() <= SPARE_PAGES:
+                return None
+            self._give_back_at = time.monotonic() + GIVE_BACK_S
+        return max(self._give_back_at - time.monotonic(), 0.0)
 
     def _spare_pages(self) -> int:
         try:
@@ -133,12 +140,13 @@ class Writer:
             return 0  # whoever writes next hears of it
 
     def _give_back(self) -> None:
-        """Some of the pages that mail has left go back to the file system, and at last nearly all."""
+        """Some of the pages that mail has left go back to the file system; nearly all, unless somebody comes."""
         step = _Step(lambda queue: queue.vacuum(VACUUM_PAGES), self._loop.create_future(), must=False)
         self._commit([step])
-        self._giving_back = step.error is None and self._spare_pages() > SPARE_PAGES // 8
-        if not self._giving_back:
-            self._write_back(whole=True)
+        self._write_back(whole=True)  # which makes the file shorter
+        pause = GIVE_BACK_S if self._disturbed or step.error is not None else 0.0
+        self._give_back_at = time.monotonic() + pause
+        self._disturbed = False
 
     def _commit(self, batch: list[_Step]) -> None:
         waiting = batch

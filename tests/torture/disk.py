@@ -18,10 +18,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Self
+from typing import Self, TypeVar
 
 from torture.io_log import ROOT, Entries, Made, Operation, Resize, Sync, Tree, Write, is_scratch
 
+T = TypeVar("T")
 SECTOR = 512
 KEPT = 16  # sums of contents that are durable no more
 Image = dict[str, bytes | None]  # path -> octets; None: a directory
@@ -112,12 +113,12 @@ class Disk:
                 self._moves.setdefault(directory, []).append(operation)
             case Made(directory=directory):
                 self._directories[directory] = {}
-            case Sync(node=node) if node in self._directories:
-                for move in self._moves.pop(node, ()):
+            case Sync(node=node, but=but) if node in self._directories:
+                for move in _taken(self._moves, node, but):
                     _enter(self._directories[node], move)
-            case Sync(node=node):
+            case Sync(node=node, but=but):
                 content = bytearray(self._files.get(node, b""))
-                for write in self._writes.pop(node, ()):
+                for write in _taken(self._writes, node, but):
                     _apply(content, write)
                 self._files[node] = bytes(content)
             case _:
@@ -158,6 +159,14 @@ class Disk:
                 continue
             content, pending = self._files.get(node, b""), self._writes.get(node)
             image[path + name] = choice.contents(content, pending) if pending else content
+
+
+def _taken(pending: dict[int, list[T]], node: int, but: int) -> list[T]:
+    """What is pending no longer: all, but for the last so many, of which another sync may have made some durable."""
+    found = pending.pop(node, [])
+    if left := found[max(len(found) - but, 0) :]:
+        pending[node] = left
+    return found[: len(found) - len(left)]
 
 
 def _enter(names: dict[str, int], operation: Entries) -> None:

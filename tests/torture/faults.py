@@ -42,13 +42,13 @@ def _put(owner: object, name: str, make: Callable[[Any], Any]) -> None:
 def recipient_dropped() -> None:
     """The last recipient is not stored with the others."""
 
-    def make(make_ready: Any) -> Any:
+    def make(add_recipients: Any) -> Any:
         def without_the_last(self: Queue, row: int, new: Any, *rest: Any, **more: Any) -> None:
-            make_ready(self, row, dataclasses.replace(new, destinations=new.destinations[:-1]), *rest, **more)
+            add_recipients(self, row, dataclasses.replace(new, destinations=new.destinations[:-1]), *rest, **more)
 
         return without_the_last
 
-    _put(Queue, "make_ready", make)
+    _put(Queue, "_add_recipients", make)
 
 
 def sent_twice() -> None:

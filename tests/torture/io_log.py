@@ -23,7 +23,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -115,9 +115,13 @@ class Resize(Operation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sync(Operation):
-    """All that was written to this file, or entered in this directory, is durable."""
+    """All that was written to this file, or entered in this directory, is durable, `but` for the last so many.
+
+    Those came while it was synced, and may be durable or not: nobody knows.
+    """
 
     node: int
+    but: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,9 +322,11 @@ class Reader:
         if isinstance(last, (Said, Logged)):
             self._operations[place] = self._operations.pop()
         elif isinstance(last, Sync):
-            for one in self._operations[place:-1]:
-                if last.node in (getattr(one, "file", None), getattr(one, "directory", None)):
-                    raise Unmodelled("a file was written to while it was synced: nobody knows what of that is durable")
+            meanwhile = sum(
+                last.node in (getattr(one, "file", None), getattr(one, "directory", None))
+                for one in self._operations[place:-1]
+            )
+            self._operations[-1] = replace(last, but=meanwhile)
 
     def _add(self, kind: type[Operation], **values: Any) -> None:
         self._operations.append(kind(at=self._at, **values))
