@@ -49,6 +49,7 @@ from pysendmail.writer import StoreBroken, StoreFull, Writer
 T = TypeVar("T")
 STOP_S = 25.0  # systemd and impatient people allow 30
 PRUNE_AT_LEAST_S = 60.0
+PRUNE_PAUSE_S = 0.1  # when there is more than goes at once
 DESCRIPTORS = 4096  # if we may: the usual limit of 1024 is for programs that use select(2)
 
 
@@ -330,17 +331,17 @@ class Daemon:
             now = time.time()
             keep = self._config.queue.keep_history
 
-            def step(queue: Queue, now: float = now, keep: float = keep) -> float | None:
+            def step(queue: Queue, now: float = now, keep: float = keep) -> tuple[float | None, bool]:
                 return queue.prune(keep, now)
 
             try:
-                when = await self._writer.run(step)
+                when, more = await self._writer.run(step)
             except (StoreFull, StoreBroken):
-                when = None
+                when, more = None, False
             # What ends after this look is not in `when`: look again before the shortest retention is over.
             longest = min(86400.0, keep, self._config.queue.keep_failed or keep)
             wait = longest if when is None else min(when - now, longest)
-            await asyncio.sleep(max(wait, PRUNE_AT_LEAST_S))
+            await asyncio.sleep(PRUNE_PAUSE_S if more else max(wait, PRUNE_AT_LEAST_S))
 
 
 # -- start --

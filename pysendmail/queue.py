@@ -33,9 +33,9 @@ from pysendmail.store import Store, connect, notify, octets_of, text_of, time_or
 PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail streams
 COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
 MAX_RECIPIENTS_PER_CLAIM = 1000
+PRUNED_AT_ONCE = 100  # messages of the history, reports; of bodies a tenth, ten times as many lanes
 REROUTED_AT_ONCE = 200  # messages: nobody else waits long for the writer
 LANES_KNOWN = 10_000  # whose ids need no look
-_PAGE = 500
 
 
 def destination_of(address: str) -> str:
@@ -55,6 +55,7 @@ class Queue(Store):
         self.reports: list[NewMessage] = []  # queued since `take_reports`, for the log
         self._lanes: dict[int, tuple[tuple[str, ...], int, str]] = {}
         self._lane_ids: dict[tuple[str, int, str], int] = {}  # by what a lane is
+        self._pruned_lane = 0  # the last one that was looked at
         self._sent: dict[str, float] = {}  # what `remember_sent` was told since the last commit
         self.owners = Owners()
 
@@ -424,17 +425,29 @@ class Queue(Store):
                 self.run("move_lane", lane=lane, to=self._lane_of(route, row["uid"], row["destination"]))
         self._forget_lanes()
 
-    def prune(self, keep_history: float, now: float) -> float | None:
-        """Forget what retention says; returns when there is something to do next, None for nothing."""
-        for row in self.rows("prune_bodies", now=now, limit=_PAGE):
+    def prune(self, keep_history: float, now: float) -> tuple[float | None, bool]:
+        """Forget some of what retention says, so much that nobody waits long for the writer.
+
+        Returns when there is something to do next (None: nothing), and whether there is more of it already.
+        """
+        bodies = self.rows("prune_bodies", now=now, limit=PRUNED_AT_ONCE // 10)
+        for row in bodies:
             self.run("drop_body", message=row["id"])
             self.run("body_gone", message=row["id"])
-        self.run("prune_history", before=now - keep_history, limit=_PAGE)
-        self.run("prune_reports", before=now - keep_history)
-        self.run("prune_lanes")
-        self._forget_lanes()
+        before = now - keep_history
+        pruned = self.run("prune_history", before=before, limit=PRUNED_AT_ONCE).rowcount
+        reports = self.run("prune_reports", before=before, limit=PRUNED_AT_ONCE).rowcount
+        self._prune_lanes()
         when = self.one("next_prune", keep_history=keep_history)[0]
-        return float(when) if when is not None else None
+        more = len(bodies) == PRUNED_AT_ONCE // 10 or PRUNED_AT_ONCE in (pruned, reports)
+        return (float(when) if when is not None else None), more
+
+    def _prune_lanes(self) -> None:
+        """A page of the lanes each time, again and again."""
+        last = self.one("last_lane", after=self._pruned_lane, limit=10 * PRUNED_AT_ONCE)[0]
+        if last is not None and self.run("prune_lanes", after=self._pruned_lane, last=last).rowcount:
+            self._forget_lanes()
+        self._pruned_lane = last or 0
 
     # -- what people do with the queue --
 

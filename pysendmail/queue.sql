@@ -288,7 +288,7 @@ DELETE FROM message WHERE id IN (
     SELECT id FROM message WHERE state = 'done' AND finished_at <= :before AND body_until IS NULL ORDER BY finished_at LIMIT :limit);
 
 -- name: prune_reports
-DELETE FROM report WHERE at <= :before;
+DELETE FROM report WHERE id IN (SELECT id FROM report WHERE at <= :before ORDER BY at LIMIT :limit);
 
 -- name: prune_bodies
 SELECT id FROM message WHERE body_until IS NOT NULL AND body_until <= :now LIMIT :limit;
@@ -296,8 +296,14 @@ SELECT id FROM message WHERE body_until IS NOT NULL AND body_until <= :now LIMIT
 -- name: body_gone
 UPDATE message SET body_until = NULL WHERE id = :message;
 
+-- name: last_lane
+-- Where a page of lanes ends.
+SELECT max(id) FROM (SELECT id FROM lane WHERE id > :after ORDER BY id LIMIT :limit);
+
 -- name: prune_lanes
-DELETE FROM lane WHERE NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.lane = lane.id);
+-- The lanes of a page that nothing is on.
+DELETE FROM lane WHERE id > :after AND id <= :last
+    AND NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.lane = lane.id);
 
 -- name: next_prune
 SELECT min(at) FROM (

@@ -228,13 +228,8 @@ class Store:
                 return self.run(statement, **names).fetchall()
 
     def first(self, statement: str, **names: Any) -> sqlite3.Row | None:
-        row: sqlite3.Row | None
-        try:
-            row = self.run(statement, **names).fetchone()
-        except sqlite3.OperationalError as error:
-            with self._careful(error):
-                row = self.run(statement, **names).fetchone()
-        return row
+        rows = self.rows(statement, **names)  # all of them: what is not read to its end keeps its view of the database
+        return rows[0] if rows else None
 
     @contextmanager
     def _careful(self, error: sqlite3.OperationalError) -> Iterator[None]:
