@@ -28,7 +28,7 @@ from pysendmail.records import Claim, Ended, LaneState, Policy, Settlement
 from pysendmail.relay import Relay
 from pysendmail.secrets import Secrets
 from pysendmail.session import Outgoing, Session, SessionError
-from pysendmail.settling import Settling
+from pysendmail.settling import Settling, settle_all
 from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
@@ -481,16 +481,9 @@ class Delivery:
             exhausted=self._exhausted(claim.route),
         )
         sent = any(result.outcome is Outcome.SENT for result in results)
-        policy = self._policy
-
-        def step(queue: Queue) -> list[Ended]:
-            ended = Settling(queue, policy, ended_at).settle(settlement)
-            if sent:
-                queue.remember_sent(relay.name, ended_at)
-            return ended
-
         try:
-            ended = await self._writer.run(step, must=True)
+            attempt = (self._policy, settlement, ended_at)
+            ended = await self._writer.run_together(settle_all, attempt, must=True)
         except (StoreBroken, StoreFull):
             raise
         except Exception as error:

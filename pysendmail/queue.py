@@ -295,14 +295,8 @@ class Queue(Store):
                 claims[row["message"]] = self._load_claim(row, lane, now)
             except (ValueError, TypeError, KeyError, ArithmeticError):
                 self.hold_damaged(row["message"])
-        self.many(
-            "mark_attempting",
-            [
-                {"recipient": claimed.id, "smarthost": smarthost, "now": now}
-                for claim in claims.values()
-                for claimed in claim.recipients
-            ],
-        )
+        marked = [{"recipient": claimed.id} for claim in claims.values() for claimed in claim.recipients]
+        self.many("mark_attempting", marked, smarthost=smarthost, now=now)
         return list(claims.values())
 
     def set_aside(self, row: sqlite3.Row) -> bool:
@@ -367,6 +361,14 @@ class Queue(Store):
     def parts(self, message: int, part: int, limit: int) -> list[bytes]:
         """The parts of a body from `part` on."""
         return [octets_of(row["octets"]) for row in self.rows("parts", message=message, part=part, limit=limit)]
+
+    def taken(self, recipients: Sequence[int], since: float) -> set[int]:
+        """Those of these recipients that have been sent since then."""
+        return {row["id"] for row in self.rows("taken", recipients=json.dumps(recipients), since=since)}
+
+    def finished(self, messages: Sequence[int]) -> list[int]:
+        """Those of these messages that are at their end."""
+        return [row["id"] for row in self.rows("finished", messages=json.dumps(messages))]
 
     def touch_recipient(self, recipient: int) -> sqlite3.Row:
         row = self.one("recipient_state", recipient=recipient)
@@ -525,7 +527,7 @@ class Queue(Store):
 
     def remember_sent(self, name: str, at: float) -> None:
         """Written once for all that share a commit."""
-        self._sent[name] = at
+        self._sent[name] = max(at, self._sent.get(name, at))
 
 
 def _size(new: NewMessage) -> int:

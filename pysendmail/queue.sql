@@ -1,4 +1,5 @@
 -- Every statement that pysendmail runs on queue.db, each with a name and a sentence. Values are bound, never pasted.
+-- What stands in [brackets] is there once for each of the rows that the statement is run for.
 
 -- name: message_by_submission
 -- The answer to a client that asks again: what its submission became.
@@ -100,7 +101,7 @@ WHERE r.message = :message AND r.state = 'queued' AND r.next_attempt_at <= :now 
 ORDER BY r.id LIMIT :limit;
 
 -- name: mark_attempting
-UPDATE recipient SET state = 'attempting', smarthost = :smarthost, attempted_at = :now WHERE id = :recipient;
+UPDATE recipient SET state = 'attempting', smarthost = :smarthost, attempted_at = :now WHERE id IN ([:recipient]);
 
 -- name: header
 SELECT header FROM message WHERE id = :message;
@@ -127,7 +128,7 @@ SELECT id, message, address FROM recipient WHERE state = 'attempting';
 -- name: add_attempt
 -- An attempt has ended; while it runs, the recipient says so.
 INSERT INTO attempt (recipient, at, smarthost, address, tls, code, status, reply, outcome, duration_s)
-VALUES (:recipient, :at, :smarthost, :address, :tls, :code, :status, :reply, :outcome, :duration_s);
+VALUES [(:recipient, :at, :smarthost, :address, :tls, :code, :status, :reply, :outcome, :duration_s)];
 
 -- name: prune_attempts
 -- A smarthost that is down for days must not grow a message's history without end.
@@ -135,10 +136,11 @@ DELETE FROM attempt WHERE recipient = :recipient AND id <= (
     SELECT id FROM attempt WHERE recipient = :recipient ORDER BY id DESC LIMIT 1 OFFSET :keep);
 
 -- name: sent
--- C2 of a recipient whom the smarthost took, whatever was to become of the rest. One set aside meanwhile stays so.
-UPDATE recipient SET state = 'sent', fresh = 0, attempts = attempts + 1, next_attempt_at = NULL, code = :code,
-    status = :status, reply = :reply, finished_at = :now, removed_by = NULL
-WHERE id = :recipient AND state = 'attempting';
+-- C2 of recipients whom the smarthost took, whatever was to become of them. One set aside meanwhile stays so.
+UPDATE recipient SET state = 'sent', fresh = 0, attempts = attempts + 1, next_attempt_at = NULL, code = column2,
+    status = column3, reply = column4, finished_at = column5, removed_by = NULL
+FROM (VALUES [(:recipient, :code, :status, :reply, :now)])
+WHERE id = column1 AND state = 'attempting';
 
 -- name: settle_recipient
 UPDATE recipient SET state = :state, fresh = :fresh, attempts = :attempts, next_attempt_at = :next_attempt_at,
@@ -171,17 +173,25 @@ SELECT count(*) FROM recipient WHERE message = :message AND state IN ('queued', 
 SELECT count(*) FROM recipient WHERE message = :message AND state IN ('bounced', 'expired', 'discarded');
 
 -- name: finish_sent
--- The end of a message of which nothing waits and nothing failed.
+-- The end of messages of which nothing waits and nothing failed.
 UPDATE message SET state = 'done', finished_at = :now, warn_at = NULL, held = 0, body_until = NULL
-WHERE id = :message AND state = 'queued' AND NOT EXISTS (
-    SELECT 1 FROM recipient WHERE message = :message
-    AND state IN ('queued', 'held', 'attempting', 'bounced', 'expired', 'discarded'));
+WHERE id IN ([:message]) AND state = 'queued' AND NOT EXISTS (
+    SELECT 1 FROM recipient WHERE recipient.message = message.id
+    AND recipient.state IN ('queued', 'held', 'attempting', 'bounced', 'expired', 'discarded'));
+
+-- name: finished
+-- Those of these messages that are at their end, and those of these recipients that `sent` has changed.
+SELECT id FROM message WHERE id IN (SELECT value FROM json_each(:messages)) AND state = 'done';
+
+-- name: taken
+SELECT id FROM recipient
+WHERE id IN (SELECT value FROM json_each(:recipients)) AND state = 'sent' AND finished_at >= :since;
 
 -- name: finish_message
 UPDATE message SET state = 'done', finished_at = :now, warn_at = NULL, held = 0, body_until = :body_until WHERE id = :message;
 
 -- name: drop_body
-DELETE FROM body WHERE message = :message;
+DELETE FROM body WHERE message IN ([:message]);
 
 -- name: set_warned
 UPDATE recipient SET warned = 1 WHERE id = :recipient;

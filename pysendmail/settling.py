@@ -18,13 +18,15 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from pysendmail.outcome import Outcome, Result, Scope
 from pysendmail.queue import Queue
-from pysendmail.records import Claim, Ended, Failed, Original, Policy, Settlement
+from pysendmail.records import Claim, ClaimedRecipient, Ended, Failed, Original, Policy, Settlement
 from pysendmail.store import notify, time_or_none
 
 MAX_ATTEMPTS_KEPT = 100  # per recipient, in the history
+Attempt = tuple[Policy, Settlement, float]  # and when it ended
 
 
 class Settling:
@@ -42,8 +44,10 @@ class Settling:
 
         A recipient that is no longer being attempted (set aside meanwhile) keeps its state.
         """
-        if all(result.outcome is Outcome.SENT and not result.relayed for result in settlement.results):
-            return self._settle_sent(settlement)
+        if _all_sent(settlement):
+            return _settle_sent(self._queue, [(self._policy, settlement, self._now)])[0]
+        if any(result.outcome is Outcome.SENT for result in settlement.results):
+            self._queue.remember_sent(settlement.smarthost, self._now)
         message = self._message(settlement.claim.message)
         steps = [
             step
@@ -57,48 +61,11 @@ class Settling:
             # A smarthost or a connection in trouble is the administrator's to mend, not the sender's to know.
             ours = (Scope.SESSION, Scope.SMARTHOST)
             self._warn(original, [failed for result, failed, _ in steps if result.scope not in ours])
-        self._finish(message)
+        self.finish(message)
         return [
             self._ended(message, failed, next_attempt_at=next_attempt_at, uncertain=result.outcome is Outcome.UNCERTAIN)
             for result, failed, next_attempt_at in steps
         ]
-
-    def _settle_sent(self, settlement: Settlement) -> list[Ended]:
-        """What becomes of nearly all mail: the claim says all that there is to know, and nobody is to be told."""
-        claim = settlement.claim
-        ended = []
-        for claimed, result in zip(claim.recipients, settlement.results, strict=True):
-            self._add_attempt(claimed.id, result, settlement)
-            taken = self._queue.run(
-                "sent",
-                recipient=claimed.id,
-                code=result.code,
-                status=result.status,
-                reply=result.reply,
-                now=self._now,
-            )
-            if taken.rowcount:
-                ended.append(
-                    Ended(
-                        queue_id=claim.queue_id,
-                        message_id=claim.message_id,
-                        sender=claim.envelope.sender,
-                        uid=claim.uid,
-                        recipient=claimed.recipient.address,
-                        outcome="sent",
-                        status=result.status,
-                        reply=result.reply,
-                        code=result.code,
-                        attempts=claimed.attempts + 1,
-                        delay_s=self._now - claim.accepted_at,
-                    )
-                )
-        if self._queue.run("finish_sent", message=claim.message, now=self._now).rowcount:
-            self._queue.run("drop_body", message=claim.message)
-            self._queue.owners.add(claim.uid, -1, -claim.size)
-        else:
-            self._finish(self._message(claim.message))
-        return ended
 
     def _settle_recipient(
         self, message: sqlite3.Row, recipient: int, result: Result, settlement: Settlement
@@ -180,7 +147,7 @@ class Settling:
         for message_id, steps in by_message.items():
             message = self._message(message_id)
             self._report("bounce", self._original(message), steps)
-            self._finish(message)
+            self.finish(message)
             ended += [self._ended(message, failed) for failed in steps]
         return ended
 
@@ -234,19 +201,7 @@ class Settling:
         return self._queue.one("message_state", message=message)
 
     def _add_attempt(self, recipient: int, result: Result, settlement: Settlement) -> None:
-        self._queue.run(
-            "add_attempt",
-            recipient=recipient,
-            at=settlement.started_at,
-            smarthost=settlement.smarthost,
-            address=settlement.address,
-            tls=settlement.tls,
-            code=result.code,
-            status=result.status,
-            reply=result.reply,
-            outcome=result.outcome.value,
-            duration_s=round(self._now - settlement.started_at, 3),
-        )
+        self._queue.run("add_attempt", **_attempt(recipient, result, settlement, self._now))
 
     def _set_state(
         self,
@@ -306,10 +261,10 @@ class Settling:
             self._set_state(row["id"], "removed", attempts=row["attempts"], status="2.0.0", reply=reason)
             ended.append(self._ended(state, _waiting(row, "removed", "2.0.0", reason, "")))
         if ended:
-            self._finish(state)
+            self.finish(state)
         return ended
 
-    def _finish(self, row: sqlite3.Row) -> None:
+    def finish(self, row: sqlite3.Row) -> None:
         """Close a message whose last recipient has ended. What failed keeps its body for a while, for `queue retry`."""
         message = row["id"]
         if self._queue.one("open_recipients", message=message)[0]:
@@ -395,6 +350,100 @@ class Settling:
             about=row["about"],
             body=body,
         )
+
+
+def settle_all(queue: Queue, attempts: Sequence[Attempt]) -> list[list[Ended]]:
+    """C2 of many attempts at once, as `Settling.settle` does each: for `Writer.run_together`."""
+    sent = [attempt for attempt in attempts if _all_sent(attempt[1])]
+    ended = iter(_settle_sent(queue, sent) if sent else ())
+    return [
+        next(ended) if _all_sent(settlement) else Settling(queue, policy, now).settle(settlement)
+        for policy, settlement, now in attempts
+    ]
+
+
+def _all_sent(settlement: Settlement) -> bool:
+    """Whether nobody is to be told of anything: what becomes of nearly all mail."""
+    return all(result.outcome is Outcome.SENT and not result.relayed for result in settlement.results)
+
+
+def _settle_sent(queue: Queue, attempts: Sequence[Attempt]) -> list[list[Ended]]:
+    """The claims say all that there is to know of the messages; one statement is for all of them."""
+    recipients: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
+    since = attempts[0][2]
+    for _, settlement, now in attempts:
+        since = min(since, now)
+        queue.remember_sent(settlement.smarthost, now)
+        for claimed, result in zip(settlement.claim.recipients, settlement.results, strict=True):
+            recipients.append(
+                {
+                    "recipient": claimed.id,
+                    "code": result.code,
+                    "status": result.status,
+                    "reply": result.reply,
+                    "now": now,
+                }
+            )
+            made.append(_attempt(claimed.id, result, settlement, now))
+    queue.many("add_attempt", made)
+    taken: set[int] | None = None  # all
+    if queue.many("sent", recipients) != len(recipients):
+        taken = queue.taken([one["recipient"] for one in recipients], since)
+    _finish_sent(queue, attempts)
+    return [
+        [
+            _sent(settlement.claim, claimed, result, now)
+            for claimed, result in zip(settlement.claim.recipients, settlement.results, strict=True)
+            if taken is None or claimed.id in taken
+        ]
+        for _, settlement, now in attempts
+    ]
+
+
+def _finish_sent(queue: Queue, attempts: Sequence[Attempt]) -> None:
+    claims = {settlement.claim.message: settlement.claim for _, settlement, _ in attempts}
+    policy, _, now = attempts[-1]
+    finished = list(claims)
+    if queue.many("finish_sent", [{"message": message} for message in claims], now=now) != len(claims):
+        finished = queue.finished(finished)
+    queue.many("drop_body", [{"message": message} for message in finished])
+    for message in finished:
+        claim = claims.pop(message)
+        queue.owners.add(claim.uid, -1, -claim.size)
+    for message in claims:
+        Settling(queue, policy, now).finish(queue.one("message_state", message=message))
+
+
+def _sent(claim: Claim, claimed: ClaimedRecipient, result: Result, now: float) -> Ended:
+    return Ended(
+        queue_id=claim.queue_id,
+        message_id=claim.message_id,
+        sender=claim.envelope.sender,
+        uid=claim.uid,
+        recipient=claimed.recipient.address,
+        outcome="sent",
+        status=result.status,
+        reply=result.reply,
+        code=result.code,
+        attempts=claimed.attempts + 1,
+        delay_s=now - claim.accepted_at,
+    )
+
+
+def _attempt(recipient: int, result: Result, settlement: Settlement, now: float) -> dict[str, Any]:
+    return {
+        "recipient": recipient,
+        "at": settlement.started_at,
+        "smarthost": settlement.smarthost,
+        "address": settlement.address,
+        "tls": settlement.tls,
+        "code": result.code,
+        "status": result.status,
+        "reply": result.reply,
+        "outcome": result.outcome.value,
+        "duration_s": round(now - settlement.started_at, 3),
+    }
 
 
 def _told(row: sqlite3.Row, outcome: str, status: str, reply: str, smarthost: str) -> Failed:

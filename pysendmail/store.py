@@ -12,9 +12,8 @@ import os
 import re
 import sqlite3
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -22,6 +21,7 @@ from pysendmail.spool import QueueError, sync
 
 T = TypeVar("T")
 INCREMENTAL = 2  # of PRAGMA auto_vacuum
+ROWS_AT_ONCE = (16, 4, 1)  # few sizes: each is a statement that SQLite keeps
 _NUMBER = struct.Struct("=I")
 
 
@@ -36,27 +36,47 @@ def _decoded(octets: bytes) -> str:
         return Damaged(octets.decode("utf-8", "backslashreplace"))
 
 
-@dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL whose values are bound by position, which takes a third of the time of binding them by name."""
+    """One of queue.sql. Values are bound by position, which takes a third of the time of binding them by name."""
 
-    sql: str
-    names: tuple[str, ...]
+    def __init__(self, text: str) -> None:
+        """`text` names its values, `:name`; the same name is the same value. `[...]` stands once for each row."""
+        self._text = text
+        before, _, rest = text.partition("[")
+        self._each, _, after = rest.partition("]")
+        self.row_names = _names(self._each)
+        self.names = tuple(name for name in _names(before + after) if name not in self.row_names)
+        self._sql: dict[int, str] = {}  # by the number of rows
 
-    @classmethod
-    def of(cls, text: str) -> Statement:
-        """`text` names its values, `:name`; the same name is the same value."""
-        names = tuple(dict.fromkeys(re.findall(r":(\w+)", text)))
-        return cls(re.sub(r":(\w+)", lambda match: f"?{names.index(match[1]) + 1}", text), names)
+    def sql(self, rows: int = 1) -> str:
+        if rows not in self._sql:
+            first = len(self.names) + 1  # the rows' values are behind those that are there once
+            each = ", ".join(
+                _numbered(self._each, self.row_names, first + at * len(self.row_names)) for at in range(rows)
+            )
+            whole = self._text.replace(f"[{self._each}]", each) if self._each else self._text
+            self._sql[rows] = _numbered(whole, self.names, 1)
+        return self._sql[rows]
 
-    def values(self, names: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple([names[name] for name in self.names])
+    def values(self, names: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+        values = [names[name] for name in self.names]
+        if self.row_names:
+            values += [row[name] for row in rows for name in self.row_names]
+        return values
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(re.findall(r":(\w+)", text)))
+
+
+def _numbered(text: str, names: tuple[str, ...], first: int) -> str:
+    return re.sub(r":(\w+)", lambda found: f"?{first + names.index(found[1])}" if found[1] in names else found[0], text)
 
 
 def _read_statements() -> dict[str, Statement]:
     text = (Path(__file__).parent / "queue.sql").read_text(encoding="utf-8")
     return {
-        match[1]: Statement.of(re.sub(r"^--.*\n", "", match[2], flags=re.MULTILINE).strip())
+        match[1]: Statement(re.sub(r"^--.*\n", "", match[2], flags=re.MULTILINE).strip())
         for match in re.finditer(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", text, re.MULTILINE | re.DOTALL)
     }
 
@@ -213,12 +233,20 @@ class Store:
     def run(self, statement: str, **names: Any) -> sqlite3.Cursor:
         """The cursor is the same each time: what is wanted of it is to be taken before the next statement."""
         found = SQL[statement]
-        return self._cursor.execute(found.sql, found.values(names))
+        return self._cursor.execute(found.sql(), found.values(names, (names,)))
 
-    def many(self, statement: str, rows: Iterable[dict[str, Any]]) -> None:
-        """The same statement for each of these."""
+    def many(self, statement: str, rows: Sequence[Mapping[str, Any]], **names: Any) -> int:
+        """A statement that stands for many rows, for these; returns how many it changed.
+
+        Python's lock changes hands at each execution, so that a few large ones leave the event loop in peace.
+        """
         found = SQL[statement]
-        self._cursor.executemany(found.sql, [found.values(names) for names in rows])
+        changed = at = 0
+        while at < len(rows):
+            size = next(size for size in ROWS_AT_ONCE if size <= len(rows) - at)
+            changed += self._cursor.execute(found.sql(size), found.values(names, rows[at : at + size])).rowcount
+            at += size
+        return changed
 
     def rows(self, statement: str, **names: Any) -> list[sqlite3.Row]:
         try:

@@ -27,6 +27,7 @@ from pysendmail.queue import Queue
 from pysendmail.records import LaneState, NewMessage
 from pysendmail.spool import Reserve
 
+P = TypeVar("P")
 T = TypeVar("T")
 MAX_BATCH = 256
 RETRY_FULL_S = 1.0
@@ -48,6 +49,8 @@ class _Step:
     run: Callable[[Queue], Any]
     future: asyncio.Future[Any]
     must: bool
+    together: Callable[[Queue, list[Any]], list[Any]] | None = None
+    one: Any = None  # what `together` does it for
     result: Any = None
     error: BaseException | None = None
 
@@ -86,6 +89,17 @@ class Writer:
         future: asyncio.Future[T] = self._loop.create_future()
         self._steps.put(_Step(step, future, must))
         return await future  # which may be cancelled: nobody but `_tell` looks at it, and it asks
+
+    async def run_together(self, together: Callable[[Queue, list[P]], list[T]], one: P, *, must: bool = False) -> T:
+        """As `run`, for what is cheaper for many: `together` does it for all that wait, and returns a result for each.
+
+        An error undoes it; then it is done for each alone, so that it is the error of one only.
+        """
+        if self._stopped:
+            raise StoreBroken("the queue is closed already")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._steps.put(_Step(lambda queue: together(queue, [one])[0], future, must, together, one))
+        return await future
 
     def hurry(self) -> None:
         """We are about to stop: nothing waits for room on the disk any more, but for the ballast's."""
@@ -217,17 +231,38 @@ class Writer:
         if self._broken:
             raise sqlite3.DatabaseError(self._broken)
         self._queue.begin()
-        for step in steps:
-            step.error = None
-            try:
-                step.result = self._queue.apart(step.run)
-            except sqlite3.IntegrityError as error:
-                step.error = error
-            except sqlite3.Error:
-                raise
-            except Exception as error:  # a step's own error concerns its caller alone
-                step.error = error
+        for group in _groups(steps):
+            if len(group) == 1 or not self._run_together(group):
+                for step in group:
+                    self._run(step)
         self._queue.commit()
+
+    def _run(self, step: _Step) -> None:
+        step.error = None
+        try:
+            step.result = self._queue.apart(step.run)
+        except sqlite3.IntegrityError as error:
+            step.error = error
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # a step's own error concerns its caller alone
+            step.error = error
+
+    def _run_together(self, steps: Sequence[_Step]) -> bool:
+        """False: there was an error, and nothing was done."""
+        together = steps[0].together
+        assert together is not None
+        try:
+            results = self._queue.apart(lambda queue: together(queue, [step.one for step in steps]))
+        except sqlite3.IntegrityError:
+            return False
+        except sqlite3.Error:
+            raise
+        except Exception:  # whose it is will be seen
+            return False
+        for step, result in zip(steps, results, strict=True):
+            step.error, step.result = None, result
+        return True
 
     def _make_room(self) -> None:
         """Give up the ballast, then empty the WAL: writing first would eat the ballast and fail (measured)."""
@@ -260,6 +295,21 @@ class Writer:
         finally:  # an error there goes to the loop's handler, and must not leave everybody waiting for ever
             for step in steps:
                 _tell(step)
+
+
+def _groups(steps: Sequence[_Step]) -> list[list[_Step]]:
+    """In their order, but that what goes together is where the first of it is."""
+    groups: list[list[_Step]] = []
+    joined: dict[Callable[[Queue, list[Any]], list[Any]], list[_Step]] = {}
+    for step in steps:
+        if step.together is None:
+            groups.append([step])
+        elif (group := joined.get(step.together)) is not None:
+            group.append(step)
+        else:
+            groups.append([step])
+            joined[step.together] = groups[-1]
+    return groups
 
 
 def _tell(step: _Step) -> None:

@@ -114,6 +114,32 @@ async def test_an_exception_undoes_its_own_step_only(tmp_path: Path) -> None:
         assert not one.broken
 
 
+async def test_what_goes_together(tmp_path: Path) -> None:
+    """Work of one kind that waits is done at once; where that fails it is done for each, and one error is one's own."""
+    seen: list[list[str]] = []
+
+    def accept_all(queue: Queue, ids: list[str]) -> list[str]:
+        seen.append(ids)
+        for queue_id in ids:
+            queue.accept(new_message(queue_id=queue_id), submission=None, now=NOW)
+            if queue_id == "BAD":
+                raise LookupError("no")
+        return [queue_id.lower() for queue_id in ids]
+
+    async with desk(tmp_path) as one:
+        with one.busy():
+            tasks = await soon(*(one.writer.run_together(accept_all, queue_id) for queue_id in ("A", "B", "C")))
+        assert await asyncio.gather(*tasks) == ["a", "b", "c"]
+        assert seen == [["A", "B", "C"]]
+        with one.busy():
+            tasks = await soon(*(one.writer.run_together(accept_all, queue_id) for queue_id in ("D", "BAD", "A", "E")))
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(r) for r in results] == [str, LookupError, sqlite3.IntegrityError, str]
+        rows = await one.run(lambda queue: queue.connection.execute("SELECT queue_id FROM message").fetchall())
+        assert [row[0] for row in rows] == ["A", "B", "C", "D", "E"]
+        assert not one.broken
+
+
 async def test_reports_of_an_undone_step_are_not_told(tmp_path: Path) -> None:
     """The log names only bounces that are in the queue: one whose step failed afterwards never was."""
     settled: list[str] = []
