@@ -32,6 +32,7 @@ T = TypeVar("T")
 MAX_BATCH = 256
 RETRY_FULL_S = 1.0
 SPARE_PAGES = 2048  # 8 MiB that may stay free, for the mail to come
+QUIET_S = 1.0  # nobody has written for so long: time to see whether there are more
 GIVE_BACK_S = 10.0  # so long after a drain the rest begins to go back; and again, as long as somebody writes meanwhile
 VACUUM_PAGES = 1000  # given back in one commit, in some 10 ms: whoever comes meanwhile waits for no more
 
@@ -77,7 +78,7 @@ class Writer:
         self._ending = False  # the thread has seen that
         self._hurried = False
         self._give_back_at: float | None = None  # monotonic: when freed pages are next given back
-        self._disturbed = False  # somebody has written since they last were
+        self._disturbed = False  # somebody has written since
         self._checkpoints = Checkpoints(queue, queue.directory, self._cannot_write_back)
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
@@ -119,7 +120,7 @@ class Writer:
             try:
                 step = self._steps.get(timeout=self._patience())
             except queues.Empty:
-                self._give_back()
+                self._use_the_quiet()
                 continue
             self._disturbed = True
             while True:
@@ -138,29 +139,31 @@ class Writer:
 
     def _patience(self) -> float | None:
         """Seconds until something is to be done that nobody asked for; None: nothing."""
+        if self._give_back_at is not None:
+            return max(self._give_back_at - time.monotonic(), 0.0)
+        return QUIET_S if self._disturbed else None
+
+    def _use_the_quiet(self) -> None:
+        """Some of the pages that mail has left go back to the file system; nearly all, unless somebody comes."""
+        now = time.monotonic()
+        if self._give_back_at is None:
+            self._disturbed = False
+            self._give_back_at = now + GIVE_BACK_S if self._spare_pages() > SPARE_PAGES else None
+            return
+        step = _Step(lambda queue: queue.vacuum(VACUUM_PAGES), self._loop.create_future(), must=False)
+        self._commit([step])
+        self._write_back(whole=True)  # which makes the file shorter
         if self._spare_pages() <= SPARE_PAGES // 8:
             self._give_back_at = None
-            return None
-        if self._give_back_at is None:
-            if self._spare_pages() <= SPARE_PAGES:
-                return None
-            self._give_back_at = time.monotonic() + GIVE_BACK_S
-        return max(self._give_back_at - time.monotonic(), 0.0)
+        else:
+            self._give_back_at = now + (GIVE_BACK_S if self._disturbed or step.error is not None else 0.0)
+        self._disturbed = False
 
     def _spare_pages(self) -> int:
         try:
             return self._queue.spare_pages()
         except sqlite3.Error:
             return 0  # whoever writes next hears of it
-
-    def _give_back(self) -> None:
-        """Some of the pages that mail has left go back to the file system; nearly all, unless somebody comes."""
-        step = _Step(lambda queue: queue.vacuum(VACUUM_PAGES), self._loop.create_future(), must=False)
-        self._commit([step])
-        self._write_back(whole=True)  # which makes the file shorter
-        pause = GIVE_BACK_S if self._disturbed or step.error is not None else 0.0
-        self._give_back_at = time.monotonic() + pause
-        self._disturbed = False
 
     def _commit(self, batch: list[_Step]) -> None:
         waiting = batch

@@ -460,6 +460,7 @@ async def test_a_checkpoint_that_fails_breaks_the_store(tmp_path: Path) -> None:
 
 async def test_space_comes_back_when_mail_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a large message has left the file gets smaller by itself, as soon as there is nothing else to do."""
+    monkeypatch.setattr(writer, "QUIET_S", 0.0)
     monkeypatch.setattr(writer, "GIVE_BACK_S", 0.0)
     monkeypatch.setattr(writer, "SPARE_PAGES", 0)
     async with desk(tmp_path) as one:
