@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
 import tempfile
 import time
@@ -86,7 +87,7 @@ class Bench:
 
         async def submitter() -> None:
             for new in news:
-                now, submission = time.time(), new.queue_id.encode()
+                now, submission = time.time(), os.urandom(16)
 
                 def step(queue: Queue, new: NewMessage = new, now: float = now, submission: bytes = submission) -> None:
                     assert queue.known(submission) is None
@@ -154,6 +155,7 @@ class Bench:
 
 async def run(directory: Path, backlog: int, messages: int, in_flight: int) -> list[Measured]:
     fill(directory, backlog, body=BODY, header=HEADER)
+    os.sync()  # what the kernel has still to write of that is not ours
     bench = Bench(directory, in_flight)
     await bench.begin()
     found = [
