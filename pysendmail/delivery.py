@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pysendmail import mime, rewrite, schedule, tlspolicy
+from pysendmail import schedule, tlspolicy
 from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.lanes import Lanes, Route
 from pysendmail.outcome import Outcome, Result, Scope, Stage, Trouble, Verdict
+from pysendmail.outgoing import outgoing
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
 from pysendmail.records import Claim, Ended, LaneState, Policy, Settlement
@@ -32,7 +33,6 @@ from pysendmail.settling import Settling
 from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
-PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
 REWRITE_OCTETS = 16 * 1024  # a larger header is rewritten in a thread: it may take a large part of a second
 STUCK_S = 5.0  # a message that takes longer no longer counts as a connection in use
 IDLE_S = 5.0  # a connection with nothing to do is kept so long
@@ -40,6 +40,15 @@ FULL_S = 5.0  # how often a full disk is looked at again
 BUG_S = 5.0  # after an error of ours outside of any attempt
 SWEEP = 100  # recipients expired or warned in one commit
 CLOCK_JUMP_S = 5.0  # the wall clock may drift against the monotonic one; a jump is more than this
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A claim, and the message as its smarthost is to see it; `rewritten` is the log's word for the difference."""
+
+    claim: Claim
+    message: Outgoing
+    rewritten: str
 
 
 class Delivery:
@@ -313,21 +322,29 @@ class Delivery:
     async def _work(self, relay: Relay) -> None:
         """One connection: the relay's claims one after the other, for as long as there are any."""
         session = self._take_idle(relay)
+        ahead: list[Ready] = []  # at most one: the next, whose envelope is on its way
         try:
-            while relay.claims and relay.connections <= max(relay.bearable, 1):
-                claim = relay.claims.popleft()
-                relay.in_flight.append(claim)
+            while ahead or (relay.claims and relay.connections <= max(relay.bearable, 1)):
+                ready = ahead.pop() if ahead else None
+                claim = ready.claim if ready else relay.take()
                 try:
-                    session = await self._attempt(relay, claim, session)
+                    session = await self._attempt(relay, claim, ready, session, ahead)
                 finally:
                     relay.in_flight.remove(claim)
                 if session is None:
+                    _put_back(relay, ahead)
+                    if relay.trouble is not None:
+                        await self._rest(relay)
                     break
                 self._wake.set()
-                if not relay.claims and not self._stopping:
+                if not relay.claims and not ahead and not self._stopping:
                     await asyncio.sleep(0)  # the loop may claim more before this connection goes idle
         except (StoreBroken, StoreFull):
             self._stopping = True
+        except asyncio.CancelledError:
+            for ready in ahead:
+                await self._give_back(ready.claim)
+            raise
         finally:
             relay.connections -= 1
             if session is not None:
@@ -336,19 +353,25 @@ class Delivery:
                 self._connect(relay)
             self._wake.set()
 
-    def _stuck(self, relay: Relay, claim: Claim) -> None:
-        """This one takes long: others need not wait for it."""
+    def _stuck(self, relay: Relay, claim: Claim, ahead: list[Ready]) -> None:
+        """This one takes long: others need not wait for it, and least of all behind it."""
         relay.stuck.append(claim)
+        _put_back(relay, ahead)
         if relay.claims:
             self._connect(relay)
         self._wake.set()
 
-    async def _attempt(self, relay: Relay, claim: Claim, session: Session | None) -> Session | None:
-        """One claim on this connection, or a new one; returns the connection if it is still of use."""
+    async def _attempt(
+        self, relay: Relay, claim: Claim, ready: Ready | None, session: Session | None, ahead: list[Ready]
+    ) -> Session | None:
+        """One claim on this connection, or a new one; returns the connection if it is still of use.
+
+        `ready` is the claim prepared, if it was. `ahead` gets the next one, if its envelope goes behind this message.
+        """
         started_at = time.time()
         try:
-            outgoing, rewritten = await self._outgoing(relay, claim)
-            if session is None or not session.usable:
+            ready = ready or await self._prepare(relay, claim)
+            if session is None or not (session.usable or session.begun):
                 session = await self._open_unless_stopped(relay)
         except SessionError as error:
             await self._not_open(relay, claim, error, started_at)
@@ -365,11 +388,11 @@ class Delivery:
             address=session.address,
             tls=session.tls,
             recipients=len(claim.recipients),
-            rewritten=rewritten,
+            rewritten=ready.rewritten,
         )
-        stuck = self._loop.call_later(STUCK_S, self._stuck, relay, claim)
+        stuck = self._loop.call_later(STUCK_S, self._stuck, relay, claim, ahead)
         try:
-            results = await session.send(outgoing)
+            results = await session.send(ready.message, partial(self._behind, relay, session, ahead))
         except asyncio.CancelledError:
             if not session.in_doubt:
                 await self._give_back(claim)  # else the next start finds it, and calls it uncertain
@@ -378,18 +401,46 @@ class Delivery:
             stuck.cancel()
             if claim in relay.stuck:
                 relay.stuck.remove(claim)
+        relay.one_at_a_time = relay.one_at_a_time or session.one_at_a_time
         if session.stale:
             # The connection had died while it was idle: no attempt of this message's.
             await session.close()
-            return await self._attempt(relay, claim, None)
+            return await self._attempt(relay, claim, ready, None, ahead)
         self._judge(relay, results)
         await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
-        if relay.trouble is not None:
-            await self._rest(relay)
-        if not session.usable or session.sent >= relay.smarthost.messages_per_connection:
-            await session.close()
+        if session.begun:
+            goes_on = bool(ahead)
+        else:
+            goes_on = session.usable and session.sent < relay.smarthost.messages_per_connection
+        if goes_on:
+            return session
+        await session.close()
+        return None
+
+    async def _prepare(self, relay: Relay, claim: Claim) -> Ready:
+        work = partial(outgoing, claim, self._config, relay.smarthost, self._reader)
+        return Ready(claim, *(work() if len(claim.header) <= REWRITE_OCTETS else await asyncio.to_thread(work)))
+
+    def _behind(self, relay: Relay, session: Session, ahead: list[Ready]) -> Outgoing | None:
+        """The message whose envelope may go behind the final dot that is about to leave."""
+        if (
+            relay.one_at_a_time
+            or relay.trouble is not None
+            or relay.connections > relay.bearable
+            or session.sent + 1 >= relay.smarthost.messages_per_connection
+            or self._stopping
+            or not relay.claims
+            or len(relay.claims[0].header) > REWRITE_OCTETS
+        ):
             return None
-        return session
+        claim = relay.claims[0]
+        try:
+            ready = Ready(claim, *outgoing(claim, self._config, relay.smarthost, self._reader))
+        except Exception:
+            return None  # its own attempt will say what is wrong with it
+        ahead.append(ready)
+        relay.take()
+        return ready.message
 
     async def _open_unless_stopped(self, relay: Relay) -> Session:
         """`stop` cancels us here and nowhere else at once."""
@@ -438,25 +489,6 @@ class Delivery:
         if relay.tls_seen_at is None or now - relay.tls_seen_at > relay.smarthost.tls_memory / 24:
             await self._writer.run(lambda queue: queue.remember_tls(relay.name, now), must=True)
             relay.tls_seen_at = now
-
-    async def _outgoing(self, relay: Relay, claim: Claim) -> tuple[Outgoing, str]:
-        """The message as this smarthost is to see it, and the log's word on what was rewritten for that."""
-        envelope, header, word = claim.envelope, claim.header, ""
-        if (rule := rewrite.rule(self._config, relay.smarthost)) is not None:
-            work = partial(rewrite.rewrite, envelope.sender, header, rule)
-            new = work() if len(header) <= REWRITE_OCTETS else await asyncio.to_thread(work)
-            envelope, header = replace(envelope, sender=new.sender), new.header
-            word = "signed" if new.signed else "yes" if new.changed else ""
-        body = Body(claim, self._reader, header)
-        outgoing = Outgoing(
-            envelope=envelope,
-            header=header,
-            body=body.stream,
-            size=claim.size - len(claim.header) + len(header),
-            eight_bit=claim.eight_bit or not header.isascii(),
-            seven_bit=body.seven_bit,
-        )
-        return outgoing, word
 
     async def _settle(
         self,
@@ -557,7 +589,6 @@ class Delivery:
         ]
         tls = error.tls if error.address and trouble.stage is not Stage.CONNECT else None
         await self._settle(relay, claim, results, started_at, address=error.address or None, tls=tls)
-        await self._rest(relay)
 
     async def _rest(self, relay: Relay) -> None:
         """It is in trouble: what is claimed for it may go elsewhere, what has nowhere else to go may expire."""
@@ -658,45 +689,9 @@ class Delivery:
             self._events.bug(error)
 
 
-class Body:
-    """The stored body of a claim, as a stream with bounded memory. `header` is the one that it is sent with."""
-
-    def __init__(self, claim: Claim, reader: Reader, header: bytes) -> None:
-        self._claim = claim
-        self._reader = reader
-        self._header = header
-
-    async def stream(self) -> AsyncIterator[bytes]:
-        """The body's octets in order; from the start each time it is called."""
-        claim = self._claim
-        yield claim.first_part
-        got = len(claim.header) + 2 + len(claim.first_part)
-        part = 1
-        while got < claim.size:
-            parts = await self._reader.run(
-                partial(Queue.parts, message=claim.message, part=part, limit=PARTS_AT_A_TIME)
-            )
-            if not parts:
-                raise EOFError(f"{claim.queue_id}: the stored body ends {claim.size - got} octets early")
-            for octets in parts:
-                got += len(octets)
-                yield octets
-            part += len(parts)
-
-    async def seven_bit(self) -> tuple[bytes, Callable[[], AsyncIterator[bytes]]]:
-        """Header and body without 8-bit octets in the body, for a server without 8BITMIME (RFC 6152 §3)."""
-        survey = mime.Survey(self._header, seven_bit=True)
-        async for octets in self.stream():
-            survey.feed(octets)
-        plan = survey.finish()
-
-        async def recoded() -> AsyncIterator[bytes]:
-            recoder = plan.recoder()
-            async for octets in self.stream():
-                yield recoder.feed(octets)
-            yield recoder.finish()
-
-        return plan.header, recoded if plan.changed else self.stream
+def _put_back(relay: Relay, ahead: list[Ready]) -> None:
+    while ahead:
+        relay.put_back(ahead.pop().claim)
 
 
 def _without_reports(results: Sequence[Result]) -> list[Result]:

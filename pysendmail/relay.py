@@ -34,6 +34,7 @@ class Relay:
     in_flight: list[Claim] = field(default_factory=list)  # those on a connection
     stuck: list[Claim] = field(default_factory=list)  # those of them that take long
     told_enough: bool = False  # it asked for fewer connections: none are opened beside the stuck ones
+    one_at_a_time: bool = False  # it does not bear the next envelope behind a final dot
     tls_seen_at: float | None = None
     tls_failed: float | None = None  # monotonic: the last failed handshake at "may"
     last_sent_at: float | None = None
@@ -88,6 +89,17 @@ class Relay:
         self.claims.append(claim)
         if self.smarthost.rate:
             self.taken.append(clock)
+
+    def take(self) -> Claim:
+        """The next claim, now in flight."""
+        claim = self.claims.popleft()
+        self.in_flight.append(claim)
+        return claim
+
+    def put_back(self, claim: Claim) -> None:
+        """A claim in flight that nothing was sent of: it is the next again."""
+        self.in_flight.remove(claim)
+        self.claims.appendleft(claim)
 
     def answered(self) -> None:
         """A message was answered well: bear a little more, up to the ceiling."""
