@@ -51,6 +51,9 @@ class Ready:
     rewritten: str
 
 
+Pick = tuple[LaneState, Relay]
+
+
 class Delivery:
     """Owns the relays and the connections. `run` ends after `stop`."""
 
@@ -166,8 +169,7 @@ class Delivery:
         self._lanes.promote(time.time())
         if self._reserve.given_up:
             await self._refill()
-        if self._reserve.room and self._loop.time() >= self._full_until:
-            await self._claim()
+        await self._claim()
 
     def _claimable(self) -> bool:
         if not self._reserve.room or self._loop.time() < self._full_until or self.broken:
@@ -255,49 +257,49 @@ class Delivery:
 
     async def _claim(self) -> None:
         """Claim as much as the smarthosts bear now, a commit for each round."""
-        while not self._stopping:
-            picks = self._picks()
-            if not picks:
-                return
+        while not self._stopping and (picks := self._picks()):
             now = time.time()
-
-            def step(
-                queue: Queue, picks: list[tuple[LaneState, Relay]] = picks, now: float = now
-            ) -> list[Claim | None]:
-                return [queue.claim(lane, relay.name, now) for lane, relay in picks]
-
+            claims: Sequence[Claim | None] = ()
             try:
-                claims = await self._writer.run(step)
+                claims = await self._writer.run(partial(_claim, picks=picks, now=now))
             except StoreFull:
                 self._store_full()
                 return
             except StoreBroken:
                 self._stopping = True
                 return
-            for (_, relay), claim in zip(picks, claims, strict=True):
-                if claim is None:
-                    continue
-                if self._stopping:  # `stop` has looked at the relays already
-                    await self._give_back(claim)
-                    continue
-                relay.claimed(claim, self._loop.time())
-                self._connect(relay)
+            finally:
+                await self._claimed(picks, claims)
 
-    def _picks(self) -> list[tuple[LaneState, Relay]]:
-        picks: list[tuple[LaneState, Relay]] = []
-        taken: dict[str, int] = {}
+    async def _claimed(self, picks: Sequence[Pick], claims: Sequence[Claim | None]) -> None:
+        """What came of the picks; no claims at all when it could not be committed."""
+        for _, relay in picks:
+            relay.asked -= 1
+        for (_, relay), claim in zip(picks, claims, strict=False):
+            if claim is None:
+                continue
+            if self._stopping:  # `stop` has looked at the relays already
+                await self._give_back(claim)
+                continue
+            relay.claimed(claim, self._loop.time())
+            self._connect(relay)
+
+    def _picks(self) -> list[Pick]:
+        """Whose turn it is on the smarthosts that have room: to be claimed, and `_claimed` then."""
+        picks: list[Pick] = []
+        if self._stopping or not self._reserve.room or self._loop.time() < self._full_until:
+            return picks
         for route in self._lanes.due_routes():
             relay = self._relay_for(route)
             if relay is None:
                 continue
-            room = relay.room(self._loop.time()) - taken.get(relay.name, 0)
             held_up = relay.held_up()
-            for _ in range(room):
+            for _ in range(relay.room(self._loop.time())):
                 lane = self._lanes.next(route, without=held_up)
                 if lane is None:
                     break
+                relay.asked += 1
                 picks.append((lane, relay))
-                taken[relay.name] = taken.get(relay.name, 0) + 1
         return picks
 
     def _store_full(self) -> None:
@@ -330,13 +332,12 @@ class Delivery:
                 try:
                     session = await self._attempt(relay, claim, ready, session, ahead)
                 finally:
-                    relay.in_flight.remove(claim)
+                    relay.ended(claim)
                 if session is None:
                     _put_back(relay, ahead)
                     if relay.trouble is not None:
                         await self._rest(relay)
                     break
-                self._wake.set()
                 if not relay.claims and not ahead and not self._stopping:
                     await asyncio.sleep(0)  # the loop may claim more before this connection goes idle
         except (StoreBroken, StoreFull):
@@ -407,6 +408,7 @@ class Delivery:
             await session.close()
             return await self._attempt(relay, claim, ready, None, ahead)
         self._judge(relay, results)
+        relay.ended(claim)
         await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
         if session.begun:
             goes_on = bool(ahead)
@@ -515,14 +517,17 @@ class Delivery:
         sent = any(result.outcome is Outcome.SENT for result in results)
         policy = self._policy
 
-        def step(queue: Queue) -> list[Ended]:
+        picks = self._picks()  # the commit of this outcome is as good as one of their own
+        claims: Sequence[Claim | None] = ()
+
+        def step(queue: Queue) -> tuple[list[Ended], Sequence[Claim | None]]:
             ended = Settling(queue, policy, ended_at).settle(settlement)
             if sent:
                 queue.remember_sent(relay.name, ended_at)
-            return ended
+            return ended, _claim(queue, picks, ended_at)
 
         try:
-            ended = await self._writer.run(step, must=True)
+            ended, claims = await self._writer.run(step, must=True)
         except (StoreBroken, StoreFull):
             raise
         except Exception as error:
@@ -534,6 +539,8 @@ class Delivery:
                 return
             await self._bug(claim, error)
             return
+        finally:
+            await self._claimed(picks, claims)
         if sent:
             relay.last_sent_at = ended_at
         for one in ended:
@@ -687,6 +694,11 @@ class Delivery:
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._events.bug(error)
+
+
+def _claim(queue: Queue, picks: Sequence[Pick], now: float) -> list[Claim | None]:
+    """Claim a message of each lane that is picked; None where there is none any more."""
+    return [queue.claim(lane, relay.name, now) for lane, relay in picks]
 
 
 def _put_back(relay: Relay, ahead: list[Ready]) -> None:

@@ -38,14 +38,14 @@ def line(event: str, fields: Mapping[str, Value]) -> str:
 
 def text_of(value: str | int | float) -> str:
     """A value on its own: printable and capped."""
-    if isinstance(value, float):
-        return f"{value:.3f}".rstrip("0").rstrip(".")
-    return printable(str(value), MAX_VALUE)
+    if isinstance(value, str):
+        return printable(value, MAX_VALUE)
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def _quoted(value: str | int | float) -> str:
     text = text_of(value)
-    if text and _PLAIN.issuperset(text):
+    if not isinstance(value, str) or (text and _PLAIN.issuperset(text)):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -30,6 +30,7 @@ class Relay:
     limit: int = FIRST_CONNECTIONS
     good: int = 0
     claims: deque[Claim] = field(default_factory=deque)
+    asked: int = 0  # claims that are being committed
     connections: int = 0  # open or being opened
     in_flight: list[Claim] = field(default_factory=list)  # those on a connection
     stuck: list[Claim] = field(default_factory=list)  # those of them that take long
@@ -58,6 +59,8 @@ class Relay:
 
         So his one slow destination does not hold up all else of a user.
         """
+        if not self.stuck:
+            return set()
         slow = {of for claim in self.stuck for of in _user_and_destination(claim)}
         taken = Counter(of for claim in (*self.in_flight, *self.claims) for of in _user_and_destination(claim))
         ceiling = self.smarthost.connections
@@ -66,7 +69,7 @@ class Relay:
 
     def room(self, clock: float) -> int:
         """How many messages may be claimed for it now."""
-        outstanding = len(self.claims) + len(self.in_flight)
+        outstanding = self.asked + len(self.claims) + len(self.in_flight)
         if self.trouble is not None:
             return 1 if outstanding == 0 and self.connections == 0 and clock >= self.next_try else 0
         room = 2 * self.bearable - outstanding
@@ -74,7 +77,7 @@ class Relay:
             messages, seconds = self.smarthost.rate
             while self.taken and self.taken[0] + seconds <= clock:
                 self.taken.popleft()
-            room = min(room, messages - len(self.taken))
+            room = min(room, messages - len(self.taken) - self.asked)
         return max(room, 0)
 
     def wait(self, clock: float) -> float | None:
@@ -95,6 +98,11 @@ class Relay:
         claim = self.claims.popleft()
         self.in_flight.append(claim)
         return claim
+
+    def ended(self, claim: Claim) -> None:
+        """What became of it is known: the next can be claimed while that is recorded."""
+        if claim in self.in_flight:
+            self.in_flight.remove(claim)
 
     def put_back(self, claim: Claim) -> None:
         """A claim in flight that nothing was sent of: it is the next again."""
