@@ -185,8 +185,7 @@ class Delivery:
         self._stopping = True
         self._wake.set()
         for relay in self.relays.values():
-            while relay.claims:
-                await self._give_back(relay.claims.popleft())
+            await self._give_all_back(relay)
             self._close_idle(relay.name)
         for task in self._opening:
             task.cancel()
@@ -196,6 +195,8 @@ class Delivery:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+        for relay in self.relays.values():  # what was behind a message that did not come to its end
+            await self._give_all_back(relay)
 
     def _patience(self) -> float | None:
         """Seconds until something happens by itself; None: only others can wake us."""
@@ -311,6 +312,10 @@ class Delivery:
         with suppress(StoreBroken, StoreFull):
             ended = await self._writer.run(lambda queue: Settling(queue, policy, now).give_back(claim), must=True)
             self._log(ended)
+
+    async def _give_all_back(self, relay: Relay) -> None:
+        while relay.claims:
+            await self._give_back(relay.claims.popleft())
 
     # -- connections --
 
@@ -599,8 +604,7 @@ class Delivery:
 
     async def _rest(self, relay: Relay) -> None:
         """It is in trouble: what is claimed for it may go elsewhere, what has nowhere else to go may expire."""
-        while relay.claims:
-            await self._give_back(relay.claims.popleft())
+        await self._give_all_back(relay)
         await self._sweep(relay)
 
     def _log(self, ended: Sequence[Ended]) -> None:

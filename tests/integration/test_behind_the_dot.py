@@ -235,6 +235,25 @@ async def test_what_was_begun_goes_elsewhere_when_the_first_gets_no_answer(
         assert len(peer.messages) == 1
 
 
+async def test_what_was_begun_is_queued_as_before_when_the_daemon_stops(tmp_path: Path) -> None:
+    """Of the two only the one whose dot had left may be uncertain at the next start."""
+
+    async def silent(client: Client) -> None:
+        client.peer.commands.append("both")
+        client.peer.changed()
+        await client.stall()
+
+    async with Peer(Eager(silent, dot="")) as peer, engine(tmp_path, relay(peer, connections=1), run=False) as one:
+        arrived = asyncio.Event()
+        peer.changed = lambda: arrived.set() if "both" in peer.commands else None
+        await one.accept(FIRST)
+        await one.accept(SECOND)
+        async with running(one):
+            await arrived.wait()
+        states = await one.rows("SELECT state FROM recipient ORDER BY state")
+    assert states == [("attempting",), ("queued",)]
+
+
 async def test_a_smarthost_that_does_not_bear_it_is_not_asked_again(tmp_path: Path) -> None:
     """One connection is lost to it, no message is: the rest goes one at a time."""
 
