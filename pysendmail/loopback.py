@@ -44,8 +44,7 @@ class Loopback:
         host, port = listener.sock.getsockname()[:2]
         address = f"[{host}]:{port}" if listener.sock.family == socket.AF_INET6 else f"{host}:{port}"
         self._given.add(address)
-        self._server.attend(listener, self._door)
-        self._server.desk.events.emit("listen", address=address, state="open")
+        self._attend(listener, address)
 
     def configure(self, addresses: tuple[str, ...]) -> None:
         """Listen on these, and on no others. Connections under way go on."""
@@ -70,7 +69,13 @@ class Loopback:
             self.problems[address] = reason
             self._server.desk.events.emit("listen", address=address, state="failed", error=reason)
             return
-        listener = self._bound[address] = Listener(name=SMTP, sock=sock, held=False)
+        self._bound[address] = Listener(name=SMTP, sock=sock, held=False)
+        self._attend(self._bound[address], address)
+
+    def _attend(self, listener: Listener, address: str) -> None:
+        # For each connection that is accepted here. Else the second of two replies waits for the client to acknowledge
+        # the first, which he puts off by 40 ms: a message that comes pipelined would take so long, whatever we do.
+        listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._server.attend(listener, self._door)
         self._server.desk.events.emit("listen", address=address, state="open")
 
