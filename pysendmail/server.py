@@ -27,11 +27,13 @@ from typing import Any, TypeVar
 from pysendmail import argv, explain, frames, mailq, modes, whereto
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
+from pysendmail.channel import Channel
 from pysendmail.config import Config
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events, Value
 from pysendmail.exits import EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.queue_id import QueueIds
+from pysendmail.reception import IDLE_S as DIALOGUE_S
 from pysendmail.reception import Reception, log_accepted
 from pysendmail.smtp.reply import printable
 from pysendmail.sockets import BACKLOG, CONTROL, Listener
@@ -45,8 +47,6 @@ IDLE_S = 3600.0  # a person at a terminal thinks
 VERBOSE_S = 300.0  # -v stays so long for the first attempt
 VERBOSE_FIRST_S = 2.0  # and looks so soon whether the smarthost rests
 SMALL_OCTETS = 4096  # so much at a time needs no turn
-READ_OCTETS = 64 * 1024  # what a pipe holds; more at a time only makes others wait
-MAX_PAUSE_OCTETS = 1024 * 1024  # unread output a client may pile up before it is waited for
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -133,7 +133,7 @@ class Server:
         self._open: Counter[Door] = Counter()  # conversations
         self._full: set[Listener] = set()  # whose callers wait in the backlog until a conversation has ended
         self._stopping = False
-        self._receptions: set[Reception] = set()  # under way, to be told when we stop
+        self._receptions: dict[Reception, Channel] = {}  # under way, to be told when we stop
         self._users: dict[int, User] = {}
         self._pending: dict[bytes, asyncio.Future[int | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -209,8 +209,10 @@ class Server:
                 with suppress(OSError):
                     listener.sock.shutdown(socket.SHUT_RD)  # from now on connecting is refused: a restart, wait
                 self._accept(listener)
-        for reception in self._receptions:
+        for reception, channel in self._receptions.items():
             reception.stop()
+            if reception.idle:
+                channel.interrupt()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -233,9 +235,8 @@ class Server:
 
     async def _converse(self, peer: socket.socket, user: User, *, everything: bool) -> None:
         with self._stay(user):
-            reader, writer = await asyncio.open_unix_connection(sock=peer, limit=READ_OCTETS)
             right = Right(uid=user.uid, all=everything)
-            await Conversation(self.desk, reader, writer, user, right, self._pending, self.under_way).run()
+            await Conversation(self.desk, Channel(peer), user, right, self._pending, self.under_way).run()
 
     @contextmanager
     def place(self, uid: int) -> Iterator[User | str]:
@@ -271,13 +272,13 @@ class Server:
                 del self._users[user.uid]
 
     @contextmanager
-    def under_way(self, reception: Reception) -> Iterator[None]:
+    def under_way(self, reception: Reception, channel: Channel) -> Iterator[None]:
         """As long as the context lasts, this dialogue is told when we stop."""
-        self._receptions.add(reception)
+        self._receptions[reception] = channel
         try:
             yield
         finally:
-            self._receptions.discard(reception)
+            del self._receptions[reception]
 
 
 def _peer_uid(peer: socket.socket) -> int | None:
@@ -303,16 +304,14 @@ class Conversation:
     def __init__(
         self,
         desk: Desk,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        channel: Channel,
         user: User,
         right: Right,
         pending: dict[bytes, asyncio.Future[int | None]],
-        under_way: Callable[[Reception], AbstractContextManager[None]],
+        under_way: Callable[[Reception, Channel], AbstractContextManager[None]],
     ) -> None:
         self._desk = desk
-        self._reader = reader
-        self._writer = writer
+        self._channel = channel
         self._user = user
         self._right = right
         self._pending = pending
@@ -342,14 +341,13 @@ class Conversation:
             self._desk.events.bug(error, uid=self._right.uid)
             await self.close(EX_TEMPFAIL, "an error in pysendmail itself (see its log): nothing was queued, try again")
         finally:
-            self._writer.close()
+            self._channel.close()
 
     # -- frames --
 
     async def _frame(self, patience: float) -> frames.Frame:
         while not self._frames:
-            async with asyncio.timeout(patience):
-                data = await self._reader.read(READ_OCTETS)
+            data = await self._channel.read(patience)
             if not data:
                 raise EOFError
             if len(data) > SMALL_OCTETS:
@@ -357,16 +355,8 @@ class Conversation:
             self._frames += self._decoder.feed(data)
         return self._frames.pop(0)
 
-    def _write(self, octets: bytes) -> None:
-        """ConnectionError if nobody is there any more: what is written to him costs work, and asyncio a complaint."""
-        if self._writer.transport.is_closing():
-            raise ConnectionResetError
-        self._writer.write(octets)
-
     async def _say(self, text: str | bytes, kind: bytes = frames.STDOUT) -> None:
-        self._write(frames.output(kind, text.encode() if isinstance(text, str) else text))
-        if self._writer.transport.get_write_buffer_size() > MAX_PAUSE_OCTETS:
-            await self._writer.drain()
+        await self._channel.write(frames.output(kind, text.encode() if isinstance(text, str) else text))
 
     async def refuse(self, code: int, error: str) -> None:
         """The end of what is not done, which the log knows too."""
@@ -375,14 +365,11 @@ class Conversation:
 
     async def close(self, code: int, error: str = "") -> None:
         """The end: words on stderr if there are any, and the exit code."""
-        with suppress(ConnectionError):
-            if error and not self._quiet:
-                for text in error.splitlines():
-                    await self._say(f"{self._name}: {printable(text)}\n", frames.STDERR)
-            self._write(frames.encode(frames.EXIT, bytes((code,))))
-            async with asyncio.timeout(HELLO_S):
-                await self._writer.drain()
-        self._writer.close()
+        words = error.splitlines() if not self._quiet else ()
+        said = [frames.output(frames.STDERR, f"{self._name}: {printable(text)}\n".encode()) for text in words]
+        with suppress(ConnectionError, TimeoutError):  # who does not want to know need not
+            await self._channel.write(b"".join((*said, frames.encode(frames.EXIT, bytes((code,))))), HELLO_S)
+        self._channel.close()
 
     # -- commands --
 
@@ -423,8 +410,7 @@ class Conversation:
             known = await self._desk.writer.run(lambda queue: queue.known(submission_id))
             code = None if known is None else EX_OK
         if code is None:
-            self._write(frames.encode(frames.UNKNOWN))
-            await self._writer.drain()
+            await self._channel.write(frames.encode(frames.UNKNOWN))
         else:
             await self.close(code)
 
@@ -468,8 +454,7 @@ class Conversation:
         async for text in texts:
             await self._say(text)
             if not text:
-                self._write(frames.encode(frames.STDOUT))
-                await self._writer.drain()
+                await self._channel.write(frames.encode(frames.STDOUT))
         await self.close(EX_OK)
 
     async def _in_turn(self, texts: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -522,13 +507,16 @@ class Conversation:
         reception = self._desk.reception(invocation, self._user)
 
         async def read() -> bytes:
-            while (frame := await self._frame(IDLE_S)).kind != frames.END:
+            while (frame := await self._frame(DIALOGUE_S)).kind != frames.END:
                 if frame.kind == frames.DATA and frame.payload:
                     return frame.payload
             return b""
 
-        with self._under_way(reception):
-            code = await reception.run(read, self._say)
+        async def write(octets: bytes) -> None:
+            await self._channel.write(frames.output(frames.STDOUT, octets), DIALOGUE_S)
+
+        with self._under_way(reception, self._channel):
+            code = await reception.run(read, write)
         await self.close(code)
 
     async def _receive(self, invocation: Invocation, submission_id: bytes) -> Submission:
@@ -585,7 +573,7 @@ class Conversation:
                     await self._say(f"{submission.queue_id}: queued, and waits: {why}\n", frames.STDERR)
                     return
                 patience = frames.ALIVE_S
-                self._write(frames.encode(frames.STDERR))  # a sign of life: the client goes on waiting
+                await self._channel.write(frames.encode(frames.STDERR))  # a sign of life: the client goes on waiting
                 continue
             if words := explain.happening({"event": event, **fields}):
                 await self._say(f"{words}\n", frames.STDERR)
