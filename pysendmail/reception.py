@@ -33,6 +33,7 @@ from pysendmail.writer import StoreBroken, StoreFull
 
 T = TypeVar("T")
 IDLE_S = 300.0  # RFC 5321 §4.5.3.2.7: without an octet, or without a reply being read
+MAX_TOGETHER = 10  # replies
 
 REPLIES: dict[int | str, tuple[int, str]] = {
     EX_USAGE: (554, "5.5.1"),
@@ -137,41 +138,61 @@ class Reception:
         return self._stopping and not self._service.begun
 
     async def _answer(self, write: Callable[[bytes], Awaitable[None]]) -> None:
-        """Do what the client's octets ask for, as far as they have come."""
+        """Do what the client's octets ask for, as far as they have come. Replies that come together go out together."""
+        said: list[bytes] = []
+
+        async def speak() -> None:
+            if said:
+                await write(b"".join(said))
+                said.clear()
+
         while (step := self._service.next()) is not None:
             match step:
                 case Say(octets):
-                    await write(octets)
-                    await asyncio.sleep(0)  # others have their turn, however many commands came at once
-                case Begin() | Add() | Finish():
-                    await self._decide(step)
-                case Take():
-                    await self._take(step)
-                case Drop():
-                    await self._drop()
-                case Leave(reason):
-                    self._code = EX_TEMPFAIL if reason else EX_OK
-                    if reason and not self._stopping:
-                        self._refused(EX_TEMPFAIL, f"SMTP: {reason}: connection closed")
+                    said.append(octets)
+                    if len(said) == MAX_TOGETHER:
+                        await speak()
+                        await asyncio.sleep(0)  # others have their turn, however many commands came at once
+                case Begin() | Add():
+                    self._decide(step)
+                case Finish() | Take() | Drop() | Leave():
+                    await speak()
+                    await self._act(step)
                 case _:
                     assert_never(step)
+        await speak()
 
-    async def _decide(self, step: Begin | Add | Finish) -> None:
+    async def _act(self, step: Finish | Take | Drop | Leave) -> None:
+        """What may have to wait for the disk, and the end."""
+        match step:
+            case Finish():
+                try:
+                    queue_id = await self._finish()
+                except Exception as error:
+                    self._refuse(error)
+                else:
+                    self._service.accept(f"queued as {queue_id}")
+            case Take():
+                await self._take(step)
+            case Drop():
+                await self._drop()
+            case Leave(reason):
+                self._code = EX_TEMPFAIL if reason else EX_OK
+                if reason and not self._stopping:
+                    self._refused(EX_TEMPFAIL, f"SMTP: {reason}: connection closed")
+
+    def _decide(self, step: Begin | Add) -> None:
         try:
             match step:
                 case Begin():
                     self._begin(step)
-                    text = "ok"
                 case Add(recipient):
                     assert self._submission is not None
                     self._submission.add(recipient)
-                    text = "ok"
-                case Finish():
-                    text = f"queued as {await self._finish()}"
         except Exception as error:
             self._refuse(error)
         else:
-            self._service.accept(text)
+            self._service.accept("ok")
 
     def _begin(self, asked: Begin) -> None:
         queue_id = self._store.begin()
