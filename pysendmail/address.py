@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pysendmail.smtp.reply import printable
 
@@ -98,6 +99,7 @@ class Address:
         return f"{_wire_local(self.local)}@{self.domain.lower()}"
 
 
+@lru_cache(maxsize=1024)  # at each step of its way an address is asked about anew, and so is the next message's
 def parse_path(text: str) -> Address:
     """The one mailbox or bare local name that `text` is, with nothing around it; raises AddressError."""
     if text.startswith("@") and ":" in text:
