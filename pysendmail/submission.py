@@ -11,10 +11,11 @@ over a limit; 77 not allowed.
 from __future__ import annotations
 
 import pwd
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol, TypeVar
 
 from pysendmail import mime, route
@@ -34,6 +35,7 @@ from pysendmail.spool import FREE_FLOOR, free_beside_reserve
 T = TypeVar("T")
 MAX_WARNING = 200  # characters of X-Authentication-Warning: it stays one line
 MAX_SENDER_OCTETS = 4096  # of -f, which may be a name and an address
+ACCOUNT_S = 10.0  # so long at most is a user's entry in the password database believed
 LABORIOUS_OCTETS = 16 * 1024  # more of a header, of recipients or of a body with long lines takes more than a moment
 MAX_HOPS = 50  # Received fields: more of them is a loop
 
@@ -65,10 +67,8 @@ class Caller:
 
     @property
     def login(self) -> str:
-        try:
-            return pwd.getpwuid(self.uid).pw_name
-        except KeyError:
-            return f"uid{self.uid}"
+        account = _account(self.uid)
+        return account.pw_name if account else f"uid{self.uid}"
 
     def address(self, config: Config) -> str:
         """His own. sssd may call him joe@ad.example.com, which is one; winbind AD\\joe, which needs quotes in one."""
@@ -89,10 +89,21 @@ class Caller:
     def name(self) -> str:
         if self.full_name:
             return self.full_name
-        try:
-            return pwd.getpwuid(self.uid).pw_gecos.partition(",")[0]
-        except KeyError:
-            return ""
+        account = _account(self.uid)
+        return account.pw_gecos.partition(",")[0] if account else ""
+
+
+def _account(uid: int) -> pwd.struct_passwd | None:
+    return _account_during(uid, int(time.monotonic() // ACCOUNT_S))
+
+
+@lru_cache(maxsize=256)
+def _account_during(uid: int, _period: int) -> pwd.struct_passwd | None:
+    # Files are opened for it, or a directory server is asked, and nobody else is served meanwhile.
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:
+        return None
 
 
 class Submission:
