@@ -37,6 +37,8 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _NEEDS_BACKSLASH = re.compile(r'["\\]')
 _FOLD = re.compile(r"\r?\n(?=[ \t])")
+# An address and nothing else, as nearly every argument is; tokens would say the same of it.
+_ALONE = re.compile(rf"{_ATEXT}++(?:\.{_ATEXT}++)*(?:@{_ATEXT}++(?:\.{_ATEXT}++)*)?")
 _TOKEN = re.compile(
     r"""(?P<space>   [ \t]++ )
       | (?P<atom>    [^\x00-\x20\x7f()<>\[\]:;@\\,."]++ )
@@ -174,7 +176,10 @@ def parse_list(value: bytes) -> list[str]:
     nothing else; a group without its ";" ends with the list. Raises AddressError for all else: better nobody
     than somebody else.
     """
-    text = _FOLD.sub("", value.decode("utf-8", "surrogateescape"))
+    text = value.decode("utf-8", "surrogateescape")
+    if _ALONE.fullmatch(text):
+        return [text]
+    text = _FOLD.sub("", text)
     found: list[str] = []
     element = _Element(text)
     in_group = False
