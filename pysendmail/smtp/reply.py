@@ -29,6 +29,8 @@ class ReplyError(Exception):
 def printable(data: bytes | str, limit: int = MAX_TEXT) -> str:
     """Text from the network or a user, safe to show: one line, controls as \\xNN, at most `limit` characters."""
     text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+    if text.isprintable() and len(text) <= limit:  # is stricter, and says so at once
+        return text
 
     def escape(match: re.Match[str]) -> str:
         point = ord(match[0])
