@@ -191,9 +191,8 @@ class Intake:
             data = data.replace(b"\r\n", b"\n")
             if b"\r\n" in data:
                 data = _CR_LF.sub(b"\n", data)
-        stray = data.count(b"\r") + data.count(b"\0")
-        if stray:
-            self.stray += stray
+        if b"\r" in data or b"\0" in data:
+            self.stray += data.count(b"\r") + data.count(b"\0")
             data = data.translate(_STRAY_TO_SPACE)
         return data
 
