@@ -72,11 +72,8 @@ class Caller:
 
     def address(self, config: Config) -> str:
         """His own. sssd may call him joe@ad.example.com, which is one; winbind AD\\joe, which needs quotes in one."""
-        with suppress(AddressError):
-            if parse_path(self.login).domain:
-                return self.login
         try:
-            return str(Address(self.login, config.sender_domain))
+            return _address_of(self.login, config.sender_domain)
         except AddressError:  # "-joe", or a name of more than 64 octets
             return f"uid{self.uid}@{config.sender_domain}"
 
@@ -91,6 +88,14 @@ class Caller:
             return self.full_name
         account = _account(self.uid)
         return account.pw_gecos.partition(",")[0] if account else ""
+
+
+@lru_cache(maxsize=256)
+def _address_of(login: str, domain: str) -> str:
+    with suppress(AddressError):
+        if parse_path(login).domain:
+            return login
+    return str(Address(login, domain))
 
 
 def _account(uid: int) -> pwd.struct_passwd | None:
