@@ -2,7 +2,7 @@
 
 Who calls is what the kernel says (SO_PEERCRED), never what he says. An error in a conversation ends that
 conversation and nothing else: the `submit` socket is open to every local process. Bounds: frames as in `frames`,
-[access] connections for each uid, HELLO_S until a command is named, IDLE_S between two pieces of its input, and a
+[access] connections for each uid, HELLO_S until a command is named, IDLE_S for each piece of its input, and a
 quarter of the descriptors for all conversations on `submit`, as for those by SMTP; `control` has its place beside that.
 
 Whoever is over his limit is turned away as he comes, without a task and without being listened to: that has to cost
@@ -19,7 +19,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -316,6 +316,7 @@ class Conversation:
         self._right = right
         self._pending = pending
         self._under_way = under_way
+        self._clock = asyncio.get_running_loop().time
         self._decoder = frames.Decoder()
         self._frames: list[frames.Frame] = []
         self._name = "sendmail"
@@ -345,9 +346,13 @@ class Conversation:
 
     # -- frames --
 
-    async def _frame(self, patience: float) -> frames.Frame:
+    def _within(self, seconds: float) -> float:
+        return self._clock() + seconds
+
+    async def _frame(self, until: float) -> frames.Frame:
+        """The next one; all of it has come by then, since a byte now and then says nothing."""
         while not self._frames:
-            data = await self._channel.read(patience)
+            data = await self._channel.read(until - self._clock())
             if not data:
                 raise EOFError
             if len(data) > SMALL_OCTETS:
@@ -374,9 +379,7 @@ class Conversation:
     # -- commands --
 
     async def _command(self) -> None:
-        async with asyncio.timeout(HELLO_S):  # a byte a second names no command
-            opening = await self._opening()
-        if opening is None:
+        if (opening := await self._opening()) is None:
             return
         submission_id, frame = opening
         if frame.kind == frames.ASK:
@@ -393,9 +396,10 @@ class Conversation:
 
     async def _opening(self) -> tuple[bytes, frames.Frame] | None:
         """The submission id and the frame that says what is wanted; None where no common language is spoken."""
-        version, submission_id = frames.parse_hello((await self._frame(HELLO_S)).payload)
+        until = self._within(HELLO_S)
+        version, submission_id = frames.parse_hello((await self._frame(until)).payload)
         if version in frames.VERSIONS:
-            return submission_id, await self._frame(HELLO_S)
+            return submission_id, await self._frame(until)
         await self.close(
             EX_UNAVAILABLE,
             f"this sendmail speaks version {version}, the daemon does not: install one release of both",
@@ -465,7 +469,7 @@ class Conversation:
 
     async def _input(self) -> AsyncIterator[bytes]:
         """Standard input as it comes."""
-        while (frame := await self._frame(IDLE_S)).kind != frames.END:
+        while (frame := await self._frame(self._within(IDLE_S))).kind != frames.END:
             if frame.kind == frames.DATA and frame.payload:
                 yield frame.payload
 
@@ -477,13 +481,14 @@ class Conversation:
         submission = None
         try:
             submission = await self._receive(invocation, submission_id)
-            with self._desk.events.follow(submission.queue_id) as following:
+            follow = self._desk.events.follow(submission.queue_id) if invocation.verbose else nullcontext()
+            with follow as following:
                 accepted = await self._desk.writer.run(await submission.finished(time.time(), self._user.apart))
                 submission.stored = False
                 pending.set_result(EX_OK)
                 try:
                     log_accepted(self._desk.events, submission, accepted)
-                    if invocation.verbose and not accepted.again:
+                    if following is not None and not accepted.again:
                         await self._show_attempts(submission, following)
                 except (ConnectionError, TimeoutError):
                     raise  # the client is gone
@@ -507,7 +512,7 @@ class Conversation:
         reception = self._desk.reception(invocation, self._user)
 
         async def read() -> bytes:
-            while (frame := await self._frame(DIALOGUE_S)).kind != frames.END:
+            while (frame := await self._frame(self._within(DIALOGUE_S))).kind != frames.END:
                 if frame.kind == frames.DATA and frame.payload:
                     return frame.payload
             return b""
@@ -522,11 +527,11 @@ class Conversation:
     async def _receive(self, invocation: Invocation, submission_id: bytes) -> Submission:
         """All of stdin, up to its end or a lone dot."""
         desk = self._desk
-        frame = await self._frame(IDLE_S)
+        frame = await self._frame(self._within(IDLE_S))
         name = ""
         if frame.kind == frames.ENVIRONMENT:
             name = frames.parse_environment(frame.payload).get(b"NAME", b"").decode("utf-8", "replace")
-            frame = await self._frame(IDLE_S)
+            frame = await self._frame(self._within(IDLE_S))
         submission = Submission(
             invocation,
             caller=Caller(uid=self._right.uid, full_name=name),
@@ -541,7 +546,7 @@ class Conversation:
                 while (step := submission.spill()) is not None:
                     await desk.writer.run(step)
                 if not submission.ended:
-                    frame = await self._frame(IDLE_S)
+                    frame = await self._frame(self._within(IDLE_S))
         except BaseException:
             if submission.stored:
                 await self._forget(submission)
