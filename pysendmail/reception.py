@@ -198,19 +198,13 @@ class Reception:
         queue_id = self._store.begin()
         try:
             self._submission = Submission(
-                replace(
-                    self._invocation,
-                    sender=asked.sender,
-                    ret=asked.ret,  # type: ignore[arg-type]
-                    envid=asked.envid,
-                    smtputf8=asked.smtputf8,
-                ),
+                self._invocation,
                 caller=self._caller,
                 config=self._config,
                 aliases=self._aliases(),
                 queue_id=queue_id,
                 submission_id=secrets.token_bytes(16),
-                hello=asked.hello,
+                mail=asked,
             )
         except BaseException:
             self._store.end()

@@ -29,7 +29,7 @@ from pysendmail.message import Intake, MessageError, complete, hops, received, r
 from pysendmail.queue import COMMIT_OCTETS, PART_OCTETS, Queue
 from pysendmail.records import Accepted, Destination, NewMessage
 from pysendmail.smtp.reply import printable
-from pysendmail.smtp.service import Hello
+from pysendmail.smtp.service import Begin
 from pysendmail.spool import FREE_FLOOR, free_beside_reserve
 
 T = TypeVar("T")
@@ -114,7 +114,8 @@ def _account_during(uid: int, _period: int) -> pwd.struct_passwd | None:
 class Submission:
     """One message on its way in. `queue_id` is fixed at the start, since Received names it.
 
-    With `hello` it comes by SMTP: its recipients are those that `add` takes, one by one.
+    With `mail` it comes by SMTP: that says what the options of a command would, and its recipients are those that `add`
+    takes, one by one.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Submission:
         aliases: Aliases,
         queue_id: str,
         submission_id: bytes,
-        hello: Hello | None = None,
+        mail: Begin | None = None,
     ) -> None:
         self.queue_id = queue_id
         self.reencoded = ""  # lines were too long and are encoded now: "yes", or "signed" where that broke a signature
@@ -137,7 +138,8 @@ class Submission:
         self._config = config
         self._aliases = aliases
         self._submission_id = submission_id
-        self._hello = hello
+        self._mail = mail
+        self._asked: Begin | Invocation = mail or invocation
         self._added: dict[str, Recipient] = {}  # by address
         self._intake = Intake(dot_ends=invocation.dot_ends)
         self._pending = bytearray()
@@ -146,13 +148,13 @@ class Submission:
         self._parts = 0
         self.new: NewMessage | None = None
         self._check_access()
-        self._sender = envelope_sender(invocation, caller, config)
+        self._sender = envelope_sender(self._asked, caller, config)
         self._warning = self._sender_policy()
         if invocation.require_tls:
             raise Refused(
                 EX_UNAVAILABLE, "-O requiretls=yes: REQUIRETLS (RFC 8689) is not supported; nothing was queued"
             )
-        if not hello and not invocation.recipients and not invocation.read_recipients:
+        if not mail and not invocation.recipients and not invocation.read_recipients:
             raise Refused(EX_USAGE, "no recipient: name one, or use -t to take them from To, Cc and Bcc")
 
     def add(self, recipient: Recipient) -> None:
@@ -300,8 +302,8 @@ class Submission:
             date=date,
             uid=self._caller.uid,
             style=config.headers.received,
-            helo=self._hello.name if self._hello else "",
-            esmtp=self._hello is not None and self._hello.extended,
+            helo=self._mail.hello.name if self._mail else "",
+            esmtp=self._mail is not None and self._mail.hello.extended,
         )
         if self._warning:
             text = printable(self._warning, MAX_WARNING).encode("ascii", "backslashreplace")
@@ -309,9 +311,9 @@ class Submission:
         envelope = Envelope(
             sender=self._sender,
             recipients=tuple(destination.recipient for destination in destinations),
-            envid=self._invocation.envid,
-            ret=self._invocation.ret,
-            smtputf8=self._invocation.smtputf8,
+            envid=self._asked.envid,
+            ret=self._asked.ret,
+            smtputf8=self._asked.smtputf8,
         )
         return NewMessage(
             queue_id=self.queue_id,
@@ -351,7 +353,7 @@ class Submission:
                 f"user {caller.login} may send as {caller.address(config)} only ([access] sender_policy): "
                 "nothing was queued",
             )
-        how = "SMTP" if self._hello else "-f"
+        how = "SMTP" if self._mail else "-f"
         return f"{config.hostname}: {caller.login} set sender to {self._sender} using {how}"
 
     # -- envelope --
@@ -409,16 +411,16 @@ class Submission:
             )
 
 
-def envelope_sender(invocation: Invocation, caller: Caller, config: Config) -> str:
-    """The reverse-path: that of -f, which may carry a display name or angle brackets, or else the caller's own."""
-    if invocation.sender == "":
+def envelope_sender(asked: Begin | Invocation, caller: Caller, config: Config) -> str:
+    """The reverse-path: that of MAIL, or of -f, where it may be a name and an address, or else the caller's own."""
+    if asked.sender == "":
         return ""
-    if invocation.sender is None:
+    if asked.sender is None:
         return caller.address(config)
     try:
-        if len(invocation.sender) > MAX_SENDER_OCTETS:
+        if len(asked.sender) > MAX_SENDER_OCTETS:
             raise AddressError(f"it has more than {MAX_SENDER_OCTETS} octets")
-        found = parse_list(_octets(invocation.sender))
+        found = parse_list(_octets(asked.sender))
         if len(found) != 1:
             raise AddressError(f"one address is needed, {len(found)} were given")
         address = parse_path(found[0])
