@@ -25,6 +25,8 @@ class Channel:
         self._waiting: asyncio.Future[bytes] | None = None
         self._watched = False  # the loop tells us when something comes
         self._begun = False
+        self._until = 0.0  # so long the read that waits may take
+        self._timer: asyncio.TimerHandle | None = None  # set no later than that; it outlives the read
 
     async def read(self, patience: float) -> bytes:
         """What has come, at most READ_OCTETS; b"" when nothing more will."""
@@ -38,12 +40,27 @@ class Channel:
             self._loop.add_reader(self._sock.fileno(), self._come)
             self._watched = True
         self._waiting = self._loop.create_future()
-        timer = self._loop.call_later(patience, _too_late, self._waiting)
+        self._until = self._loop.time() + patience
+        if self._timer is None or self._timer.when() > self._until:
+            self._set_timer()
         try:
             return await self._waiting
         finally:
-            timer.cancel()
             self._waiting = None
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._until, self._time_over)
+
+    def _time_over(self) -> None:
+        self._timer = None
+        if self._waiting is None:
+            return
+        if self._loop.time() < self._until:  # it was set for an earlier read
+            self._set_timer()
+        else:
+            self.interrupt()
 
     def _come(self) -> None:
         waiting = self._waiting
@@ -69,8 +86,8 @@ class Channel:
 
     def interrupt(self) -> None:
         """End a `read` that waits, as if its time were over."""
-        if self._waiting is not None:
-            _too_late(self._waiting)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(TimeoutError())
 
     def write_eof(self) -> None:
         """No more will be written."""
@@ -79,14 +96,11 @@ class Channel:
     def close(self) -> None:
         """For good, and once more is no harm. What was written still arrives."""
         self._unwatch()
+        if self._timer is not None:
+            self._timer.cancel()
         self._sock.close()
 
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
             self._loop.remove_reader(self._sock.fileno())
-
-
-def _too_late(waiting: asyncio.Future[bytes]) -> None:
-    if not waiting.done():
-        waiting.set_exception(TimeoutError())
