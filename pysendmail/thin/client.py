@@ -622,7 +622,7 @@ class Talk:
         while len(came) >= HEADER_OCTETS:
             kind, size = bytes(came[:1]), int.from_bytes(came[1:HEADER_OCTETS], "big")
             known = kind in (STDOUT, STDERR) or kind in ends
-            if not known or size > MAX_CHUNK or (kind == EXIT and size != 1):
+            if not known or size > MAX_CHUNK or (kind == EXIT and size != 1) or (kind == UNKNOWN and size):
                 raise Lost("it answered with something else than our protocol")
             if len(came) < HEADER_OCTETS + size:
                 break

@@ -690,6 +690,15 @@ def test_only_no_answer_at_all_leaves_it_open(daemon: DaemonEnd, env: dict[str, 
     assert (code, err.decode()) == (75, expected)
 
 
+def test_an_unknown_with_a_payload_is_no_exit_code(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
+    """An answer that is none of the protocol's is none, to a question as well: its octet once became the code."""
+    with running([sendmail, "root"], env=env, stdin=subprocess.DEVNULL) as process:
+        daemon.accept().read_all().close()
+        daemon.accept().read_all().say(frames.UNKNOWN, b"\0")
+        daemon.accept().read_all().exit(65)
+        assert process.wait() == 65
+
+
 def test_a_daemon_that_dies_while_asked_is_asked_again(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
     """Questions go on until there is an answer or the time is over."""
     with running([sendmail, "root"], env=env, stdin=subprocess.DEVNULL) as process:
