@@ -28,7 +28,7 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find pysendmail man -name '_
 # 1 where we may install: python3-venv below, and for the tests what tests/rig/debian.py names.
 MAY_INSTALL := $(shell test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 1)
 
-.PHONY: help demo test test-systemd interop torture check lint types wheel deb install clean
+.PHONY: help demo test test-systemd interop torture check lint types wheel deb client install clean
 
 help:
 	@echo 'make demo     one message through sendmail, queue, daemon and a local smarthost, and one that bounces'
@@ -39,7 +39,8 @@ help:
 	@echo 'make check    lint and types only'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make wheel    the wheel, in dist/'
-	@echo 'make deb      the Debian package, in dist/'
+	@echo 'make deb      the Debian packages, in dist/'
+	@echo 'make client   sendmail in C, which make install then installs: it needs no interpreter to start'
 	@echo 'make install  to $(PREFIX) (PREFIX=...): the commands, the man pages, lib/pysendmail'
 	@echo 'make clean    away with everything that make made here'
 
@@ -78,12 +79,24 @@ wheel: dist/.wheel
 deb: dist/.wheel
 	@$(VENV)/bin/python contrib/debian/build.py dist/*.whl dist
 
+# Optional. Behind it stands the Python client, for all that it leaves to that.
+client:
+	@echo '#include <stdio.h>' | $(CC) -E -x c - >/dev/null 2>&1 || { \
+	  echo 'make: $(CC) does not work, or the C library has no headers. On Debian: sudo apt-get install gcc libc6-dev' >&2; exit 1; }
+	@mkdir -p build
+	@$(MAKE) -s -C contrib/client OUT='$(CURDIR)/build/sendmail' CLIENTS='$(PREFIX)/lib/pysendmail/client'
+	@echo 'make: build/sendmail is the client in C; make install puts it into $(PREFIX)/sbin'
+
 # Stubs and man pages are for this machine and carry absolute paths; packages are built by contrib/ instead.
 install: dist/.wheel
 	@$(PYTHON) -m venv $(PREFIX)/lib/pysendmail
 	@$(PREFIX)/lib/pysendmail/bin/python -m pip --disable-pip-version-check --no-input install -qq --force-reinstall dist/*.whl
 	@mkdir -p $(PREFIX)/bin $(PREFIX)/sbin
 	@$(PREFIX)/lib/pysendmail/bin/pysendmail install-client $(PREFIX)/sbin
+	@if [ -x build/sendmail ]; then \
+	  $(MAKE) -s client && mkdir -p $(PREFIX)/lib/pysendmail/client && \
+	  $(PREFIX)/lib/pysendmail/bin/pysendmail install-client $(PREFIX)/lib/pysendmail/client && \
+	  install -m 755 build/sendmail $(PREFIX)/sbin/.sendmail && mv -f $(PREFIX)/sbin/.sendmail $(PREFIX)/sbin/sendmail; fi
 	@ln -sf $(PREFIX)/lib/pysendmail/bin/pysendmail $(PREFIX)/bin/pysendmail
 	@for page in man/*.[1-8]; do install -D -m 644 $$page $(PREFIX)/share/man/man$${page##*.}/$${page##*/}; done
 	@echo 'make: installed in $(PREFIX): sbin/sendmail, bin/pysendmail, lib/pysendmail, share/man'
