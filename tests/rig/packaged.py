@@ -51,6 +51,14 @@ _DROP_IN = "/etc/systemd/system/pysendmail.service.d/test.conf"
 _QUEUE = "/var/lib/pysendmail"
 _PACKAGE = "/var/tmp/pysendmail.deb"
 
+# What no program should do.
+_HOLD = f"""
+import sqlite3, sys
+sqlite3.connect("{_QUEUE}/queue.db", isolation_level=None).execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
 Entry = dict[str, str]
 
 
@@ -142,6 +150,17 @@ class Packaged(Guest):
             for thread in threads:
                 thread.join()
 
+    @contextmanager
+    def stuck_queue(self) -> Iterator[None]:
+        """While this lasts, nothing can be written to the queue, as on a disk that hangs. Shorter than 10 s, please."""
+        with subprocess.Popen(
+            self.command("python3", "-c", _HOLD), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            yield
+            process.communicate()
+
     def status(self, user: str = "root") -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.run("pysendmail", "status", "--json", user=user).stdout)
         return report
@@ -154,6 +173,10 @@ class Packaged(Guest):
     def show(self, unit: str, name: str, *options: str) -> str:
         """A property of a unit."""
         return self.must("systemctl", *options, "show", "--value", f"--property={name}", unit).strip()
+
+    def state(self, unit: str) -> tuple[str, str]:
+        """As systemd sees it: ActiveState and SubState."""
+        return self.show(unit, "ActiveState"), self.show(unit, "SubState")
 
     def main_pid(self) -> int:
         return int(self.show("pysendmail.service", "MainPID"))

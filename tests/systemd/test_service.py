@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 
+from rig.dialogue import load
 from rig.packaged import PORT, SMARTHOST, UNITS, USERS, Packaged, wanted
 from rig.peer import Ordinary
 
@@ -16,6 +18,7 @@ wanted()
 LATER = {"later@example.org": "451 4.3.0 later"}
 RETRY = '[retry]\nfirst = "2s"\n'
 SERVICE = UNITS[0]
+LOCK = "/var/lib/pysendmail/queue.lock"
 
 
 def test_the_units_are_enabled_and_active(guest: Packaged) -> None:
@@ -37,6 +40,42 @@ def test_systemctl_shows_the_queue_in_words(guest: Packaged) -> None:
         assert guest.show(SERVICE, "NotifyAccess") == "main"
         words = re.compile(r"1 queued, 1 deferred, oldest .*, main: up")
         guest.until(lambda: words.fullmatch(guest.show(SERVICE, "StatusText")))
+
+
+def test_systemd_knows_what_the_daemon_does(guest: Packaged) -> None:
+    """READY when the queue is open, RELOADING until the new configuration is used, STOPPING while mail is on the wire."""
+    guest.must("systemctl", "stop", SERVICE)
+    with guest.stuck_queue():
+        guest.must("systemctl", "start", "--no-block", SERVICE)
+        guest.until(lambda: guest.run("flock", "--nonblock", LOCK, "true").returncode)  # there is a daemon
+        assert guest.state(SERVICE) == ("activating", "start")
+    guest.until(lambda: guest.state(SERVICE) == ("active", "running"))
+    pid = guest.main_pid()
+    with guest.stuck_queue():
+        guest.must("kill", "-HUP", str(pid))
+        guest.until(lambda: guest.show(SERVICE, "ActiveState") == "reloading")
+    guest.until(lambda: guest.state(SERVICE) == ("active", "running"))
+    [silence] = [dialogue for dialogue in load() if dialogue.name == "dot-silence"]
+    with guest.smarthost(silence) as peer:
+        guest.submit("a@example.org")
+        peer.wait_until(lambda: "DATA" in peer.commands)
+        guest.must("kill", "-TERM", str(pid))
+        guest.until(lambda: guest.state(SERVICE) == ("deactivating", "stop-sigterm"))
+        assert guest.main_pid() == pid
+    guest.until(lambda: guest.state(SERVICE) == ("inactive", "dead"))
+    assert guest.show(SERVICE, "Result") == "success"
+
+
+def test_reload_works_as_newer_systemds_have_it(guest: Packaged, suite: str) -> None:
+    """Type=notify-reload takes RELOADING only with the monotonic time; without, systemctl waits in vain."""
+    if suite == "bookworm":
+        pytest.skip("Type=notify-reload came with systemd 253")
+    guest.drop_in("[Service]\nType=notify-reload\nExecReload=\n")
+    pid = guest.main_pid()
+    for number in range(3):
+        guest.configure(SMARTHOST.replace('"main"', f'"main{number}"'))
+        assert [one["name"] for one in guest.status()["smarthosts"]] == [f"main{number}"]
+    assert guest.main_pid() == pid
 
 
 def test_reload_returns_with_the_new_configuration_in_use(guest: Packaged) -> None:
@@ -86,15 +125,18 @@ def test_no_submission_is_refused_meanwhile(guest: Packaged, verb: str) -> None:
     assert guest.must("systemctl", "is-active", *UNITS[1:]) == "active\nactive\n"
 
 
-def test_a_daemon_that_hangs_is_killed_and_started_again(guest: Packaged) -> None:
-    """Who submits meanwhile waits for the next one: the sockets never close."""
+@pytest.mark.parametrize("what", ["process", "queue"])
+def test_a_daemon_that_hangs_is_killed_and_started_again(guest: Packaged, what: str) -> None:
+    """Wholly, or only without progress in its queue. Who submits meanwhile waits: the sockets never close."""
     guest.drop_in("[Service]\nWatchdogSec=3s\n")
     since, hanging = guest.now(), guest.main_pid()
     restarts = int(guest.show(SERVICE, "NRestarts"))
     with guest.smarthost() as peer, ThreadPoolExecutor() as pool:
-        guest.must("kill", "-STOP", str(hanging))
-        waiting = pool.submit(guest.sendmail, "bob@example.org")
-        guest.wait_for("UNIT=pysendmail.service", "UNIT_RESULT=watchdog", after=since)
+        with guest.stuck_queue() if what == "queue" else nullcontext():
+            if what == "process":
+                guest.must("kill", "-STOP", str(hanging))
+            waiting = pool.submit(guest.sendmail, "bob@example.org")
+            guest.wait_for("UNIT=pysendmail.service", "UNIT_RESULT=watchdog", after=since)
         assert waiting.result().returncode == 0
         peer.wait_until(lambda: peer.messages)
     assert guest.main_pid() != hanging
