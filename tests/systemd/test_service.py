@@ -43,7 +43,7 @@ def test_systemctl_shows_the_queue_in_words(guest: Packaged) -> None:
 
 
 def test_systemd_knows_what_the_daemon_does(guest: Packaged) -> None:
-    """READY when the queue is open, RELOADING until the new configuration is used, STOPPING while mail is on the wire."""
+    """READY once the queue is open, RELOADING until the new configuration is used, STOPPING while mail is sent."""
     guest.must("systemctl", "stop", SERVICE)
     with guest.stuck_queue():
         guest.must("systemctl", "start", "--no-block", SERVICE)
@@ -142,6 +142,18 @@ def test_a_daemon_that_hangs_is_killed_and_started_again(guest: Packaged, what: 
     assert guest.main_pid() != hanging
     assert int(guest.show(SERVICE, "NRestarts")) == restarts + 1
     assert guest.must("systemctl", "is-active", *UNITS[1:]) == "active\nactive\n"
+
+
+def test_the_door_is_closed_with_the_units_together(guest: Packaged) -> None:
+    """Then a submission is told 75, and starts nothing; without their sockets' units a daemon goes on."""
+    guest.must("systemctl", "stop", *UNITS[1:])
+    guest.submit("bob@example.org")
+    guest.must("systemctl", "stop", *UNITS)
+    done = guest.sendmail("bob@example.org")
+    assert (done.returncode, done.stderr.count(b"nothing was queued")) == (75, 1)
+    assert guest.run("systemctl", "is-active", *UNITS).stdout == b"inactive\n" * 3
+    guest.must("systemctl", "start", *UNITS)
+    assert len(guest.mailq()) == 1
 
 
 def test_a_daemon_that_cannot_start_is_tried_until_it_can(guest: Packaged) -> None:
