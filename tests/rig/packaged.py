@@ -168,6 +168,28 @@ class Packaged(Guest):
     def mailq(self, user: str = "root") -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.must("mailq", "--json", user=user).splitlines()]
 
+    # -- users --
+
+    @contextmanager
+    def login(self, user: str) -> Iterator[None]:
+        """That user is logged in while this lasts: a session by PAM, and his own systemd with it."""
+        session = ("systemd-run", "--quiet", "--pipe", "--collect", "--property=PAMName=login", f"--uid={user}")
+        command = self.command(*session, "sh", "-c", "echo in && exec cat")
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"in\n"
+            yield
+            self.logout(user)
+
+    def logout(self, user: str) -> None:
+        """All of his sessions end, and his systemd with all that it runs, unless he lingers."""
+        self.run("loginctl", "terminate-user", user)
+        self.until(lambda: self.show(f"user@{USERS[user]}.service", "ActiveState") != "deactivating")
+
+    def own(self, user: str, *argv: str) -> str:
+        """A command that has to succeed, of a user who is logged in."""
+        return self.must("env", f"XDG_RUNTIME_DIR=/run/user/{USERS[user]}", *argv, user=user)
+
     # -- systemd --
 
     def show(self, unit: str, name: str, *options: str) -> str:

@@ -1,16 +1,15 @@
-"""The units as systemd runs them: start, reload, watchdog, restart and stop under load, reboot, users, port 25."""
+"""The units as systemd runs them: start, reload, watchdog, restart and stop under load, port 25."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
 
 from rig.dialogue import load
-from rig.packaged import PORT, SMARTHOST, UNITS, USERS, Packaged, wanted
+from rig.packaged import SMARTHOST, UNITS, USERS, Packaged, wanted
 from rig.peer import Ordinary
 
 wanted()
@@ -183,41 +182,6 @@ def test_a_second_daemon_by_hand_takes_nothing_away(guest: Packaged) -> None:
             assert done.returncode == 75, done.stderr
             assert guest.must(*sockets) == inodes
             guest.submit("bob@example.org")
-
-
-@pytest.fixture
-def bobs(guest: Packaged) -> Iterator[Packaged]:
-    """bob lingers and has pysendmail's units of his own."""
-    systemctl = ("systemctl", "--user", "--machine=bob@")
-    guest.must("loginctl", "enable-linger", "bob")
-    guest.must("systemctl", "start", f"user@{USERS['bob']}.service")
-    guest.must("mkdir", "-p", "/home/bob/.config/pysendmail", user="bob")
-    his = 'hostname = "box.example.com"\ndomain = "example.com"\n' + RETRY + SMARTHOST.replace(str(PORT), str(PORT + 1))
-    guest.must("tee", "/home/bob/.config/pysendmail/pysendmail.toml", user="bob", stdin=his.encode())
-    guest.must(*systemctl, "enable", "--now", *UNITS)
-    yield guest
-    guest.must(*systemctl, "disable", "--now", *UNITS)
-    guest.must("loginctl", "disable-linger", "bob")
-    guest.must("rm", "-r", "/home/bob/.config", "/home/bob/.local/state/pysendmail")
-
-
-def test_mail_moves_after_a_reboot(bobs: Packaged) -> None:
-    """What was deferred leaves without anybody's doing: the system's queue, and that of a user who lingers."""
-    guest = bobs
-    guest.configure(RETRY, SMARTHOST)
-    with guest.smarthost(Ordinary(rcpt=LATER)):
-        guest.submit("later@example.org")
-        guest.wait_for("EVENT=outcome", "RECIPIENT=later@example.org")
-    guest.must("systemctl", "--user", "--machine=bob@", "reload", SERVICE)
-    guest.submit("his@example.org", user="bob")
-    guest.wait_for("EVENT=trouble", f"_UID={USERS['bob']}")
-    assert [one["uid"] for one in guest.mailq("bob")] == [USERS["bob"]]
-    assert [one["recipients"][0]["address"] for one in guest.mailq()] == ["later@example.org"]
-    guest.reboot()
-    with guest.smarthost() as ours, guest.smarthost(port=PORT + 1) as his:
-        ours.wait_until(lambda: ours.messages, seconds=90)
-        his.wait_until(lambda: his.messages, seconds=90)
-    assert guest.must("systemctl", "is-active", *UNITS) == "active\n" * 3
 
 
 def test_port_25_comes_from_systemd(guest: Packaged) -> None:
