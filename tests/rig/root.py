@@ -37,8 +37,9 @@ KINDS = ("--mount", "--pid", "--uts", "--ipc", "--net")
 _EXCLUDED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
 
 # Stands for the MTA under test where a package wants one, so that apt-get brings no other.
-_STAND_IN = """\
-Package: interop-mta
+STAND_IN = "interop-mta"
+_STAND_IN = f"""\
+Package: {STAND_IN}
 Version: 1
 Architecture: all
 Maintainer: tests <tests@localhost>
