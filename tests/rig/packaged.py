@@ -32,7 +32,7 @@ from rig.guest import Guest
 from rig.peer import Behaviour, PeerThread
 from rig.root import PATIENCE_S, debian
 
-PACKAGES = (*SYSTEMD, "cron", "mutt", "bsd-mailx")
+PACKAGES = (*SYSTEMD, "cron", "mutt", "bsd-mailx", "python3-venv")
 USERS = {"alice": 1000, "bob": 1001, "carol": 1002}
 UNITS = ("pysendmail.service", "pysendmail.socket", "pysendmail-control.socket")
 CONFIGURATION = "/etc/pysendmail/pysendmail.toml"

@@ -47,7 +47,8 @@ Provides: mail-transport-agent
 Description: the mail transport agent under test
 """
 
-# $1: the base, $2: a directory of ours. After it, the shell is the first process of the root, and sees nothing else.
+# $1: the base, $2: a directory of ours, then volumes: a path of ours and one in there, for each. After it, the shell is
+# the first process of the root, and sees nothing else.
 ENTER = """
 set -eu
 mkdir -p "$2/upper" "$2/work" "$2/root"
@@ -65,6 +66,9 @@ mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 hostname box
+directory=$2
+shift 2
+while [ $# -gt 0 ]; do mkdir -p "./$2"; mount --bind "$1" "./$2"; shift 2; done
 mkdir -p mnt
 pivot_root . mnt
 umount -l /mnt
@@ -146,9 +150,12 @@ def _must(command: Sequence[str]) -> None:
 class Root:
     """See the module. Up between __enter__ and __exit__."""
 
-    def __init__(self, base: Path, directory: Path) -> None:
+    def __init__(self, base: Path, directory: Path, *, volumes: Mapping[str, Path] | None = None) -> None:
+        """`volumes`: directories of ours, by their place in there, which several roots may have."""
         self._command = ["unshare", *KINDS, "--fork", "--kill-child", "--propagation=private"]
         self._command += ["sh", "-c", _BOOT, "boot", str(base), str(directory)]
+        for place, ours in (volumes or {}).items():
+            self._command += [str(ours), place]
 
     def __enter__(self) -> Self:
         self._first = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
