@@ -18,7 +18,6 @@ wanted()
 
 LATER = {"later@example.org": "451 4.3.0 later"}
 ROOT = Path(__file__).parents[2]
-PROFILE = ROOT / "contrib" / "apparmor" / "usr.bin.pysendmail"
 APT = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes")
 QUEUE = "/var/lib/pysendmail"
 THIN = "/usr/lib/pysendmail/pysendmail/thin"
@@ -170,11 +169,3 @@ def test_lintian_finds_no_error() -> None:
         [lintian, "--allow-root", "--fail-on=error", package()], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_the_apparmor_profile_is_well_formed() -> None:
-    """Whether it fits is another question: there is no AppArmor in the guests' kernel."""
-    parser = program("apparmor_parser", "apparmor")
-    command = [parser, "--skip-kernel-load", "--skip-cache", "--warn=all", PROFILE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -1,0 +1,100 @@
+"""contrib/apparmor: well-formed, and wide enough for all that the daemon does with files."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from rig.apparmor import Access, Profile, accesses, wrapper
+from rig.ca import Authority
+from rig.debian import program
+from rig.instance import Daemon
+from rig.packaged import CONFIGURATION, PACKAGES, PORT, TEXT, package, wanted
+from rig.peer import Ordinary, PeerThread
+from rig.root import PATIENCE_S, Root, child, debian
+
+wanted()
+
+CONTRIB = Path(__file__).parents[2] / "contrib"
+PROFILE = CONTRIB / "apparmor" / "pysendmail"
+DAEMON = "/usr/bin/pysendmail"
+SMTP = 2526
+CONFIGURED = f"""
+hostname = "box.example.com"
+domain = "example.com"
+[daemon]
+listen = ["127.0.0.1:{SMTP}"]
+[[smarthost]]
+name = "main"
+host = "localhost"
+port = {PORT}
+tls_ca_file = "/etc/pysendmail/ca.pem"
+username = "box"
+password_file = "/etc/pysendmail/password"
+"""
+BY_SMTP = f"""
+import smtplib
+with smtplib.SMTP("127.0.0.1", {SMTP}) as smtp:
+    smtp.sendmail("alice@example.com", ["smtp@example.org"], "Subject: hello\\r\\n\\r\\ntext\\r\\n")
+"""
+JOURNAL = Access("/run/systemd/journal/socket", "w")
+NOTIFY = "/run/systemd/notify"
+
+
+def test_the_profile_is_well_formed() -> None:
+    """AppArmor's own compiler takes it without a warning."""
+    parser = program("apparmor_parser", "apparmor")
+    command = [parser, "--skip-kernel-load", "--skip-cache", "--warn=all", PROFILE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_profile_allows_what_the_daemon_does(suite: str, tmp_path: Path) -> None:
+    """Each file that it opens, maps, locks, runs, moves or connects to, from its start to its end."""
+    profile, authority = Profile(PROFILE), Authority(tmp_path)
+    behaviour = Ordinary(tls=authority.server(), auth="PLAIN", rcpt={"never@example.org": "550 5.1.1 unknown"})
+    with (
+        Root(debian(PACKAGES, suite=suite), tmp_path) as root,
+        PeerThread(behaviour, port=PORT, network=root.network) as peer,
+    ):
+        shutil.copyfile(package(), root.path("/var/tmp/pysendmail.deb"))
+        root.must("apt-get", "--yes", "install", "/var/tmp/pysendmail.deb")
+        root.must("useradd", "--create-home", "alice")
+        root.path("/etc/hosts").write_text("127.0.0.1 localhost\n")
+        root.path("/etc/aliases").write_text("root: admin@example.org\n")
+        root.path(CONFIGURATION).write_text(CONFIGURED)
+        shutil.copyfile(authority.file, root.path("/etc/pysendmail/ca.pem"))
+        root.path("/etc/pysendmail/password").write_text("crocodile")
+        root.must("chown", "root:pysendmail", "/etc/pysendmail/password")
+        root.path("/etc/pysendmail/password").chmod(0o640)
+        root.must("chown", "pysendmail", "/run/pysendmail")
+
+        daemon = Daemon(root.command(DAEMON, "daemon", user="pysendmail"))
+        daemon.start(wrapper=wrapper(tmp_path))
+        for recipient in ("root", "never@example.org"):
+            root.must("sendmail", recipient, user="alice", stdin=TEXT)
+        root.must("python3", "-c", BY_SMTP, user="alice")
+        peer.wait_until(lambda: len(peer.messages) == 3)  # one of them the bounce
+        root.must("pysendmail", "history")
+        assert daemon.process is not None
+        pid = child(child(daemon.process.pid))
+        os.kill(pid, signal.SIGHUP)
+        daemon.wait_for("reload")
+        os.kill(pid, signal.SIGTERM)
+        assert daemon.process.wait(PATIENCE_S) == 0
+
+        done = accesses(tmp_path, DAEMON)
+        python = root.must("readlink", "--canonicalize", "/usr/bin/python3").strip()
+        done |= {Access(python, "x"), JOURNAL, Access(NOTIFY, "w")}
+        for command in re.findall(
+            r"^Exec\w+=(\S+)", (CONTRIB / "systemd" / "pysendmail.service").read_text(), re.MULTILINE
+        ):
+            done.add(Access(root.must("readlink", "--canonicalize", command).strip(), "x"))
+        done = {Access(one.path.rstrip("/") + "/", "r") if root.path(one.path).is_dir() else one for one in done}
+    assert Access("/etc/pysendmail/password", "r") in done
+    assert Access("/var/lib/pysendmail/queue.db", "w") in done
+    assert [f"{one.path} {one.right}" for one in sorted(done) if not profile.allows(one)] == []
