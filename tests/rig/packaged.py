@@ -30,7 +30,7 @@ import pytest
 from rig.guest import PACKAGES as SYSTEMD
 from rig.guest import Guest
 from rig.peer import Behaviour, PeerThread
-from rig.root import PATIENCE_S, debian
+from rig.root import PATIENCE_S, Root, debian
 
 PACKAGES = (*SYSTEMD, "cron", "mutt", "bsd-mailx", "python3-venv")
 USERS = {"alice": 1000, "bob": 1001, "carol": 1002}
@@ -71,16 +71,20 @@ def package() -> Path:
     return one
 
 
+def install(root: Root, deb: Path | None = None) -> str:
+    """Install or upgrade, as an administrator does it; what apt-get said. Nothing is fetched. The users are made."""
+    shutil.copyfile(deb or package(), root.path(_PACKAGE))
+    said = root.must("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "install", _PACKAGE)
+    for user, uid in USERS.items():
+        root.run("useradd", "--create-home", "--shell=/bin/bash", f"--uid={uid}", user)
+    return said
+
+
 class Packaged(Guest):
     """See the module."""
 
     def install(self, deb: Path | None = None) -> str:
-        """Install or upgrade, as an administrator does it; what apt-get said. Nothing is fetched."""
-        shutil.copyfile(deb or package(), self.path(_PACKAGE))
-        said = self.must("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "install", _PACKAGE)
-        for user, uid in USERS.items():
-            self.run("useradd", "--create-home", "--shell=/bin/bash", f"--uid={uid}", user)
-        return said
+        return install(self, deb)
 
     @contextmanager
     def smarthost(self, *behaviours: Behaviour, port: int = PORT) -> Iterator[PeerThread]:

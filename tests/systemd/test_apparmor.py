@@ -13,7 +13,7 @@ from rig.apparmor import Access, Profile, accesses, wrapper
 from rig.ca import Authority
 from rig.debian import program
 from rig.instance import Daemon
-from rig.packaged import CONFIGURATION, PACKAGES, PORT, TEXT, package, wanted
+from rig.packaged import CONFIGURATION, PACKAGES, PORT, TEXT, install, wanted
 from rig.peer import Ordinary, PeerThread
 from rig.root import PATIENCE_S, Root, child, debian
 
@@ -61,9 +61,7 @@ def test_the_profile_allows_what_the_daemon_does(suite: str, tmp_path: Path) -> 
         Root(debian(PACKAGES, suite=suite), tmp_path) as root,
         PeerThread(behaviour, port=PORT, network=root.network) as peer,
     ):
-        shutil.copyfile(package(), root.path("/var/tmp/pysendmail.deb"))
-        root.must("apt-get", "--yes", "install", "/var/tmp/pysendmail.deb")
-        root.must("useradd", "--create-home", "alice")
+        install(root)
         root.path("/etc/hosts").write_text("127.0.0.1 localhost\n")
         root.path("/etc/aliases").write_text("root: admin@example.org\n")
         root.path(CONFIGURATION).write_text(CONFIGURED)

@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 
 from rig.debian import program
-from rig.packaged import CONFIGURATION, PACKAGES, PORT, SMARTHOST, TEXT, UNITS, Packaged, booted, package, wanted
+from rig.packaged import (
+    CONFIGURATION,
+    PACKAGES,
+    PORT,
+    SMARTHOST,
+    TEXT,
+    UNITS,
+    Packaged,
+    booted,
+    install,
+    package,
+    wanted,
+)
 from rig.peer import Ordinary, PeerThread
 from rig.root import STAND_IN, Root, debian
 
@@ -147,9 +159,7 @@ def test_purge_leaves_nothing(fresh: Packaged) -> None:
 def test_without_systemd_it_still_runs(suite: str, tmp_path: Path) -> None:
     """Installed where something else is the first process: whoever starts the daemon has the same service."""
     with Root(debian(PACKAGES, suite=suite), tmp_path) as root:
-        shutil.copyfile(package(), root.path("/var/tmp/pysendmail.deb"))
-        root.must(*APT, "install", "/var/tmp/pysendmail.deb")
-        root.must("useradd", "--create-home", "alice")
+        install(root)
         root.path("/etc/hosts").write_text("127.0.0.1 localhost\n")
         root.path(CONFIGURATION).write_text(f'domain = "example.com"\n{SMARTHOST}')
         with PeerThread(port=PORT, network=root.network) as peer:
