@@ -13,14 +13,15 @@ from rig.apparmor import Access, Profile, accesses, wrapper
 from rig.ca import Authority
 from rig.debian import program
 from rig.instance import Daemon
-from rig.packaged import CONFIGURATION, PACKAGES, PORT, TEXT, install, wanted
+from rig.packaged import CONFIGURATION, PORT, TEXT, wanted
 from rig.peer import Ordinary, PeerThread
-from rig.root import PATIENCE_S, Root, child, debian
+from rig.root import PATIENCE_S, Root, child
 
 wanted()
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
 PROFILE = CONTRIB / "apparmor" / "pysendmail"
+SERVICE = CONTRIB / "systemd" / "pysendmail.service"
 DAEMON = "/usr/bin/pysendmail"
 SMTP = 2526
 CONFIGURED = f"""
@@ -41,8 +42,6 @@ import smtplib
 with smtplib.SMTP("127.0.0.1", {SMTP}) as smtp:
     smtp.sendmail("alice@example.com", ["smtp@example.org"], "Subject: hello\\r\\n\\r\\ntext\\r\\n")
 """
-JOURNAL = Access("/run/systemd/journal/socket", "w")
-NOTIFY = "/run/systemd/notify"
 
 
 def test_the_profile_is_well_formed() -> None:
@@ -53,24 +52,17 @@ def test_the_profile_is_well_formed() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_profile_allows_what_the_daemon_does(suite: str, tmp_path: Path) -> None:
+def test_the_profile_allows_what_the_daemon_does(unbooted: Root, tmp_path: Path) -> None:
     """Each file that it opens, maps, locks, runs, moves or connects to, from its start to its end."""
-    profile, authority = Profile(PROFILE), Authority(tmp_path)
+    root, profile, authority = unbooted, Profile(PROFILE), Authority(tmp_path)
+    root.path("/etc/aliases").write_text("root: admin@example.org\n")
+    root.path(CONFIGURATION).write_text(CONFIGURED)
+    shutil.copyfile(authority.file, root.path("/etc/pysendmail/ca.pem"))
+    root.path("/etc/pysendmail/password").write_text("crocodile")
+    root.must("chown", "pysendmail", "/etc/pysendmail/password", "/run/pysendmail")
+    root.path("/etc/pysendmail/password").chmod(0o600)
     behaviour = Ordinary(tls=authority.server(), auth="PLAIN", rcpt={"never@example.org": "550 5.1.1 unknown"})
-    with (
-        Root(debian(PACKAGES, suite=suite), tmp_path) as root,
-        PeerThread(behaviour, port=PORT, network=root.network) as peer,
-    ):
-        install(root)
-        root.path("/etc/hosts").write_text("127.0.0.1 localhost\n")
-        root.path("/etc/aliases").write_text("root: admin@example.org\n")
-        root.path(CONFIGURATION).write_text(CONFIGURED)
-        shutil.copyfile(authority.file, root.path("/etc/pysendmail/ca.pem"))
-        root.path("/etc/pysendmail/password").write_text("crocodile")
-        root.must("chown", "root:pysendmail", "/etc/pysendmail/password")
-        root.path("/etc/pysendmail/password").chmod(0o640)
-        root.must("chown", "pysendmail", "/run/pysendmail")
-
+    with PeerThread(behaviour, port=PORT, network=root.network) as peer:
         daemon = Daemon(root.command(DAEMON, "daemon", user="pysendmail"))
         daemon.start(wrapper=wrapper(tmp_path))
         for recipient in ("root", "never@example.org"):
@@ -84,15 +76,10 @@ def test_the_profile_allows_what_the_daemon_does(suite: str, tmp_path: Path) -> 
         daemon.wait_for("reload")
         os.kill(pid, signal.SIGTERM)
         assert daemon.process.wait(PATIENCE_S) == 0
-
-        done = accesses(tmp_path, DAEMON)
-        python = root.must("readlink", "--canonicalize", "/usr/bin/python3").strip()
-        done |= {Access(python, "x"), JOURNAL, Access(NOTIFY, "w")}
-        for command in re.findall(
-            r"^Exec\w+=(\S+)", (CONTRIB / "systemd" / "pysendmail.service").read_text(), re.MULTILINE
-        ):
-            done.add(Access(root.must("readlink", "--canonicalize", command).strip(), "x"))
-        done = {Access(one.path.rstrip("/") + "/", "r") if root.path(one.path).is_dir() else one for one in done}
+    done = accesses(tmp_path, DAEMON) | {Access("/run/systemd/journal/socket", "w"), Access("/run/systemd/notify", "w")}
+    for file in ("/usr/bin/python3", *re.findall(r"^Exec\w+=(\S+)", SERVICE.read_text(), re.MULTILINE)):
+        done.add(Access(root.must("readlink", "--canonicalize", file).strip(), "x"))
+    done = {Access(one.path.rstrip("/") + "/", "r") if root.path(one.path).is_dir() else one for one in done}
     assert Access("/etc/pysendmail/password", "r") in done
     assert Access("/var/lib/pysendmail/queue.db", "w") in done
     assert [f"{one.path} {one.right}" for one in sorted(done) if not profile.allows(one)] == []
