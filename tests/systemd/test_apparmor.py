@@ -23,6 +23,7 @@ CONTRIB = Path(__file__).parents[2] / "contrib"
 PROFILE = CONTRIB / "apparmor" / "pysendmail"
 SERVICE = CONTRIB / "systemd" / "pysendmail.service"
 DAEMON = "/usr/bin/pysendmail"
+CREDENTIALS = "/run/credentials/pysendmail.service"
 SMTP = 2526
 CONFIGURED = f"""
 hostname = "box.example.com"
@@ -59,11 +60,13 @@ def test_the_profile_allows_what_the_daemon_does(unbooted: Root, tmp_path: Path)
     root.path(CONFIGURATION).write_text(CONFIGURED)
     shutil.copyfile(authority.file, root.path("/etc/pysendmail/ca.pem"))
     root.path("/etc/pysendmail/password").write_text("crocodile")
+    root.must("install", "-D", "-o", "pysendmail", "/dev/null", f"{CREDENTIALS}/smarthost.main.password")
     root.must("chown", "pysendmail", "/etc/pysendmail/password", "/run/pysendmail")
     root.path("/etc/pysendmail/password").chmod(0o600)
     behaviour = Ordinary(tls=authority.server(), auth="PLAIN", rcpt={"never@example.org": "550 5.1.1 unknown"})
     with PeerThread(behaviour, port=PORT, network=root.network) as peer:
-        daemon = Daemon(root.command(DAEMON, "daemon", user="pysendmail"))
+        environment = {"CREDENTIALS_DIRECTORY": CREDENTIALS}
+        daemon = Daemon(root.command(DAEMON, "daemon", user="pysendmail", environment=environment))
         daemon.start(wrapper=wrapper(tmp_path))
         for recipient in ("root", "never@example.org"):
             root.must("sendmail", recipient, user="alice", stdin=TEXT)
