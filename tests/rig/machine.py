@@ -36,11 +36,11 @@ ALICE = "Alice Ä"  # in passwd
 MAX_MESSAGE = 1 << 20
 LISTENER_PORT = 2526
 DIST = Path(__file__).parents[2] / "dist"
+WHEELS = "/var/tmp/wheels"
 
 _SMARTHOST_PORT = 2525
 _LIBRARY = "/usr/lib/pysendmail"
 _STUBS = f"{_LIBRARY}/stubs"  # /usr/sbin has the note-taker in front of them
-_WHEELS = "/var/tmp/wheels"
 _CALLS = "/var/tmp/calls"
 _CONFIG = f"""\
 hostname = "box.example.com"
@@ -140,11 +140,9 @@ class Machine(Root):
         return [Call(**ast.literal_eval(line)) for line in self.path(_CALLS).read_text().splitlines()]
 
     def _install(self) -> None:
-        with tempfile.TemporaryDirectory() as wheels:
-            _download(Path(wheels))
-            shutil.copytree(wheels, self.path(_WHEELS))
+        put_wheels(self)
         self.must("python3", "-m", "venv", _LIBRARY)
-        self.must(f"{_LIBRARY}/bin/pip", "install", "-q", "--no-index", f"--find-links={_WHEELS}", "pysendmail-mta")
+        self.must(f"{_LIBRARY}/bin/pip", "install", "-q", "--no-index", f"--find-links={WHEELS}", "pysendmail-mta")
         for directory in ("/usr/sbin", _STUBS):
             self.must("install", "-d", directory)
             self.must(f"{_LIBRARY}/bin/pysendmail", "install-client", directory)
@@ -165,15 +163,17 @@ class Machine(Root):
                 self.must("useradd", "--create-home", f"--uid={uid}", f"--comment={comment}", user)
 
 
-def _download(wheels: Path) -> None:
-    """The wheel under test and, from where pip takes them, those that it needs."""
+def put_wheels(root: Root) -> None:
+    """The wheel under test and, from where pip takes them, those that it needs, into its WHEELS."""
     try:
         (wheel,) = DIST.glob("*.whl")
     except ValueError:
-        pytest.skip(f"there is no wheel in {DIST}: run `make interop`")
+        pytest.skip(f"there is no wheel in {DIST}: run `make wheel`")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "-q"]
-    done = subprocess.run(
-        [*command, "--only-binary=:all:", "-d", str(wheels), str(wheel)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"pip could not download what pysendmail needs: {done.stderr.strip()[-500:]}")
+    with tempfile.TemporaryDirectory() as wheels:
+        done = subprocess.run(
+            [*command, "--only-binary=:all:", "-d", wheels, str(wheel)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"pip could not download what pysendmail needs: {done.stderr.strip()[-500:]}")
+        shutil.copytree(wheels, root.path(WHEELS))

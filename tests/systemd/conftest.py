@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-from rig.packaged import Packaged, booted
+from rig.packaged import PACKAGES, Packaged, booted, install
+from rig.root import Root, debian
 
 SUITES = ("trixie", "bookworm")
 
@@ -28,6 +31,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def suite(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
+
+
+@pytest.fixture(scope="session")
+def unbooted(suite: str) -> Iterator[Root]:
+    """A root with the package, where nothing runs but what a test starts."""
+    base = debian(PACKAGES, suite=suite)
+    with TemporaryDirectory(prefix="pysendmail-root-") as directory, Root(base, Path(directory)) as root:
+        install(root)
+        root.path("/etc/hosts").write_text("127.0.0.1 localhost\n")
+        yield root
 
 
 @pytest.fixture(scope="session")

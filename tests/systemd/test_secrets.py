@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rig.packaged import SMARTHOST, Packaged, wanted
+from rig.packaged import SMARTHOST, TEXT, Packaged, wanted
 from rig.peer import Ordinary, PeerThread
 
 wanted()
@@ -46,19 +46,22 @@ def peer(guest: Packaged) -> Iterator[PeerThread]:
 
 
 def test_a_credential_is_used_and_a_restart_takes_the_new_one(guest: Packaged, peer: PeerThread) -> None:
-    """LoadCredential=: readable for root alone. Who submits during the restart is not refused."""
+    """LoadCredential=: readable for root alone; probe and -v use it. Who submits during the restart is not refused."""
     put(guest, FILE, f"{SECRETS[0]}\n")
     guest.configure(WITH_PASSWORD)
     guest.drop_in(f"[Service]\nLoadCredential={CREDENTIAL}:{FILE}\n")
     guest.submit("bob@example.org")
     peer.wait_until(lambda: peer.messages)
-    assert peer.exchanges == [said(SECRETS[0])]
+    # Nobody but the daemon has it, so that it is the daemon who tries.
+    assert "AUTH         PLAIN as box:" in guest.must("pysendmail", "probe", "main")
+    assert b"sent" in guest.run("sendmail", "-v", "carol@example.org", user="alice", stdin=TEXT).stderr
+    assert set(peer.exchanges) == {said(SECRETS[0])}
     put(guest, FILE, f"{SECRETS[1]}\n")
     with guest.submissions("alice", "bob") as codes:
         guest.must("systemctl", "restart", "pysendmail.service")
         guest.until(lambda: codes)
     assert set(codes) == {0}
-    peer.wait_until(lambda: len(peer.messages) == 1 + len(codes))
+    peer.wait_until(lambda: len(peer.messages) == 2 + len(codes))
     assert peer.exchanges[-1] == said(SECRETS[1])
 
 
