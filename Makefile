@@ -60,7 +60,7 @@ interop: $(VENV)/.test
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_CALLERS=1 \
 	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/interop/test_callers.py
 
-test-systemd: $(VENV)/.test deb
+test-systemd: $(VENV)/.test $(if $(shell command -v dpkg-deb),deb)
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_SYSTEMD=$(SIZE) \
 	  $(VENV)/bin/pytest --no-header -n 2 $(PYTEST_ARGS) tests/systemd
 

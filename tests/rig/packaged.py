@@ -67,7 +67,7 @@ def package() -> Path:
     try:
         (one,) = _DIST.glob("*.deb")
     except ValueError:
-        pytest.skip(f"there is no package in {_DIST}: run `make test-systemd`")
+        pytest.skip(f"there is no package in {_DIST}: `make deb` makes it, where there is dpkg-deb")
     return one
 
 
