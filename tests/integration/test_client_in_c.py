@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from pysendmail.argv import UsageError
 from pysendmail.install import PROGRAM
 from pysendmail.thin import client
 from pysendmail.thin.client import Given, Lost, Request, Talk
-from rig.clients import SANITIZED, SOURCE, compile_c, install_python
+from rig.clients import SANITIZED, SOURCE, THIN, compile_c, install_python
 from rig.command_lines import OPTIONS
 from rig.daemon_end import PATIENCE_S, DaemonEnd, end, running
 from rig.debian import file, program
@@ -87,6 +88,24 @@ def test_it_can_be_linked_statically(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     with running([out, "-bp"]) as process:
         assert end(process)[0] == 75
+
+
+def test_an_interpreter_that_it_overtakes_goes_on_with_the_stub(daemon: DaemonEnd, tmp_path: Path) -> None:
+    """Whoever was about to start the stub opens this by its name: it is a Python program as well."""
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    install_python(behind, THIN)
+    out = tmp_path / PROGRAM
+    compile_c(out, tmp_path / "missing")
+    subprocess.run([sys.executable, SOURCE / "overtaken.py", out, behind], check=True)
+    for command in ([sys.executable, "-IS", out], [out]):
+        with running([*command, "-C", daemon.config, b"\xff"]) as process:
+            process.stdin.write(MAIL)
+            process.stdin.close()
+            heard = daemon.accept().read_all()
+            assert (heard.name, heard.argv[-1], heard.data) == (b"sendmail", b"\xff", MAIL)
+            heard.exit(0)
+            assert process.wait() == 0
 
 
 # What it does, and what it leaves

@@ -54,13 +54,24 @@ _PACKAGE = "/var/tmp/pysendmail.deb"
 Entry = dict[str, str]
 
 
-def package() -> Path:
-    """What `make deb` has built."""
+def package(name: str = "pysendmail") -> Path:
+    """What `make deb` has built. pysendmail-client is there if there was a C compiler."""
     try:
-        (one,) = _DIST.glob("*.deb")
+        (one,) = _DIST.glob(f"{name}_*.deb")
     except ValueError:
-        pytest.skip(f"there is no package in {_DIST}: run `make test-systemd`")
+        pytest.skip(f"there is no package {name} in {_DIST}: run `make test-systemd`")
     return one
+
+
+def newer(deb: Path, directory: Path) -> Path:
+    """The same package with a higher version."""
+    tree, result = directory / "tree", directory / f"newer-{deb.name}"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(control.read_text().replace("\nVersion: ", "\nVersion: 1:"))
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, result], check=True)
+    shutil.rmtree(tree)
+    return result
 
 
 class Packaged(Guest):
