@@ -40,14 +40,16 @@ enum { /* as in thin/client.py, but that times are milliseconds */
 };
 
 __attribute__((used)) static const char mark[] = "pysendmail's client in C"; /* install-client may replace it */
-static char **words, text[1024]; /* longer than any of our messages */
-static const char *name, *why; /* argv[0] without directories; the answer was lost */
+static char **words, text[1024]; /* argv; longer than any of our messages */
+static const char *name, *why;   /* argv[0] without directories; the answer was lost */
 static struct sockaddr_un address = {.sun_family = AF_UNIX};
-static bool dot_ends = true, dotted, ended, complete, whole = true;
-static unsigned char hello[1 + ID_OCTETS] = {VERSION}, came[HEADER_OCTETS + MAX_CHUNK];
-/* To the daemon: V, A and E, then the frames of all that was read, but only the last of them once it is too much. */
-static unsigned char wire[MAX_ARGV_OCTETS + BUFFER + READ + 256];
-static size_t opening, filled, got;
+static bool dot_ends = true, dotted; /* no -i; a line with a lone dot was read */
+static bool ended, whole = true;     /* standard input has; all that was read of it is on the wire */
+static bool complete;                /* the daemon has all of it */
+static unsigned char hello[1 + ID_OCTETS] = {VERSION};
+static unsigned char wire[MAX_ARGV_OCTETS + BUFFER + READ + 256]; /* to the daemon: V and A, then D and Z */
+static unsigned char came[HEADER_OCTETS + MAX_CHUNK];             /* and back */
+static size_t opening, filled, got;  /* octets of V and A; on the wire; that came */
 
 static long long now(void)
 {
@@ -75,8 +77,8 @@ static void show(int fd, const void *data, size_t size) /* what nobody takes is 
         bool room = ready(fd, POLLOUT, left(deadline, OUTPUT_MS));
         ssize_t n = room ? write(fd, at, size < PIPE_BUF ? size : PIPE_BUF) : -1;
         dead[fd] = n < 0 && (!room || errno != EAGAIN);
-        at += n < 0 ? 0 : n;
-        size -= n < 0 ? 0 : (size_t)n;
+        at += n > 0 ? n : 0;
+        size -= n > 0 ? (size_t)n : 0;
     }
 }
 

@@ -24,7 +24,7 @@ from pysendmail.argv import UsageError
 from pysendmail.install import PROGRAM
 from pysendmail.thin import client
 from pysendmail.thin.client import Given, Lost, Request, Talk
-from rig.clients import SANITIZED, SOURCE, THIN, compile_c, install_python
+from rig.clients import SANITIZED, SOURCE, THIN, compile_c, compiler, install_python
 from rig.command_lines import OPTIONS
 from rig.daemon_end import PATIENCE_S, DaemonEnd, end, running
 from rig.debian import file, program
@@ -203,8 +203,8 @@ def scanner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its reading of argv as a program: says whether a dot ends, and the configuration; 75 if all is left to Python."""
     directory = tmp_path_factory.mktemp("scanner")
     (directory / "scanner.c").write_text(HARNESS % (SOURCE / "sendmail.c"))
-    compiler = [program("gcc", "gcc"), "-std=c11", '-DCLIENTS="/missing"', "-Wno-unused", directory / "scanner.c"]
-    subprocess.run([*compiler, "-o", directory / "scanner"], check=True)
+    flags = ["-std=c11", '-DCLIENTS="/missing"']
+    subprocess.run([compiler(), *flags, directory / "scanner.c", "-o", directory / "scanner"], check=True)
     return directory / "scanner"
 
 
