@@ -63,17 +63,6 @@ def package(name: str = "pysendmail") -> Path:
     return one
 
 
-def newer(deb: Path, directory: Path) -> Path:
-    """The same package with a higher version."""
-    tree, result = directory / "tree", directory / f"newer-{deb.name}"
-    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
-    control = tree / "DEBIAN" / "control"
-    control.write_text(control.read_text().replace("\nVersion: ", "\nVersion: 1:"))
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, result], check=True)
-    shutil.rmtree(tree)
-    return result
-
-
 class Packaged(Guest):
     """See the module."""
 
@@ -197,6 +186,17 @@ def wanted() -> str:
     if size := os.environ.get("PYSENDMAIL_TEST_SYSTEMD"):
         return size
     pytest.skip("the package is tested under systemd by `make test-systemd`", allow_module_level=True)
+
+
+def newer(deb: Path, directory: Path) -> Path:
+    """The same package with a higher version."""
+    tree, result = directory / "tree", directory / f"newer-{deb.name}"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(control.read_text().replace("\nVersion: ", "\nVersion: 1:"))
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, result], check=True)
+    shutil.rmtree(tree)
+    return result
 
 
 @contextmanager
