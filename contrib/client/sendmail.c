@@ -33,8 +33,8 @@
 enum { /* as in thin/client.py, but that times are milliseconds */
     VERSION = 1, HEADER_OCTETS = 5, ID_OCTETS = 16, MAX_ARGV_OCTETS = 1 << 20, MAX_ARGUMENTS = 10000,
     MAX_CHUNK = 256 << 10, MAX_SOCKET_OCTETS = 107, BUFFER = 1 << 20, READ = 64 << 10,
-    TRIES = 3, PAUSE_MS = 50, ANSWER_MS = 60000, ASK_MS = 10000, OUTPUT_MS = 5000, DRAIN_MS = 5000,
-    DRAIN_QUIET_MS = 1000, IOERR = 74, TEMPFAIL = 75,
+    TRIES = 3, PAUSE_MS = 50, RESTART_MS = 5000, ANSWER_MS = 60000, ASK_MS = 10000, OUTPUT_MS = 5000,
+    DRAIN_MS = 5000, DRAIN_QUIET_MS = 1000, IOERR = 74, TEMPFAIL = 75,
     SPOOL = 64 << 20, /* of input that is handed over: it is memory */
     UNKNOWN = -1, LOST = -2, NOBODY = -3, UNFINISHED = -4 /* what an answer may be, beside an exit code */
 };
@@ -244,10 +244,20 @@ static int receive(int sock, bool asked) /* shows what has come; the exit code, 
     return UNFINISHED;
 }
 
-static int converse(size_t sent, bool asks, long long deadline) /* from there on the wire to its end */
+static int dial(long long deadline) /* -1: nobody listens. To wait for room in a backlog takes no interpreter */
 {
     int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int code = connect(sock, (struct sockaddr *)&address, sizeof address) == 0 ? UNFINISHED : NOBODY;
+    while (connect(sock, (struct sockaddr *)&address, sizeof address) != 0)
+        if (errno != EAGAIN || !left(deadline, 1) || poll(NULL, 0, PAUSE_MS) != 0) {
+            close(sock);
+            return -1;
+        }
+    return sock;
+}
+
+static int converse(size_t sent, bool asks, long long deadline) /* from there on the wire to its end */
+{
+    int sock = dial(asks ? deadline : now() + RESTART_MS), code = sock < 0 ? NOBODY : UNFINISHED;
     bool deaf = false;
     for (got = 0; code == UNFINISHED;) {
         ssize_t n = 0;

@@ -228,6 +228,15 @@ def test_it_reads_argv_as_the_python_client_does(scanner: Path, words: list[str]
         assert done.stdout == b"%d %b" % (request.dot_ends, request.config or b"")
 
 
+def test_room_in_a_full_backlog_is_waited_for(alone: Path, daemon: DaemonEnd) -> None:
+    """Without an interpreter: a thousand of those would not make the daemon any faster."""
+    full = ["-o", "/dev/null", "-e", "trace=connect", "-e", "inject=connect:error=EAGAIN:when=1..3"]
+    command = [program("strace", "strace"), *full, alone / PROGRAM, "-C", daemon.config, "root"]
+    with running(command, stdin=subprocess.DEVNULL) as process:
+        daemon.accept().read_all().exit(0)
+        assert end(process) == (0, b"", b"")
+
+
 # Handing over
 
 
