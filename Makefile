@@ -85,6 +85,7 @@ client:
 	  echo 'make: $(CC) does not work, or the C library has no headers. On Debian: sudo apt-get install gcc libc6-dev' >&2; exit 1; }
 	@mkdir -p build
 	@$(MAKE) -s -C contrib/client OUT='$(CURDIR)/build/sendmail' CLIENTS='$(PREFIX)/lib/pysendmail/client'
+	@'$(PYTHON)' contrib/client/overtaken.py build/sendmail $(PREFIX)/lib/pysendmail/client
 	@echo 'make: build/sendmail is the client in C; make install puts it into $(PREFIX)/sbin'
 
 # Stubs and man pages are for this machine and carry absolute paths; packages are built by contrib/ instead.

@@ -33,21 +33,23 @@
 enum { /* as in thin/client.py, but that times are milliseconds */
     VERSION = 1, HEADER_OCTETS = 5, ID_OCTETS = 16, MAX_ARGV_OCTETS = 1 << 20, MAX_ARGUMENTS = 10000,
     MAX_CHUNK = 256 << 10, MAX_SOCKET_OCTETS = 107, BUFFER = 1 << 20, READ = 64 << 10,
-    TRIES = 3, PAUSE_MS = 50, ANSWER_MS = 60000, ASK_MS = 10000, OUTPUT_MS = 5000, DRAIN_MS = 5000,
-    DRAIN_QUIET_MS = 1000, IOERR = 74, TEMPFAIL = 75,
+    TRIES = 3, PAUSE_MS = 50, RESTART_MS = 5000, ANSWER_MS = 60000, ASK_MS = 10000, OUTPUT_MS = 5000,
+    DRAIN_MS = 5000, DRAIN_QUIET_MS = 1000, IOERR = 74, TEMPFAIL = 75,
     SPOOL = 64 << 20, /* of input that is handed over: it is memory */
     UNKNOWN = -1, LOST = -2, NOBODY = -3, UNFINISHED = -4 /* what an answer may be, beside an exit code */
 };
 
 __attribute__((used)) static const char mark[] = "pysendmail's client in C"; /* install-client may replace it */
-static char **words, text[1024]; /* longer than any of our messages */
-static const char *name, *why; /* argv[0] without directories; the answer was lost */
+static char **words, text[1024]; /* argv; longer than any of our messages */
+static const char *name, *why;   /* argv[0] without directories; the answer was lost */
 static struct sockaddr_un address = {.sun_family = AF_UNIX};
-static bool dot_ends = true, dotted, ended, complete, whole = true;
-static unsigned char hello[1 + ID_OCTETS] = {VERSION}, came[HEADER_OCTETS + MAX_CHUNK];
-/* To the daemon: V, A and E, then the frames of all that was read, but only the last of them once it is too much. */
-static unsigned char wire[MAX_ARGV_OCTETS + BUFFER + READ + 256];
-static size_t opening, filled, got;
+static bool dot_ends = true, dotted; /* no -i; a line with a lone dot was read */
+static bool ended, whole = true;     /* standard input has; all that was read of it is on the wire */
+static bool complete;                /* the daemon has all of it */
+static unsigned char hello[1 + ID_OCTETS] = {VERSION};
+static unsigned char wire[MAX_ARGV_OCTETS + BUFFER + READ + 256]; /* to the daemon: V and A, then D and Z */
+static unsigned char came[HEADER_OCTETS + MAX_CHUNK];             /* and back */
+static size_t opening, filled, got;  /* octets of V and A; on the wire; that came */
 
 static long long now(void)
 {
@@ -75,8 +77,8 @@ static void show(int fd, const void *data, size_t size) /* what nobody takes is 
         bool room = ready(fd, POLLOUT, left(deadline, OUTPUT_MS));
         ssize_t n = room ? write(fd, at, size < PIPE_BUF ? size : PIPE_BUF) : -1;
         dead[fd] = n < 0 && (!room || errno != EAGAIN);
-        at += n < 0 ? 0 : n;
-        size -= n < 0 ? 0 : (size_t)n;
+        at += n > 0 ? n : 0;
+        size -= n > 0 ? (size_t)n : 0;
     }
 }
 
@@ -242,10 +244,20 @@ static int receive(int sock, bool asked) /* shows what has come; the exit code, 
     return UNFINISHED;
 }
 
-static int converse(size_t sent, bool asks, long long deadline) /* from there on the wire to its end */
+static int dial(long long deadline) /* -1: nobody listens. To wait for room in a backlog takes no interpreter */
 {
     int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int code = connect(sock, (struct sockaddr *)&address, sizeof address) == 0 ? UNFINISHED : NOBODY;
+    while (connect(sock, (struct sockaddr *)&address, sizeof address) != 0)
+        if (errno != EAGAIN || !left(deadline, 1) || poll(NULL, 0, PAUSE_MS) != 0) {
+            close(sock);
+            return -1;
+        }
+    return sock;
+}
+
+static int converse(size_t sent, bool asks, long long deadline) /* from there on the wire to its end */
+{
+    int sock = dial(asks ? deadline : now() + RESTART_MS), code = sock < 0 ? NOBODY : UNFINISHED;
     bool deaf = false;
     for (got = 0; code == UNFINISHED;) {
         ssize_t n = 0;

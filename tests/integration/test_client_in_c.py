@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from pysendmail.argv import UsageError
 from pysendmail.install import PROGRAM
 from pysendmail.thin import client
 from pysendmail.thin.client import Given, Lost, Request, Talk
-from rig.clients import SANITIZED, SOURCE, compile_c, install_python
+from rig.clients import SANITIZED, SOURCE, THIN, compile_c, compiler, install_python
 from rig.command_lines import OPTIONS
 from rig.daemon_end import PATIENCE_S, DaemonEnd, end, running
 from rig.debian import file, program
@@ -87,6 +88,24 @@ def test_it_can_be_linked_statically(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     with running([out, "-bp"]) as process:
         assert end(process)[0] == 75
+
+
+def test_an_interpreter_that_it_overtakes_goes_on_with_the_stub(daemon: DaemonEnd, tmp_path: Path) -> None:
+    """Whoever was about to start the stub opens this by its name: it is a Python program as well."""
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    install_python(behind, THIN)
+    out = tmp_path / PROGRAM
+    compile_c(out, tmp_path / "missing")
+    subprocess.run([sys.executable, SOURCE / "overtaken.py", out, behind], check=True)
+    for command in ([sys.executable, "-IS", out], [out]):
+        with running([*command, "-C", daemon.config, b"\xff"]) as process:
+            process.stdin.write(MAIL)
+            process.stdin.close()
+            heard = daemon.accept().read_all()
+            assert (heard.name, heard.argv[-1], heard.data) == (b"sendmail", b"\xff", MAIL)
+            heard.exit(0)
+            assert process.wait() == 0
 
 
 # What it does, and what it leaves
@@ -184,8 +203,8 @@ def scanner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its reading of argv as a program: says whether a dot ends, and the configuration; 75 if all is left to Python."""
     directory = tmp_path_factory.mktemp("scanner")
     (directory / "scanner.c").write_text(HARNESS % (SOURCE / "sendmail.c"))
-    compiler = [program("gcc", "gcc"), "-std=c11", '-DCLIENTS="/missing"', "-Wno-unused", directory / "scanner.c"]
-    subprocess.run([*compiler, "-o", directory / "scanner"], check=True)
+    flags = ["-std=c11", '-DCLIENTS="/missing"']
+    subprocess.run([compiler(), *flags, directory / "scanner.c", "-o", directory / "scanner"], check=True)
     return directory / "scanner"
 
 
@@ -207,6 +226,15 @@ def test_it_reads_argv_as_the_python_client_does(scanner: Path, words: list[str]
     assert plain or done.returncode == 75
     if done.returncode != 75:
         assert done.stdout == b"%d %b" % (request.dot_ends, request.config or b"")
+
+
+def test_room_in_a_full_backlog_is_waited_for(alone: Path, daemon: DaemonEnd) -> None:
+    """Without an interpreter: a thousand of those would not make the daemon any faster."""
+    full = ["-o", "/dev/null", "-e", "trace=connect", "-e", "inject=connect:error=EAGAIN:when=1..3"]
+    command = [program("strace", "strace"), *full, alone / PROGRAM, "-C", daemon.config, "root"]
+    with running(command, stdin=subprocess.DEVNULL) as process:
+        daemon.accept().read_all().exit(0)
+        assert end(process) == (0, b"", b"")
 
 
 # Handing over

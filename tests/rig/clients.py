@@ -58,6 +58,11 @@ def install_python(directory: Path, thin: Path, **limits: float) -> None:
     stub.write_text(re.sub(r"^(?=main\(\)$)", settings, stub.read_text(), count=1, flags=re.MULTILINE))
 
 
+def compiler() -> str:
+    file("/usr/include/stdio.h", "libc6-dev")
+    return program("gcc", "gcc")
+
+
 def compile_c(out: Path, behind: Path, *flags: str, **limits: float) -> None:
     """As `make client` does it. Limits that it does not have are those of the client behind it."""
     source = out.with_name(f"{out.name}.source")
@@ -68,8 +73,7 @@ def compile_c(out: Path, behind: Path, *flags: str, **limits: float) -> None:
         constant = name.removesuffix("_S") + "_MS"
         text = re.sub(rf"\b{constant} = \d+", f"{constant} = {round(seconds * 1000)}", text)
     (source / "sendmail.c").write_text(text)
-    file("/usr/include/stdio.h", "libc6-dev")
-    make = [program("make", "make"), "-C", source, f"CC={program('gcc', 'gcc')}", f"CLIENTS={behind}", f"OUT={out}"]
+    make = [program("make", "make"), "-C", source, f"CC={compiler()}", f"CLIENTS={behind}", f"OUT={out}"]
     command = [*make, f"CFLAGS={' '.join(('-O1', '-Werror', *flags))}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

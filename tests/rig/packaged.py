@@ -62,12 +62,12 @@ sys.stdin.read()
 Entry = dict[str, str]
 
 
-def package() -> Path:
-    """What `make deb` has built."""
+def package(name: str = "pysendmail") -> Path:
+    """What `make deb` has built. pysendmail-client is there if there was a C compiler."""
     try:
-        (one,) = _DIST.glob("*.deb")
+        (one,) = _DIST.glob(f"{name}_*.deb")
     except ValueError:
-        pytest.skip(f"there is no package in {_DIST}: `make deb` makes it, where there is dpkg-deb")
+        pytest.skip(f"there is no package {name} in {_DIST}: `make deb` makes it, where there is dpkg-deb")
     return one
 
 
@@ -235,6 +235,17 @@ def wanted() -> str:
     if size := os.environ.get("PYSENDMAIL_TEST_SYSTEMD"):
         return size
     pytest.skip("the package is tested under systemd by `make test-systemd`", allow_module_level=True)
+
+
+def newer(deb: Path, directory: Path) -> Path:
+    """The same package with a higher version."""
+    tree, result = directory / "tree", directory / f"newer-{deb.name}"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(control.read_text().replace("\nVersion: ", "\nVersion: 1:"))
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, result], check=True)
+    shutil.rmtree(tree)
+    return result
 
 
 @contextmanager

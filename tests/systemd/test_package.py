@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rig.debian import program
-from rig.packaged import CONFIGURATION, PORT, SMARTHOST, TEXT, UNITS, Packaged, booted, package, wanted
+from rig.packaged import CONFIGURATION, PORT, SMARTHOST, TEXT, UNITS, Packaged, booted, newer, package, wanted
 from rig.peer import Ordinary, PeerThread
 from rig.root import STAND_IN, Root
 
@@ -21,17 +21,6 @@ ROOT = Path(__file__).parents[2]
 APT = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes")
 QUEUE = "/var/lib/pysendmail"
 THIN = "/usr/lib/pysendmail/pysendmail/thin"
-
-
-def newer(directory: Path) -> Path:
-    """The same package with a higher version."""
-    tree, result = directory / "tree", directory / "newer.deb"
-    subprocess.run(["dpkg-deb", "--raw-extract", package(), tree], check=True)
-    control = tree / "DEBIAN" / "control"
-    control.write_text(control.read_text().replace("\nVersion: ", "\nVersion: 1:"))
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, result], check=True)
-    shutil.rmtree(tree)
-    return result
 
 
 def test_all_of_it_is_in_the_package() -> None:
@@ -97,7 +86,7 @@ def test_an_upgrade_refuses_no_mail(fresh: Packaged, tmp_path: Path) -> None:
         pid = fresh.main_pid()
         opened = [fresh.show(unit, "ActiveEnterTimestampMonotonic") for unit in UNITS[1:]]
         with fresh.submissions("alice", "bob") as codes:
-            fresh.install(newer(tmp_path))
+            fresh.install(newer(package(), tmp_path))
         assert set(codes) == {0}
         assert fresh.must("dpkg-query", "--show", "--showformat=${Version}", "pysendmail").startswith("1:")
         assert fresh.main_pid() not in (0, pid)
@@ -155,10 +144,11 @@ def test_without_systemd_it_still_runs(unbooted: Root) -> None:
             peer.wait_until(lambda: len(peer.messages) == 2)
 
 
-def test_lintian_finds_no_error() -> None:
+@pytest.mark.parametrize("name", ["pysendmail", "pysendmail-client"])
+def test_lintian_finds_no_error(name: str) -> None:
     """Debian's own judge of packages."""
     lintian = program("lintian", "lintian")
     done = subprocess.run(
-        [lintian, "--allow-root", "--fail-on=error", package()], capture_output=True, text=True, check=False
+        [lintian, "--allow-root", "--fail-on=error", package(name)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
