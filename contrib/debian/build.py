@@ -23,8 +23,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 OLDEST_PYTHON = "3.11"
 PACKAGES = "usr/lib/pysendmail"
-# sqlite-utils installs plug-ins with pip, on a command line that is not here; nothing here knows a time zone's name.
-UNUSED = ("pip-", "tzdata-")
+# sqlite-utils installs plug-ins with pip, on a command line that is not here; nothing here knows a time zone's name;
+# rich colours source text and Markdown with the rest, which is half of everything, and its tables need none of it.
+UNUSED = ("pip-", "tzdata-", "pygments-", "markdown_it_py-", "mdurl-")
 IN_BIN = ("mailq", "newaliases")  # where Debian's other mail programs have them; the rest is in sbin
 SCRIPT = """\
 #!/usr/bin/python3 -I
