@@ -62,7 +62,7 @@ interop: $(VENV)/.test
 
 test-systemd: $(VENV)/.test $(if $(shell command -v dpkg-deb),deb)
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_SYSTEMD=$(SIZE) \
-	  $(VENV)/bin/pytest --no-header -n 2 $(PYTEST_ARGS) tests/systemd
+	  $(VENV)/bin/pytest --no-header -n 4 $(PYTEST_ARGS) tests/systemd
 
 check: lint types
 

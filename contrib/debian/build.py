@@ -33,8 +33,9 @@ PACKAGES = "usr/lib/pysendmail"
 CHOSEN = "usr/libexec/pysendmail/sendmail"
 STUBS = "usr/libexec/pysendmail/python"
 NATIVE = "usr/libexec/pysendmail/native"
-# sqlite-utils installs plug-ins with pip, on a command line that is not here; nothing here knows a time zone's name.
-UNUSED = ("pip-", "tzdata-")
+# sqlite-utils installs plug-ins with pip, on a command line that is not here; nothing here knows a time zone's name;
+# rich colours source text and Markdown with the rest, which is half of everything, and its tables need none of it.
+UNUSED = ("pip-", "tzdata-", "pygments-", "markdown_it_py-", "mdurl-")
 IN_BIN = ("mailq", "newaliases")  # where Debian's other mail programs have them; the rest is in sbin
 SCRIPT = """\
 #!/usr/bin/python3 -I

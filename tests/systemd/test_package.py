@@ -58,6 +58,7 @@ def test_a_new_installation_accepts_and_keeps_mail(fresh: Packaged) -> None:
     for command in ("/usr/sbin/sendmail", "/usr/lib/sendmail"):
         fresh.must(command, "bob@example.org", user="alice", stdin=b"Subject: hello\n\ntext\n")
     assert len(fresh.must("/usr/bin/mailq", user="alice").splitlines()) > 4
+    assert "\x1b[1mQueue id" in fresh.talk("mailq", user="alice", keys=())  # rich has all that its tables need
     fresh.must("newaliases")
     done = fresh.run("pysendmail", "status")
     assert (done.returncode, done.stdout.count(b"mail waits and no smarthost")) == (2, 1)
