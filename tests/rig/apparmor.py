@@ -28,9 +28,11 @@ _PLAIN = {"?": "[^/]", "{": "(?:", "}": ")", ",": "|"}
 _CALLS = "open,openat,execve,connect,bind,unlink,unlinkat,rename,renameat,renameat2,mkdir,chmod,mmap,flock,fcntl"
 _OPEN = re.compile(r'open(?:at)?\([^"]*"[^"]*", (?P<flags>[A-Z_|]+).*\) = \d+<(?P<path>/[^>]*)>$')
 _NAMED = re.compile(r"(?P<call>execve|unlink|unlinkat|rename|renameat|renameat2|mkdir|chmod)\((?P<rest>.*)\) = 0$")
-_SOCKET = re.compile(r'(?:connect|bind)\(.*sun_path="(?P<path>/[^"]*)".*\) = 0$')
-_MAPPED = re.compile(r"mmap\(.*PROT_EXEC.*, \d+<(?P<path>/[^>]*)>.*\) = 0x")
-_LOCKED = re.compile(r"(?:flock|fcntl)\(\d+<(?P<path>/[^>]*)>, (?:LOCK_|F_(?:OFD_)?SETLK).*\) = 0$")
+_SIMPLE = {
+    "w": re.compile(r'(?:connect|bind)\(.*sun_path="(/[^"]*)".*\) = 0$'),
+    "m": re.compile(r"mmap\(.*PROT_EXEC.*, \d+<(/[^>]*)>.*\) = 0x"),
+    "k": re.compile(r"(?:flock|fcntl)\(\d+<(/[^>]*)>, (?:LOCK_|F_(?:OFD_)?SETLK).*\) = 0$"),
+}
 _STRING = re.compile(r'(?:<(?P<directory>/[^>]*)>, )?"(?P<path>[^"]+)"')
 
 
@@ -116,9 +118,6 @@ def _of(line: str) -> Iterator[Access]:
         for one in _STRING.finditer(match["rest"]):
             path = f"{one['directory']}/{one['path']}" if not one["path"].startswith("/") else one["path"]
             yield Access(path + "/" * (match["call"] == "mkdir"), "w")
-    elif match := _SOCKET.match(line):
-        yield Access(match["path"], "w")
-    elif match := _MAPPED.match(line):
-        yield Access(match["path"], "m")
-    elif match := _LOCKED.match(line):
-        yield Access(match["path"], "k")
+    for right, call in _SIMPLE.items():
+        if match := call.match(line):
+            yield Access(match[1], right)

@@ -186,9 +186,9 @@ class Packaged(Guest):
             self.logout(user)
 
     def logout(self, user: str) -> None:
-        """All of his sessions end, and his systemd with all that it runs, unless he lingers."""
+        """All of his sessions have ended, and his systemd with all that it ran. For one who does not linger."""
         self.run("loginctl", "terminate-user", user)
-        self.until(lambda: self.show(f"user@{USERS[user]}.service", "ActiveState") != "deactivating")
+        self.until(lambda: self.show(f"user@{USERS[user]}.service", "ActiveState") in ("inactive", "failed"))
 
     def own(self, user: str, *argv: str) -> str:
         """A command that has to succeed, of a user who is logged in."""
