@@ -71,9 +71,8 @@ umount -l /mnt
 # Ends, and all others with it, with us. Until then it reaps, for the kernel, whom nobody else waits for.
 BOOT = f"""{ENTER}
 ip link set lo up
-trap '' CHLD
 echo up
-exec cat
+exec env --ignore-signal=CHLD cat
 """
 
 
