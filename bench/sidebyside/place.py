@@ -16,133 +16,34 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
-import shlex
 import shutil
 import signal
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from rig.root import BOOT, Root
+from sidebyside.traffic import PATIENCE_S, Load, Sink, submit
 
 SINK_PORT = 2525
 USER = "alice"
-PATIENCE_S = 900.0
 _TOOLS = "/usr/local/lib/bench"
 _PRELOAD = "/etc/ld.so.preload"
-_QUIET_S = 0.3  # who uses next to no processor for so long has nothing left to do
 _QUIET_SHARE = 0.02
 
 _DISK = 'mkdir "$2/disk"\ncp -a var "$2/disk/"\nmount --bind "$2/disk/var" var\npivot_root'
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What `load` has measured: begin and end of each submission, in seconds of CLOCK_MONOTONIC, and processor time."""
-
-    times: tuple[tuple[float, float], ...]
-    client_cpu_s: float  # of all processes that were started
-    own_cpu_s: float  # of load itself
-
-    @property
-    def walls_ms(self) -> list[float]:
-        return [(end - begin) * 1000 for begin, end in self.times]
-
-    @property
-    def span_s(self) -> float:
-        """From the first begin to the last end."""
-        return max(end for _, end in self.times) - min(begin for begin, _ in self.times)
-
-    @property
-    def rate(self) -> float:
-        """Submissions a second."""
-        return len(self.times) / self.span_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """What the sink has taken; times as in Load."""
-
-    messages: int
-    connections: int
-    most_at_once: int
-    octets: int
-    first: float  # connection
-    last: float  # final dot
-
-    @property
-    def rate(self) -> float:
-        """Messages a second."""
-        return self.messages / (self.last - self.first) if self.messages else 0.0
-
-
-class Sink:
-    """The smarthost, sink.c, in a network of its own choosing. Made by Place.sink."""
-
-    def __init__(self, program: Path, round_trip_ms: int, *, port: int, network: Path | None = None) -> None:
-        enter = ["nsenter", f"--net={network}"] if network else []
-        self._process = subprocess.Popen(
-            [*enter, str(program), str(port), str(round_trip_ms)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self._line(PATIENCE_S)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
-
-    def wait(self, messages: int, seconds: float = PATIENCE_S) -> Taken:
-        """When that many have come since the sink was started. TimeoutError."""
-        self._ask(messages)
-        return self._taken(seconds)
-
-    def within(self, messages: int, seconds: float) -> Taken:
-        """The same, or when time is up what has come by then."""
-        self._ask(messages)
-        with contextlib.suppress(TimeoutError):
-            return self._taken(seconds)
-        self._ask(0)
-        return self._taken(PATIENCE_S)
-
-    def _ask(self, messages: int) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"%d\n" % messages)
-        self._process.stdin.flush()
-
-    def _taken(self, seconds: float) -> Taken:
-        figures = list(map(int, self._line(seconds).split()))
-        return Taken(
-            messages=figures[0],
-            connections=figures[1],
-            most_at_once=figures[2],
-            octets=figures[3],
-            first=figures[4] / 1e9,
-            last=figures[5] / 1e9,
-        )
-
-    def _line(self, seconds: float) -> bytes:
-        assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
-        if not ready:
-            raise TimeoutError(f"the sink has not got it all within {seconds:.0f} s")
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("the sink has ended")
-        return line
 
 
 class Place(Root):
     """See the module. `tools`: a directory with load, sink and slow_sync.so, see `tools.py`."""
 
     boot = BOOT.replace("pivot_root", _DISK)
+    quiet_s = 0.3  # who uses next to no processor for so long has nothing left to do
+    load_program = f"{_TOOLS}/load"
+    scratch = "/var/tmp"
 
     def __init__(self, base: Path, directory: Path, tools: Path) -> None:
         super().__init__(base, directory)
@@ -213,9 +114,9 @@ class Place(Root):
         """When nothing goes on here any more: the processor time up to then."""
         used = self.cpu_s()
         while True:
-            time.sleep(_QUIET_S)
+            time.sleep(self.quiet_s)
             before, used = used, self.cpu_s()
-            if used - before < _QUIET_SHARE * _QUIET_S:
+            if used - before < _QUIET_SHARE * self.quiet_s:
                 return used
 
     def disk(self) -> str:
@@ -239,24 +140,14 @@ class Place(Root):
 
     def message(self, octets: int) -> str:
         """The path of a message of about this size."""
-        path = f"/var/tmp/{octets}.eml"
+        path = f"{self.scratch}/{octets}.eml"
         if not self.path(path).exists():
             self.path(path).write_text(text(octets))
         return path
 
     def load(self, how: str, message: str, count: int, parallel: int, *rest: str, user: str = USER) -> Load:
         """See load.c. All have to succeed."""
-        command = self.command(f"{_TOOLS}/load", how, message, str(count), str(parallel), *rest, user=user)
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"load {how} {shlex.join(rest)}: {done.stderr.decode('utf-8', 'replace')[-500:]}")
-        *lines, own = done.stdout.splitlines()
-        figures = [tuple(map(int, line.split())) for line in lines]
-        return Load(
-            times=tuple((begun / 1e9, ended / 1e9) for begun, ended, _ in figures),
-            client_cpu_s=sum(cpu for _, _, cpu in figures) / 1e6,
-            own_cpu_s=int(own) / 1e6,
-        )
+        return submit(self.command(self.load_program, user=user), how, message, count, parallel, *rest)
 
     def first_line_s(self, *argv: str) -> float:
         """How long root waits for the first line of this command, within some milliseconds."""

@@ -31,6 +31,7 @@ _PARTS = {
     "backlog": ("With much in the queue", "What it costs all else; the first 2,000 that leave."),
     "slow-disk": ("On a disk that turns", "The same with each fsync 10 ms slower."),
     "million": ("A million queued", "Ours only."),
+    "profile": ("Where the daemon's time goes", "Per cent of its processor time, by function; the largest come first."),
 }
 _ABSENT = "–"
 

@@ -6,7 +6,7 @@
  * answers has come, the greeting twice as much (a connection costs a round trip of its own, which loopback does not
  * have); TCP's windows stay those of loopback.
  *
- * Says "listening" when it does. Each line on standard input is a number of messages; when so many have come since the
+ * Says "listening PORT" when it does (with PORT 0, which one the kernel gave). Each line on standard input is a number of messages; when so many have come since the
  * start it answers "MESSAGES CONNECTIONS MOST_AT_ONCE OCTETS FIRST_NS LAST_NS": octets of content, CLOCK_MONOTONIC of
  * the first connection and of the last final dot. It ends when standard input does.
  */
@@ -322,7 +322,9 @@ int main(int argc, char **argv)
         struct epoll_event event = {.events = EPOLLIN, .data.fd = ours[i]};
         must(!epoll_ctl(poller, EPOLL_CTL_ADD, ours[i], &event), "epoll_ctl");
     }
-    puts("listening");
+    socklen_t size = sizeof where;
+    getsockname(listener, (struct sockaddr *)&where, &size);
+    printf("listening %d\n", ntohs(where.sin_port));
     fflush(stdout);
     for (;;) {
         struct epoll_event events[64];
