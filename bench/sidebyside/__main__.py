@@ -29,6 +29,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
+
 from rig.root import debian
 from sidebyside import tools
 from sidebyside.figures import Figures
@@ -81,9 +83,10 @@ def main() -> int:
     figures = Figures(asked.figures)
     with places([MTAS[who] for who in only]) as mtas:
         bench = Bench(mtas=mtas, size=FULL if asked.size == "full" else SAMPLE, figures=figures)
+        words = bench.words(asked.size)
         for name in names:
             begun = time.monotonic()
-            figures.begin(name, bench.words(asked.size))
+            figures.begin(name, words)
             ALL[name](bench)
             print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
             if asked.results is not None:  # after each: a long run may be cut off
@@ -92,4 +95,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except pytest.skip.Exception as missing:
+        sys.exit(f"sidebyside: {missing}")

@@ -75,8 +75,8 @@ class Bench:
     def words(self, size: str) -> str:
         """About this run, for whoever reads its figures."""
         versions = ", ".join(f"{mta.who} {mta.version()}" for mta in self.mtas)
-        date = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-        return f"{commit()}, {date}, size {size}, {os.cpu_count()} cores, {self.mtas[0].place.disk()}; {versions}"
+        when = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}"
+        return f"{commit()}, {when}, size {size}, {os.cpu_count()} cores, {self.mtas[0].place.disk()}; {versions}"
 
     def turns(self, rounds: int | None = None) -> Iterator[tuple[int, Mta]]:
         for number in range(self.size.rounds if rounds is None else rounds):
@@ -177,9 +177,12 @@ def through(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """What the services take: with nothing to do, and at most while much mail comes, waits and begins to leave."""
+    """What the services take that wait for mail, when they have delivered some."""
     for number, mta in bench.turns():
-        with mta.running():
+        with mta.running(), mta.place.sink() as sink:
+            mta.release()
+            sink.wait(mta.WARM)
+            mta.place.settle()
             bench.note("memory/idle MiB", mta.who, mta.place.memory_mib(), number)
 
 

@@ -8,8 +8,10 @@ MTA has, so that nobody pays for deliveries that fail; `release` lets it all go.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 from rig.machine import LIBRARY
@@ -222,6 +224,7 @@ match from local for any action "relay"
         self._fill_over_smtp(count, octets)
 
 
+_CLIENT_SOURCE = Path(__file__).parents[2] / "contrib" / "client"
 _VERSIONS = """\
 import platform, sqlite3, pysendmail
 print(f"{pysendmail.__version__}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
@@ -244,6 +247,7 @@ class Pysendmail(Mta):
         "-bs": ("pipe", "/usr/sbin/sendmail", "-bs"),
     }
     MOST_OF_A_USER = 1_000_000  # the configuration takes no more; root has no bound
+    _C_CLIENT = "/usr/local/sbin/sendmail"
     _LOG = "/var/tmp/pysendmail.log"
     _CONFIG = f"""\
 hostname = "{NAME}"
@@ -261,8 +265,18 @@ port = {SINK_PORT}
     def version(self) -> str:
         return self.place.must(f"{LIBRARY}/bin/python", "-c", _VERSIONS).strip()
 
+    @property
+    def clients(self) -> Mapping[str, tuple[str, ...]]:
+        ours = super().clients
+        if self.place.path(self._C_CLIENT).exists():
+            ours = {**ours, f"{self.who}, C": (self._C_CLIENT, *self.sendmail[1:])}
+        return ours
+
     def install(self) -> None:
         install_wheel(self.place)
+        if _CLIENT_SOURCE.is_dir():
+            make = ["make", "-s", "-C", str(_CLIENT_SOURCE), f"OUT={self.place.path(self._C_CLIENT)}"]
+            subprocess.run([*make, "CLIENTS=/usr/sbin"], check=True)
         self.place.path("/etc/pysendmail/pysendmail.toml").write_text(self._CONFIG)
         self.place.path("/etc/aliases").touch()
 

@@ -121,7 +121,8 @@ class Place(Root):
 
     def disk(self) -> str:
         """What /var is, and what it costs to have a page of it written."""
-        kind = self.must("stat", "--file-system", "--format=%T", "/var").strip()
+        mounts = map(str.split, self.must("cat", "/proc/self/mounts").splitlines())
+        kind = next(kind for _, where, kind, *_ in mounts if where == "/var")
         times = []
         with self.path("/var/tmp/page").open("wb") as file:
             for _ in range(100):

@@ -27,7 +27,7 @@ _PARTS = {
     "arrival": ("From exit 0 to the smarthost", "One message at a time; the median of each round."),
     "through": ("All the way", "16 `sendmail` at a time while delivery goes on, until the smarthost has the last one."),
     "drain": ("Delivery", "Of a queue that has filled; from the first connection to the last message."),
-    "memory": ("Memory", "The proportional set size of all processes that stay. dma has none."),
+    "memory": ("Memory", "The proportional set size of all processes that stay when mail was delivered. dma has none."),
     "backlog": ("With much in the queue", "What it costs all else; the first 2,000 that leave."),
     "slow-disk": ("On a disk that turns", "The same with each fsync 10 ms slower."),
     "million": ("A million queued", "Ours only."),
@@ -39,12 +39,12 @@ _ABSENT = "–"
 _PANELS = (
     ("One sendmail", "wall ms, less is better", "submit/wall ms", ""),
     ("Submissions, 16 at a time", "per second, more is better", "submit/16 at a time, per s", ""),
-    ("Bulk over one connection", "per second, more is better", "bulk/{} 1 at a time, per s", "no such way"),
+    ("Bulk, one session", "per second, more is better", "bulk/{} 1 at a time, per s", "no such way"),
     ("Drain of 2 KB messages", "per second, more is better", "drain/2 KB, 0 ms: per s", ""),
     ("Drain at a round trip of 20 ms", "per second, more is better", "drain/2 KB, 20 ms: per s", ""),
     ("Processor time to deliver one", "ms, less is better", "drain/2 KB, 0 ms: CPU ms each", ""),
     ("mailq with 10,000 queued", "seconds, less is better", "backlog/10,000: mailq s", ""),
-    ("Idle memory", "MiB (PSS), less is better", "memory/idle MiB", "no daemon"),
+    ("Idle memory", "MiB (PSS), less is better", "memory/idle MiB", ""),
 )
 
 
@@ -56,7 +56,10 @@ def write(figures: Figures, directory: Path) -> None:
 
 def page(figures: Figures) -> str:
     parts = [_part(figures, name, *words) for name, words in _PARTS.items()]
-    about = "\n".join(f"- {name}: {words}" for name, words in figures.about.items())
+    runs: dict[str, list[str]] = {}
+    for name, words in figures.about.items():
+        runs.setdefault(words, []).append(name)
+    about = "\n".join(f"- {', '.join(names)}: {words}" for words, names in runs.items())
     return f"""\
 # Side by side
 
@@ -160,5 +163,7 @@ def _panel(figures: Figures, title: str, note: str, what: str, absent: str) -> P
         if value is None and who == OUR_C:
             continue
         kind = {OURS: "ours", OUR_C: "also"}.get(who, "")
-        bars.append(Bar(name=name, value=value, shown=absent if value is None else digits(value), kind=kind))
+        bars.append(
+            Bar(name=name, value=value, shown=(absent or "not measured") if value is None else digits(value), kind=kind)
+        )
     return Panel(title=title, note=note, bars=bars)
