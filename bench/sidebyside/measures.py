@@ -183,7 +183,8 @@ def memory(bench: Bench) -> None:
             mta.release()
             sink.wait(mta.WARM)
             mta.place.settle()
-            bench.note("memory/idle MiB", mta.who, mta.place.memory_mib(), number)
+            if taken := mta.place.memory_mib():  # who has no daemon, takes none
+                bench.note("memory/idle MiB", mta.who, taken, number)
 
 
 @dataclass(slots=True)

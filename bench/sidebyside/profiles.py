@@ -82,8 +82,8 @@ def costs(folded: str) -> dict[str, float]:
             leaves.setdefault(name, Counter())[frames[-1].partition(" (")[0]] += int(count)
     total = sum(samples.values())
     shares: dict[str, float] = {}
-    for name, count in samples.most_common():
+    for name, each in samples.most_common():
         leaf, most = leaves[name].most_common(1)[0]
-        own = name.endswith(leaf) or most * 2 < count
-        shares[name if own else f"{name} (mostly {leaf})"] = 100 * count / total
+        own = name.endswith(leaf) or most * 2 < each
+        shares[name if own else f"{name} (mostly {leaf})"] = 100 * each / total
     return shares

@@ -44,7 +44,7 @@ _PANELS = (
     ("Drain at a round trip of 20 ms", "per second, more is better", "drain/2 KB, 20 ms: per s", ""),
     ("Processor time to deliver one", "ms, less is better", "drain/2 KB, 0 ms: CPU ms each", ""),
     ("mailq with 10,000 queued", "seconds, less is better", "backlog/10,000: mailq s", ""),
-    ("Idle memory", "MiB (PSS), less is better", "memory/idle MiB", ""),
+    ("Idle memory", "MiB (PSS), less is better", "memory/idle MiB", "no daemon"),
 )
 
 
@@ -163,7 +163,6 @@ def _panel(figures: Figures, title: str, note: str, what: str, absent: str) -> P
         if value is None and who == OUR_C:
             continue
         kind = {OURS: "ours", OUR_C: "also"}.get(who, "")
-        bars.append(
-            Bar(name=name, value=value, shown=(absent or "not measured") if value is None else digits(value), kind=kind)
-        )
+        shown = (absent or "not measured") if value is None else digits(value)
+        bars.append(Bar(name=name, value=value, shown=shown, kind=kind))
     return Panel(title=title, note=note, bars=bars)
