@@ -26,6 +26,7 @@ import contextlib
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -83,15 +84,21 @@ def main() -> int:
     figures = Figures(asked.figures)
     with places([MTAS[who] for who in only]) as mtas:
         bench = Bench(mtas=mtas, size=FULL if asked.size == "full" else SAMPLE, figures=figures)
+        broken: list[str] = []
         words = bench.words(asked.size)
         for name in names:
             begun = time.monotonic()
             figures.begin(name, words)
-            ALL[name](bench)
+            try:
+                ALL[name](bench)
+            except Exception:  # the others have their turn all the same
+                broken.append(name)
+                traceback.print_exc()
             print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
             if asked.results is not None:  # after each: a long run may be cut off
                 write(figures, asked.results)
-    return 0
+    print(f"broken: {', '.join(broken)}" if broken else "all parts came to their end")
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ SMALL, MEDIUM, LARGE = 2 << 10, 100 << 10, 5 << 20
 SIZES = {SMALL: "2 KB", MEDIUM: "100 KB", LARGE: "5 MB"}
 PARALLEL = (1, 4, 16)
 ROUND_TRIPS_MS = (0, 20)
+_MANY = 10_000  # more than so many queued takes too long to be done thrice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,8 +213,7 @@ def _watched(place: Place) -> Iterator[_Peak]:
 def backlog(bench: Bench) -> None:
     """What a full queue costs: acceptance, delivery and listing with so many messages waiting."""
     for waiting in bench.size.backlogs:
-        large = waiting > 10_000
-        for number, mta in bench.turns(1 if large else None):
+        for number, mta in bench.turns(1 if waiting > _MANY else None):
             if waiting <= mta.most_queued:
                 _backlog(bench, mta, number, waiting, f"backlog/{waiting:,}")
 
@@ -235,7 +235,7 @@ def _backlog(bench: Bench, mta: Mta, number: int, waiting: int, what: str) -> No
             bench.note(f"{what}: filled, per s", mta.who, waiting / (time.monotonic() - begun), number)
         place.settle()
         if waiting:
-            listing = place.load("run", message, 3, 1, *mta.mailq, user="root")
+            listing = place.load("run", message, 1 if waiting > _MANY else 3, 1, *mta.mailq, user="root")
             bench.note(f"{what}: mailq s", mta.who, median(listing.walls_ms) / 1000, number)
             bench.note(f"{what}: mailq's first line s", mta.who, place.first_line_s(*mta.mailq), number)
         load = place.load("run", message, bench.size.submissions, 4, *mta.sendmail)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-from rig.root import BOOT, Root
+from rig.root import BOOT, Root, stop
 from sidebyside.traffic import PATIENCE_S, Load, Sink, submit
 
 SINK_PORT = 2525
@@ -33,6 +33,7 @@ USER = "alice"
 _TOOLS = "/usr/local/lib/bench"
 _PRELOAD = "/etc/ld.so.preload"
 _QUIET_SHARE = 0.02
+_REST_S = 60.0
 
 _DISK = 'mkdir "$2/disk"\ncp -a var "$2/disk/"\nmount --bind "$2/disk/var" var\npivot_root'
 
@@ -111,12 +112,12 @@ class Place(Root):
         return int((self._group / "cpu.stat").read_text().split()[1]) / 1e6
 
     def settle(self) -> float:
-        """When nothing goes on here any more: the processor time up to then."""
-        used = self.cpu_s()
+        """When nothing goes on here any more, or somebody finds no rest: the processor time up to then."""
+        used, deadline = self.cpu_s(), time.monotonic() + _REST_S
         while True:
             time.sleep(self.quiet_s)
             before, used = used, self.cpu_s()
-            if used - before < _QUIET_SHARE * self.quiet_s:
+            if used - before < _QUIET_SHARE * self.quiet_s or time.monotonic() > deadline:
                 return used
 
     def disk(self) -> str:
@@ -157,8 +158,8 @@ class Place(Root):
             assert process.stdout is not None
             process.stdout.readline()
             took = time.monotonic() - begun
-            while process.stdout.read(1 << 20):
-                pass
+            with contextlib.suppress(ValueError, ProcessLookupError):  # it has come to its end already
+                stop(process)
         return took
 
     def sink(self, round_trip_ms: int = 0) -> Sink:
