@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 import time
@@ -101,7 +102,14 @@ def main() -> int:
     return 1 if broken else 0
 
 
+def _stopped(*_: object) -> None:
+    """Leave nothing behind, also when somebody has had enough."""
+    sys.exit("sidebyside: stopped")
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stopped)
     try:
         sys.exit(main())
     except pytest.skip.Exception as missing:
