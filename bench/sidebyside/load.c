@@ -7,7 +7,7 @@
  * PARALLEL at a time, until COUNT are done. For each a line "BEGUN_NS ENDED_NS CPU_US": CLOCK_MONOTONIC before it is
  * begun and when its success is known, and for `run` the processor time of the process and of what it waited for (else
  * 0). Last a line with the processor time of load itself, in microseconds. SMTP waits for each reply, as mail programs
- * do, and begins a new session where a recipient is refused for now, which is how OpenSMTPD ends a long one. What is not
+ * do, and begins a new session where MAIL or RCPT is refused for now, which is how OpenSMTPD ends a long one. What is not
  * a success ends it all with a word on standard error.
  */
 #define _GNU_SOURCE
@@ -193,6 +193,12 @@ static void ask(int fd, char digit, const char *line)
     hear(fd, digit, 0);
 }
 
+static int try(int fd, const char *line)
+{
+    put(fd, line, strlen(line));
+    return hear(fd, '2', 1);
+}
+
 static int dial(int piped)
 {
     int yes = 1, fd;
@@ -227,16 +233,11 @@ static void end(int fd)
 
 static void *session(void *piped)
 {
-    static const char RECIPIENT[] = "RCPT TO:<bob@example.org>\r\n";
     int fd = begin(piped != NULL);
     long mine;
     while ((mine = __atomic_fetch_add(&next_one, 1, __ATOMIC_RELAXED)) < count) {
         all[mine].begun = now();
-        for (;;) {
-            ask(fd, '2', "MAIL FROM:<alice@example.com>\r\n");
-            put(fd, RECIPIENT, strlen(RECIPIENT));
-            if (hear(fd, '2', 1))
-                break;
+        while (!try(fd, "MAIL FROM:<alice@example.com>\r\n") || !try(fd, "RCPT TO:<bob@example.org>\r\n")) {
             end(fd);
             fd = begin(piped != NULL);
         }
