@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sidebyside.chart import Bar, Panel, svg
 from sidebyside.figures import Figures
-from sidebyside.goals import GOALS, OUR_C, OURS
+from sidebyside.goals import GOALS, OUR_C, OURS, WAYS
 
 NAMES = {
     OURS: "pysendmail",
@@ -158,8 +158,8 @@ def chart(figures: Figures) -> str:
 def _panel(figures: Figures, title: str, note: str, what: str, absent: str) -> Panel:
     bars = []
     for who, name in NAMES.items():
-        way = "socket" if who == OURS else "SMTP"
-        value = figures.median(what.format(way), who)
+        ways = WAYS if who == OURS else ("SMTP",)
+        value = max((one for way in ways if (one := figures.median(what.format(way), who)) is not None), default=None)
         if value is None and who == OUR_C:
             continue
         kind = {OURS: "ours", OUR_C: "also"}.get(who, "")
