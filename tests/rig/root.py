@@ -74,19 +74,22 @@ mkdir -p mnt
 pivot_root . mnt
 umount -l /mnt
 """
-# Ends, and all others with it, with us.
-_BOOT = f"""{ENTER}
+# Ends, and all others with it, with us. Until then it reaps, for the kernel, whom nobody else waits for.
+BOOT = f"""{ENTER}
 ip link set lo up
 echo up
-exec cat
+exec env --ignore-signal=CHLD cat
 """
 
 
-def debian(packages: Sequence[str], *, suite: str = SUITE) -> Path:
-    """The directory of a Debian with these packages and what they depend on; from the cache if it is a week old."""
+def debian(packages: Sequence[str], *, suite: str = SUITE, stand_in: str = _STAND_IN) -> Path:
+    """The directory of a Debian with these packages and what they depend on; from the cache if it is a week old.
+
+    `stand_in`: the control file of the package that stands for the MTA; "" where one of the packages is the MTA.
+    """
     if os.geteuid() != 0:
         pytest.skip("a Debian root can only be made by root")
-    made_from = "\n".join([suite, _STAND_IN, *_DPKG, *sorted(packages)])
+    made_from = "\n".join([suite, stand_in, *_DPKG, *sorted(packages)])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pysendmail-tests"
     cache.mkdir(parents=True, exist_ok=True)
     base = cache / f"{suite}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
@@ -98,27 +101,29 @@ def debian(packages: Sequence[str], *, suite: str = SUITE) -> Path:
             if old.name.startswith(f"{suite}-") and time.time() - old.stat().st_mtime > _KEEP_S:
                 shutil.rmtree(old)
         if not base.exists():
-            _build(mmdebstrap, suite, packages, base)
+            _build(mmdebstrap, suite, packages, stand_in, base)
     return base
 
 
-def _build(mmdebstrap: str, suite: str, packages: Sequence[str], base: Path) -> None:
+def _build(mmdebstrap: str, suite: str, packages: Sequence[str], stand_in: str, base: Path) -> None:
     growing = base.with_name(f"growing-{base.name}")
     shutil.rmtree(growing, ignore_errors=True)
     growing.mkdir()
     try:
-        control = growing / "stand-in" / "DEBIAN" / "control"
-        control.parent.mkdir(parents=True)
-        control.write_text(_STAND_IN)
-        stand_in = growing / "stand-in.deb"
-        _must(["dpkg-deb", "--root-owner-group", "-b", str(control.parent.parent), str(stand_in)])
+        included = [",".join(packages)]
+        if stand_in:
+            control = growing / "stand-in" / "DEBIAN" / "control"
+            control.parent.mkdir(parents=True)
+            control.write_text(stand_in)
+            deb = growing / "stand-in.deb"
+            _must(["dpkg-deb", "--root-owner-group", "-b", str(control.parent.parent), str(deb)])
+            included.append(str(deb))
         _must(
             [
                 *("nice", mmdebstrap, "--quiet", "--mode=root", "--variant=minbase"),
                 *("--aptopt=Acquire::Retries 3", *(f"--dpkgopt={option}" for option in _DPKG)),
                 "--hook-dir=/usr/share/mmdebstrap/hooks/file-mirror-automount",  # for the .deb that is a file
-                *(f"--include={stand_in}", f"--include={','.join(packages)}"),
-                *(suite, str(growing / "root"), *_mirror(suite)),
+                *(*(f"--include={one}" for one in included), suite, str(growing / "root"), *_mirror(suite)),
             ]
         )
         (growing / "root").replace(base)
@@ -150,10 +155,12 @@ def _must(command: Sequence[str]) -> None:
 class Root:
     """See the module. Up between __enter__ and __exit__."""
 
+    boot = BOOT
+
     def __init__(self, base: Path, directory: Path, *, volumes: Mapping[str, Path] | None = None) -> None:
         """`volumes`: directories of ours, by their place in there, which several roots may have."""
         self._command = ["unshare", *KINDS, "--fork", "--kill-child", "--propagation=private"]
-        self._command += ["sh", "-c", _BOOT, "boot", str(base), str(directory)]
+        self._command += ["sh", "-c", self.boot, "boot", str(base), str(directory)]
         for place, ours in (volumes or {}).items():
             self._command += [str(ours), place]
 
