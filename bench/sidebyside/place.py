@@ -35,7 +35,7 @@ _PRELOAD = "/etc/ld.so.preload"
 _QUIET_SHARE = 0.02
 _REST_S = 60.0
 
-_DISK = 'mkdir "$2/disk"\ncp -a var "$2/disk/"\nmount --bind "$2/disk/var" var\npivot_root'
+_DISK = 'mkdir "$directory/disk"\ncp -a var "$directory/disk/"\nmount --bind "$directory/disk/var" var\npivot_root'
 
 
 class Place(Root):
