@@ -77,7 +77,7 @@ class Delivery:
         self._looked = asyncio.Event()
         self._lanes = Lanes()
         self._idle: dict[str, list[tuple[Session, asyncio.TimerHandle]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._opening: set[asyncio.Task[None]] = set()  # those of them without a connection yet
         self._stopping = False
         self._full_until = 0.0  # monotonic: claims wait for room on the disk
@@ -258,24 +258,30 @@ class Delivery:
 
     async def _claim(self) -> None:
         """Claim as much as the smarthosts bear now, a commit for each round."""
-        while not self._stopping and (picks := self._picks()):
-            now = time.time()
-            claims: Sequence[Claim | None] = ()
-            try:
-                claims = await self._writer.run(partial(_claim, picks=picks, now=now))
-            except StoreFull:
-                self._store_full()
-                return
-            except StoreBroken:
-                self._stopping = True
-                return
-            finally:
-                await self._claimed(picks, claims)
+        while (picks := self._picks()) and await self._take(picks, self._hand_in(picks)):
+            pass
 
-    async def _claimed(self, picks: Sequence[Pick], claims: Sequence[Claim | None]) -> None:
-        """What came of the picks; no claims at all when it could not be committed."""
-        for _, relay in picks:
-            relay.asked -= 1
+    def _claim_beside(self) -> None:
+        """Hand in the next claims right before an outcome is: one commit does for both."""
+        if picks := self._picks():
+            self._start(self._take(picks, self._hand_in(picks)))
+
+    def _hand_in(self, picks: Sequence[Pick]) -> asyncio.Future[list[Claim | None]]:
+        now = time.time()
+        return self._writer.hand_in(lambda queue: [queue.claim(lane, relay.name, now) for lane, relay in picks])
+
+    async def _take(self, picks: Sequence[Pick], claimed: asyncio.Future[list[Claim | None]]) -> bool:
+        """Take over what was claimed, once it is committed. False: nothing can be claimed for now."""
+        claims: list[Claim | None] = []
+        try:
+            claims = await claimed
+        except StoreFull:
+            self._store_full()
+        except StoreBroken:
+            self._stopping = True
+        finally:
+            for lane, relay in picks:
+                relay.asked.remove(lane)
         for (_, relay), claim in zip(picks, claims, strict=False):
             if claim is None:
                 continue
@@ -284,9 +290,10 @@ class Delivery:
                 continue
             relay.claimed(claim, self._loop.time())
             self._connect(relay)
+        return bool(claims)
 
     def _picks(self) -> list[Pick]:
-        """Whose turn it is on the smarthosts that have room: to be claimed, and `_claimed` then."""
+        """Whose turn it is on the smarthosts that have room: to be claimed, and taken then."""
         picks: list[Pick] = []
         if self._stopping or not self._reserve.room or self._loop.time() < self._full_until:
             return picks
@@ -294,12 +301,11 @@ class Delivery:
             relay = self._relay_for(route)
             if relay is None:
                 continue
-            held_up = relay.held_up()
             for _ in range(relay.room(self._loop.time())):
-                lane = self._lanes.next(route, without=held_up)
+                lane = self._lanes.next(route, without=relay.held_up())
                 if lane is None:
                     break
-                relay.asked += 1
+                relay.asked.append(lane)
                 picks.append((lane, relay))
         return picks
 
@@ -522,17 +528,15 @@ class Delivery:
         sent = any(result.outcome is Outcome.SENT for result in results)
         policy = self._policy
 
-        picks = self._picks()  # the commit of this outcome is as good as one of their own
-        claims: Sequence[Claim | None] = ()
-
-        def step(queue: Queue) -> tuple[list[Ended], Sequence[Claim | None]]:
+        def step(queue: Queue) -> list[Ended]:
             ended = Settling(queue, policy, ended_at).settle(settlement)
             if sent:
                 queue.remember_sent(relay.name, ended_at)
-            return ended, _claim(queue, picks, ended_at)
+            return ended
 
+        self._claim_beside()
         try:
-            ended, claims = await self._writer.run(step, must=True)
+            ended = await self._writer.run(step, must=True)
         except (StoreBroken, StoreFull):
             raise
         except Exception as error:
@@ -544,8 +548,6 @@ class Delivery:
                 return
             await self._bug(claim, error)
             return
-        finally:
-            await self._claimed(picks, claims)
         if sent:
             relay.last_sent_at = ended_at
         for one in ended:
@@ -688,21 +690,16 @@ class Delivery:
     def _close(self, session: Session) -> None:
         self._start(session.close())
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._events.bug(error)
-
-
-def _claim(queue: Queue, picks: Sequence[Pick], now: float) -> list[Claim | None]:
-    """Claim a message of each lane that is picked; None where there is none any more."""
-    return [queue.claim(lane, relay.name, now) for lane, relay in picks]
 
 
 def _put_back(relay: Relay, ahead: list[Ready]) -> None:

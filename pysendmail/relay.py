@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pysendmail import schedule
 from pysendmail.config import Retry, Smarthost
 from pysendmail.outcome import Trouble
-from pysendmail.records import Claim
+from pysendmail.records import Claim, LaneState
 
 FIRST_CONNECTIONS = 2
 GOOD_ANSWERS_TO_GROW = 8  # messages answered well before one more connection is opened
@@ -30,7 +30,7 @@ class Relay:
     limit: int = FIRST_CONNECTIONS
     good: int = 0
     claims: deque[Claim] = field(default_factory=deque)
-    asked: int = 0  # claims that are being committed
+    asked: list[LaneState] = field(default_factory=list)  # of which a claim is being committed
     connections: int = 0  # open or being opened
     in_flight: list[Claim] = field(default_factory=list)  # those on a connection
     stuck: list[Claim] = field(default_factory=list)  # those of them that take long
@@ -63,13 +63,14 @@ class Relay:
             return set()
         slow = {of for claim in self.stuck for of in _user_and_destination(claim)}
         taken = Counter(of for claim in (*self.in_flight, *self.claims) for of in _user_and_destination(claim))
+        taken.update(of for lane in self.asked for of in (lane.uid, lane.destination))
         ceiling = self.smarthost.connections
         most = {int: ceiling - ceiling // 4, str: max(ceiling // 2, 1)}
         return {of for of in slow if taken[of] >= most[type(of)]}
 
     def room(self, clock: float) -> int:
         """How many messages may be claimed for it now."""
-        outstanding = self.asked + len(self.claims) + len(self.in_flight)
+        outstanding = len(self.asked) + len(self.claims) + len(self.in_flight)
         if self.trouble is not None:
             return 1 if outstanding == 0 and self.connections == 0 and clock >= self.next_try else 0
         room = 2 * self.bearable - outstanding
@@ -77,7 +78,7 @@ class Relay:
             messages, seconds = self.smarthost.rate
             while self.taken and self.taken[0] + seconds <= clock:
                 self.taken.popleft()
-            room = min(room, messages - len(self.taken) - self.asked)
+            room = min(room, messages - len(self.taken) - len(self.asked))
         return max(room, 0)
 
     def wait(self, clock: float) -> float | None:

@@ -7,7 +7,7 @@ the session is not `usable`; so it is when the server closes it, or says anythin
 
 With PIPELINING the envelope of the next message can travel behind the final dot of this one (RFC 2920 §3.1), which
 saves its round trip. Only its envelope: that message begins when it is sent itself. A server that does not bear it
-is noticed (`one_at_a_time`), and no message is blamed for it: a MAIL that is refused behind a dot is said again alone.
+is noticed (`one_at_a_time`), and no message bounces for it: a MAIL that is refused with 5xx there is said again alone.
 
 A message counts as sent only on a 2xx to the final dot. From the moment the last octet of that dot is handed to the
 transport a lost answer is `uncertain`; before it, the message cannot have been accepted, since it never ended.

@@ -73,11 +73,16 @@ class Writer:
 
     async def run(self, step: Callable[[Queue], T], *, must: bool = False) -> T:
         """Run a step and wait for its commit. Once begun it is not cancelled with its caller."""
+        return await self.hand_in(step, must=must)
+
+    def hand_in(self, step: Callable[[Queue], T], *, must: bool = False) -> asyncio.Future[T]:
+        """Have a step run. Those that are handed in one right after the other share a commit, as a rule."""
+        future: asyncio.Future[T] = self._loop.create_future()  # may be cancelled: `_tell` asks
         if self._stopped:
-            raise StoreBroken("the queue is closed already")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._steps.put(_Step(step, future, must))
-        return await asyncio.shield(future)
+            future.set_exception(StoreBroken("the queue is closed already"))
+        else:
+            self._steps.put(_Step(step, future, must))
+        return future
 
     def hurry(self) -> None:
         """We are about to stop: nothing waits for room on the disk any more, but for the ballast's."""

@@ -56,7 +56,7 @@ class Transaction:
         self._lone_dot = False
         self.usable = True  # the connection, after this transaction
         self.untouched = True  # the server answered nothing but 421: what ended the session was not this message
-        self.mail_refused = False
+        self.mail_refused = False  # for good
         self._mail = b""
         self._rcpts: deque[tuple[int, bytes]] = deque()
         self._data_due = False  # DATA has not been sent yet
@@ -186,7 +186,7 @@ class Transaction:
         if reply.positive:
             self._open = True
             return
-        self.mail_refused = True
+        self.mail_refused = reply.first_digit == 5
         self._refused(Trouble.from_reply(Stage.MAIL, reply))
         self._rcpts.clear()
         self._data_due = False

@@ -119,6 +119,22 @@ async def test_refused_twice_it_is_refused() -> None:
     assert not session.one_at_a_time
 
 
+async def test_deferred_it_is_deferred() -> None:
+    """A server that is busy is not asked a second time at once."""
+
+    async def busy(client: Client) -> None:
+        await client.say("451 4.3.2 busy", "503 5.5.1 MAIL first", "503 5.5.1 MAIL first")
+        await client.hear("QUIT")
+
+    async with Peer(Eager(busy)) as peer:
+        session = await open_session(smarthost(peer))
+        first, second = await two(session)
+        await peer.settled()
+    assert (first.outcome, second.outcome, second.status) == (Outcome.SENT, Outcome.DEFERRED, "4.3.2")
+    assert not session.one_at_a_time
+    assert not peer.errors
+
+
 @pytest.mark.parametrize(
     ("farewell", "one_at_a_time"), [("", True), ("421 4.7.0 enough messages", False)], ids=["closed", "421"]
 )

@@ -70,7 +70,7 @@ class Template:
     seen: Counter[tuple[str, str]] = field(default_factory=Counter)
     stops: Sequence[Stop] = ()
     events: Sequence[Event] = ()
-    log: str = ""
+    lines: list[str] = field(default_factory=list)
     ended: float = 0.0
 
     @classmethod
@@ -94,7 +94,7 @@ class Template:
                 seen=recorder.seen,
                 stops=subject.stops,
                 events=subject.events,
-                log=subject.log,
+                lines=subject.lines,
                 ended=time.time(),
             )
 
@@ -142,7 +142,7 @@ class Stage:
         self.recorder.seen.update(template.seen)
         self.subject.stops += _later(template.stops, by)
         self.subject.events += template.events
-        self.subject.log += template.log
+        self.subject.lines += template.lines
 
     def __enter__(self) -> Self:
         self.recorder.__enter__()
@@ -214,7 +214,8 @@ class Stage:
             if waiting is not None and not waiting:
                 return
             asked = f"mailq said {listed.returncode} {listed.stderr.decode()!r}, and waiting are {waiting}"
-            assert self.subject.happens(partial(self._news, starts, waiting), PATIENCE_S), f"{self.subject.log}\n{asked}"
+            news = partial(self._news, starts, waiting)
+            assert self.subject.happens(news, PATIENCE_S), f"{self.subject.log}\n{asked}"
         raise AssertionError(f"mail is still waiting: {waiting}")
 
     def _news(self, starts: int, waiting: set[tuple[str, str]] | None) -> bool:
