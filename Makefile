@@ -11,8 +11,9 @@
 PREFIX ?= /usr/local
 PYTEST_ARGS ?=
 # make torture, make test-systemd: SIZE=sample or nightly.
+# make bench: SIZE=sample or full; PARTS names some of its parts.
 # make torture: nightly TIMES over; SEED repeats a run; PARTS names some of its parts.
-SIZE ?= nightly
+SIZE ?= $(if $(filter bench,$(MAKECMDGOALS)),full,nightly)
 TIMES ?= 1
 SEED ?=
 PARTS ?=
@@ -28,7 +29,7 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find pysendmail man -name '_
 # 1 where we may install: python3-venv below, and for the tests what tests/rig/debian.py names.
 MAY_INSTALL := $(shell test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 1)
 
-.PHONY: help demo test test-systemd interop torture check lint types wheel deb install clean
+.PHONY: help demo test test-systemd interop torture bench check lint types wheel deb client install clean
 
 help:
 	@echo 'make demo     one message through sendmail, queue, daemon and a local smarthost, and one that bounces'
@@ -36,10 +37,12 @@ help:
 	@echo 'make test-systemd  the Debian package on Debian 12 and 13 with systemd, booted here (root; 400 MB in ~/.cache)'
 	@echo 'make interop  cron, mutt, PHP and other callers, in a Debian of their own (root; a gigabyte in ~/.cache)'
 	@echo 'make torture  kills, power cuts and load, each judged from outside: hours (SIZE=sample: minutes; TIMES SEED PARTS)'
+	@echo 'make bench    side by side with Postfix, nullmailer, dma and OpenSMTPD: half an hour (root; SIZE=sample PARTS)'
 	@echo 'make check    lint and types only'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make wheel    the wheel, in dist/'
-	@echo 'make deb      the Debian package, in dist/'
+	@echo 'make deb      the Debian packages, in dist/'
+	@echo 'make client   sendmail in C, which make install then installs: it needs no interpreter to start'
 	@echo 'make install  to $(PREFIX) (PREFIX=...): the commands, the man pages, lib/pysendmail'
 	@echo 'make clean    away with everything that make made here'
 
@@ -59,9 +62,15 @@ interop: $(VENV)/.test
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_CALLERS=1 \
 	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/interop/test_callers.py
 
-test-systemd: $(VENV)/.test deb
+test-systemd: $(VENV)/.test $(if $(shell command -v dpkg-deb),deb)
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_SYSTEMD=$(SIZE) \
-	  $(VENV)/bin/pytest --no-header -n 2 $(PYTEST_ARGS) tests/systemd
+	  $(VENV)/bin/pytest --no-header -n 4 $(PYTEST_ARGS) tests/systemd
+
+# Only full runs are kept.
+bench: $(VENV)/.bench
+	@mkdir -p build
+	@PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYTHONPATH=tests:bench $(VENV)/bin/python -P -m sidebyside --size $(SIZE) \
+	  $(if $(filter full,$(SIZE)),--figures build/bench.jsonl --results bench,--figures build/bench-sample.jsonl) $(PARTS)
 
 check: lint types
 
@@ -78,12 +87,25 @@ wheel: dist/.wheel
 deb: dist/.wheel
 	@$(VENV)/bin/python contrib/debian/build.py dist/*.whl dist
 
+# Optional. Behind it stands the Python client, for all that it leaves to that.
+client:
+	@echo '#include <stdio.h>' | $(CC) -E -x c - >/dev/null 2>&1 || { \
+	  echo 'make: $(CC) does not work, or the C library has no headers. On Debian: sudo apt-get install gcc libc6-dev' >&2; exit 1; }
+	@mkdir -p build
+	@$(MAKE) -s -C contrib/client OUT='$(CURDIR)/build/sendmail' CLIENTS='$(PREFIX)/lib/pysendmail/client'
+	@'$(PYTHON)' contrib/client/overtaken.py build/sendmail $(PREFIX)/lib/pysendmail/client
+	@echo 'make: build/sendmail is the client in C; make install puts it into $(PREFIX)/sbin'
+
 # Stubs and man pages are for this machine and carry absolute paths; packages are built by contrib/ instead.
 install: dist/.wheel
 	@$(PYTHON) -m venv $(PREFIX)/lib/pysendmail
 	@$(PREFIX)/lib/pysendmail/bin/python -m pip --disable-pip-version-check --no-input install -qq --force-reinstall dist/*.whl
 	@mkdir -p $(PREFIX)/bin $(PREFIX)/sbin
 	@$(PREFIX)/lib/pysendmail/bin/pysendmail install-client $(PREFIX)/sbin
+	@if [ -x build/sendmail ]; then \
+	  $(MAKE) -s client && mkdir -p $(PREFIX)/lib/pysendmail/client && \
+	  $(PREFIX)/lib/pysendmail/bin/pysendmail install-client $(PREFIX)/lib/pysendmail/client && \
+	  install -m 755 build/sendmail $(PREFIX)/sbin/.sendmail && mv -f $(PREFIX)/sbin/.sendmail $(PREFIX)/sbin/sendmail; fi
 	@ln -sf $(PREFIX)/lib/pysendmail/bin/pysendmail $(PREFIX)/bin/pysendmail
 	@for page in man/*.[1-8]; do install -D -m 644 $$page $(PREFIX)/share/man/man$${page##*.}/$${page##*/}; done
 	@echo 'make: installed in $(PREFIX): sbin/sendmail, bin/pysendmail, lib/pysendmail, share/man'
@@ -123,8 +145,8 @@ dist/.wheel: $(VENV)/.made $(SOURCES)
 	@$(PIP) wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
 	@touch $@
 
-# .venv/.demo and .venv/.test: the wheel with that extra is installed; $@-deps remembers for which pyproject.toml.
-$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: dist/.wheel
+# .venv/.demo, .venv/.test, .venv/.bench: the wheel with that extra is installed; $@-deps remembers for which pyproject.toml.
+$(VENV)/.demo $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: dist/.wheel
 	@$(PIP) install -qq --no-deps --force-reinstall dist/*.whl
 	@if ! [ $@-deps -nt pyproject.toml ]; then \
 	  echo 'make: installing what pysendmail needs for $*'; \

@@ -1,10 +1,11 @@
-"""What a `sendmail` costs to start: the installed stub against the bare interpreter, and what it loads.
+"""What a `sendmail` costs its caller: the installed stub and the client in C against the bare interpreter.
 
-    python bench/startup.py [PYTHON]
+    python bench/startup.py [PYTHON [CLIENT]]
 
-Prints the medians of interleaved runs, wall clock in milliseconds, and the stub's own import times. The daemon's
-end is a thread that takes a submission and answers 0, so that its work is not measured. Figures are compared
-within one run on one machine only: nothing here is asserted.
+CLIENT is the one in C (`make client`: build/sendmail). Prints the medians of interleaved runs, wall clock and CPU in
+milliseconds, with their ratio to a bare interpreter's start, and the stub's own import times. The daemon's end is a
+thread that takes a submission and answers 0, so that its work is not measured. Figures are compared within one run
+on one machine only: nothing here is asserted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pathlib import Path
 from pysendmail.frames import EXIT, Decoder, encode
 from pysendmail.install import install_client
 
-RUNS = 30
+RUNS = 60
+FLOOR = "bare interpreter, -I -S -c pass"
 MAIL = b"Subject: nightly\n\n" + b"x" * 76 * 25 + b"\n"
 
 
@@ -36,16 +38,21 @@ def serve(listener: socket.socket) -> None:
         sock.close()
 
 
-def timed(command: list[str], environ: dict[str, str]) -> float:
+def timed(command: list[str], environ: dict[str, str]) -> tuple[float, float]:
+    """Wall clock and CPU, ms."""
     with tempfile.TemporaryFile() as mail:
         mail.write(MAIL)
         mail.seek(0)
         start = time.perf_counter()
-        subprocess.run(command, stdin=mail, env=environ, check=True)
-        return (time.perf_counter() - start) * 1000
+        pid = os.posix_spawn(command[0], command, environ, file_actions=[(os.POSIX_SPAWN_DUP2, mail.fileno(), 0)])
+        _, status, usage = os.wait4(pid, 0)
+        took = time.perf_counter() - start
+    if status:
+        raise SystemExit(f"{command} failed")
+    return took * 1000, (usage.ru_utime + usage.ru_stime) * 1000
 
 
-def main(python: str) -> None:
+def main(python: str, client: str | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         listener = socket.socket(socket.AF_UNIX)
@@ -58,21 +65,22 @@ def main(python: str) -> None:
         sendmail = [f"{directory}/sendmail", "-i", "root"]
         environ = {"PYSENDMAIL_CONFIG": f"{directory}/c.toml", "PATH": os.defpath}
         commands = {
-            "bare interpreter, -I -S -c pass": [python, "-I", "-S", "-c", "pass"],
+            FLOOR: [python, "-I", "-S", "-c", "pass"],
             "stub -> socket, 2 KB": sendmail,
+            **({"client in C -> socket, 2 KB": [client, "-i", "root"]} if client else {}),
             "bare interpreter, -c pass": [python, "-c", "pass"],
         }
         for command in commands.values():  # caches warm, bytecode written
             timed(command, environ)
-        times: dict[str, list[float]] = {label: [] for label in commands}
+        times: dict[str, list[tuple[float, float]]] = {label: [] for label in commands}
         for _ in range(RUNS):
             for label, command in commands.items():
                 times[label].append(timed(command, environ))
-        floor = statistics.median(times["bare interpreter, -I -S -c pass"])
-        print(f"{RUNS} interleaved runs of {python}, wall ms")
-        for label, runs in times.items():
-            median = statistics.median(runs)
-            print(f"{label:34} median {median:6.1f}  min {min(runs):6.1f}  over the floor {median - floor:+5.1f}")
+        print(f"{RUNS} interleaved runs of {python}: medians, ms, and in units of the first")
+        medians = {label: tuple(map(statistics.median, zip(*runs, strict=True))) for label, runs in times.items()}
+        for label, (wall, cpu) in medians.items():
+            floor = medians[FLOOR]
+            print(f"{label:34} wall {wall:6.2f} {wall / floor[0]:5.2f}  CPU {cpu:6.2f} {cpu / floor[1]:5.2f}")
         print("\nwhat the stub loads (-X importtime, microseconds: self, cumulative)")
         traced = subprocess.run(
             [python, "-IS", "-X", "importtime", *sendmail],
@@ -88,4 +96,4 @@ def main(python: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else sys.executable)
+    main(sys.argv[1] if len(sys.argv) > 1 else sys.executable, sys.argv[2] if len(sys.argv) > 2 else None)

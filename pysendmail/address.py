@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pysendmail.smtp.reply import printable
 
@@ -36,6 +37,8 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _NEEDS_BACKSLASH = re.compile(r'["\\]')
 _FOLD = re.compile(r"\r?\n(?=[ \t])")
+# An address and nothing else, as nearly every argument is; tokens would say the same of it.
+_ALONE = re.compile(rf"{_ATEXT}++(?:\.{_ATEXT}++)*(?:@{_ATEXT}++(?:\.{_ATEXT}++)*)?")
 _TOKEN = re.compile(
     r"""(?P<space>   [ \t]++ )
       | (?P<atom>    [^\x00-\x20\x7f()<>\[\]:;@\\,."]++ )
@@ -98,6 +101,7 @@ class Address:
         return f"{_wire_local(self.local)}@{self.domain.lower()}"
 
 
+@lru_cache(maxsize=1024)  # at each step of its way an address is asked about anew, and so is the next message's
 def parse_path(text: str) -> Address:
     """The one mailbox or bare local name that `text` is, with nothing around it; raises AddressError."""
     if text.startswith("@") and ":" in text:
@@ -172,7 +176,10 @@ def parse_list(value: bytes) -> list[str]:
     nothing else; a group without its ";" ends with the list. Raises AddressError for all else: better nobody
     than somebody else.
     """
-    text = _FOLD.sub("", value.decode("utf-8", "surrogateescape"))
+    text = value.decode("utf-8", "surrogateescape")
+    if _ALONE.fullmatch(text):
+        return [text]
+    text = _FOLD.sub("", text)
     found: list[str] = []
     element = _Element(text)
     in_group = False

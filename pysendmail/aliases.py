@@ -197,6 +197,9 @@ def expand_recipients(
     for address in dict.fromkeys(addresses):
         if len(found) > most:
             break
+        if of(address) is None:  # of elsewhere, as most are: it stands for itself
+            found.setdefault(parse_path(address).key, (address, address))
+            continue
         for target in aliases.expand(address, of):
             for final in caught(target):
                 found.setdefault(parse_path(final).key, (final, address))

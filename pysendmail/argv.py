@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any, Literal, get_args
 
@@ -147,8 +147,15 @@ class Option:
     apply: _Apply
 
 
+def _with(so_far: Invocation, **changes: Any) -> Invocation:
+    """The same one, changed. Nobody else has it before `parse` returns, and a copy costs more than all the rest."""
+    for name, value in changes.items():
+        object.__setattr__(so_far, name, value)
+    return so_far
+
+
 def _sets(**changes: Any) -> _Apply:
-    return lambda so_far, value: replace(so_far, **changes)
+    return lambda so_far, value: _with(so_far, **changes)
 
 
 def _ignore(so_far: Invocation, value: str) -> Invocation:
@@ -159,17 +166,17 @@ def _sender(so_far: Invocation, value: str) -> Invocation:
     if so_far.sender is not None:
         raise UsageError("options -f and -r: more than one sender; give one")
     value = value.strip(" \t")
-    return replace(so_far, sender=value[1:-1] if value.startswith("<") and value.endswith(">") else value)
+    return _with(so_far, sender=value[1:-1] if value.startswith("<") and value.endswith(">") else value)
 
 
 def _full_name(so_far: Invocation, value: str) -> Invocation:
-    return replace(so_far, full_name=value)
+    return _with(so_far, full_name=value)
 
 
 def _body(so_far: Invocation, value: str) -> Invocation:
     match value.lower():
         case "7bit" | "8bitmime" as body:
-            return replace(so_far, body=body)
+            return _with(so_far, body=body)
     raise _bad("-B", value, "7BIT or 8BITMIME")
 
 
@@ -178,14 +185,14 @@ def _notify(so_far: Invocation, value: str) -> Invocation:
     words = frozenset(value.lower().split(","))
     if not words <= NOTIFY_WORDS or ("never" in words and len(words) > 1):
         raise _bad("-N", value, "never, or a list of success, failure, delay")
-    return replace(so_far, notify=words)
+    return _with(so_far, notify=words)
 
 
 def _ret(so_far: Invocation, value: str) -> Invocation:
     _once("-R", so_far.ret)
     match value.lower():
         case "full" | "hdrs" as ret:
-            return replace(so_far, ret=ret)
+            return _with(so_far, ret=ret)
     raise _bad("-R", value, "full or hdrs")
 
 
@@ -194,7 +201,7 @@ def _envid(so_far: Invocation, value: str) -> Invocation:
     if len(value) > MAX_ENVID:
         raise _bad("-V", value, f"xtext (RFC 3461 §4) of at most {MAX_ENVID} characters")
     try:
-        return replace(so_far, envid=from_xtext(value))
+        return _with(so_far, envid=from_xtext(value))
     except WireError:
         raise _bad("-V", value, "xtext that stands for printable ASCII (RFC 3461 §4)") from None
 
@@ -205,11 +212,11 @@ def _once(option: str, before: object) -> None:
 
 
 def _hops(so_far: Invocation, value: str) -> Invocation:
-    return replace(so_far, hops=_count("-h", value))
+    return _with(so_far, hops=_count("-h", value))
 
 
 def _max_hops(so_far: Invocation, value: str) -> Invocation:
-    return replace(so_far, max_hops=_count("-O MaxHopCount", value))
+    return _with(so_far, max_hops=_count("-O MaxHopCount", value))
 
 
 def _count(option: str, value: str) -> int:
@@ -219,15 +226,15 @@ def _count(option: str, value: str) -> int:
 
 
 def _tag(so_far: Invocation, value: str) -> Invocation:
-    return replace(so_far, tag=re.sub(r"[^A-Za-z0-9._/@-]", "_", value)[:MAX_TAG])
+    return _with(so_far, tag=re.sub(r"[^A-Za-z0-9._/@-]", "_", value)[:MAX_TAG])
 
 
 def _ignore_dots(so_far: Invocation, value: str) -> Invocation:
-    return replace(so_far, dot_ends=not _truth(value))
+    return _with(so_far, dot_ends=not _truth(value))
 
 
 def _verbose(so_far: Invocation, value: str) -> Invocation:
-    return replace(so_far, verbose=_truth(value))
+    return _with(so_far, verbose=_truth(value))
 
 
 def _truth(value: str) -> bool:
@@ -245,28 +252,28 @@ _ERROR_MODES: dict[str, ErrorMode] = {"m": "mail", "p": "print", "q": "quiet", "
 
 def _delivery(so_far: Invocation, value: str) -> Invocation:
     # Exim's "-odqs" and words that nobody knows change nothing, as elsewhere.
-    return replace(so_far, delivery=_DELIVERY.get(value.lower(), so_far.delivery))
+    return _with(so_far, delivery=_DELIVERY.get(value.lower(), so_far.delivery))
 
 
 def _error_mode(so_far: Invocation, value: str) -> Invocation:
-    return replace(so_far, error_mode=_ERROR_MODES.get(value[:1].lower(), so_far.error_mode))
+    return _with(so_far, error_mode=_ERROR_MODES.get(value[:1].lower(), so_far.error_mode))
 
 
 def _lifetime(so_far: Invocation, value: str) -> Invocation:
     # As Sendmail reads it: a bare number counts days, and "now" is after the first attempt.
     text = {"now": "0"}.get(value.lower(), f"{value}d" if re.fullmatch("[0-9]{1,6}", value) else value)
     try:
-        return replace(so_far, lifetime=duration(text))
+        return _with(so_far, lifetime=duration(text))
     except UnitError as error:
         raise UsageError(f"option -O Timeout.queuereturn: {printable(str(error), 120)}") from None
 
 
 def _smtputf8(so_far: Invocation, value: str) -> Invocation:
-    return replace(so_far, smtputf8=_yes_or_no("smtputf8", value))
+    return _with(so_far, smtputf8=_yes_or_no("smtputf8", value))
 
 
 def _require_tls(so_far: Invocation, value: str) -> Invocation:
-    return replace(so_far, require_tls=_yes_or_no("requiretls", value))
+    return _with(so_far, require_tls=_yes_or_no("requiretls", value))
 
 
 def _yes_or_no(name: str, value: str) -> bool:
@@ -295,25 +302,25 @@ def _long(so_far: Invocation, value: str) -> Invocation:
 def _config(so_far: Invocation, value: str) -> Invocation:
     if not value:
         raise UsageError("option -C: a file's name is missing; write -C FILE")
-    return replace(so_far, config=value)
+    return _with(so_far, config=value)
 
 
 def _format(so_far: Invocation, value: str) -> Invocation:
     match value:
         case "postfix" | "sendmail" | "table" | "json" as known:
-            return replace(so_far, format=known)
+            return _with(so_far, format=known)
     raise _bad("--format", value, "postfix, sendmail or table")
 
 
 def _flush(so_far: Invocation, value: str) -> Invocation:
     # -bD -q15m is how a daemon is started, -Q -qI... how messages are held; a listing is overridden.
-    return so_far if so_far.mode in (Mode.DAEMON, Mode.HOLD) else replace(so_far, mode=Mode.FLUSH)
+    return so_far if so_far.mode in (Mode.DAEMON, Mode.HOLD) else _with(so_far, mode=Mode.FLUSH)
 
 
 def _flush_and_wait(so_far: Invocation, value: str) -> Invocation:
     if value:
         raise UsageError(f"option -qf{printable(value, 40)} is unknown; write -qf alone")
-    return replace(_flush(so_far, value), wait=True)
+    return _with(_flush(so_far, value), wait=True)
 
 
 def _filter(what: Filtered) -> _Apply:
@@ -323,7 +330,7 @@ def _filter(what: Filtered) -> _Apply:
         if not text:
             raise UsageError(f"option -q{value}: what to look for is missing; write -qI1A2B3C")
         wanted = QueueFilter(what=what, text=text, negated=negated)
-        so_far = replace(so_far, filters=(*so_far.filters, wanted))
+        so_far = _with(so_far, filters=(*so_far.filters, wanted))
         # "mailq -qI..." lists those; "sendmail -qI..." flushes those.
         return so_far if so_far.mode in (Mode.LIST, Mode.COUNT) else _flush(so_far, value)
 
@@ -333,11 +340,11 @@ def _filter(what: Filtered) -> _Apply:
 def _interval(so_far: Invocation, value: str) -> Invocation:
     if not re.fullmatch(r"p?(?:[0-9]+[smhdw]?)*+", value):
         raise UsageError(f"option -q{printable(value, 40)}: not an interval; write -q15m, or -q to flush")
-    return replace(so_far, mode=Mode.NOTHING) if so_far.mode is Mode.SUBMIT else so_far
+    return _with(so_far, mode=Mode.NOTHING) if so_far.mode is Mode.SUBMIT else so_far
 
 
 def _hold(so_far: Invocation, value: str) -> Invocation:
-    return replace(so_far, mode=Mode.HOLD, hold_reason=printable(value, 200))
+    return _with(so_far, mode=Mode.HOLD, hold_reason=printable(value, 200))
 
 
 def _warns(option: str) -> _Apply:
@@ -346,7 +353,7 @@ def _warns(option: str) -> _Apply:
     def apply(so_far: Invocation, value: str) -> Invocation:
         if warning in so_far.warnings:
             return so_far
-        return replace(so_far, warnings=(*so_far.warnings, warning))
+        return _with(so_far, warnings=(*so_far.warnings, warning))
 
     return apply
 
@@ -541,7 +548,7 @@ def parse(argv: Sequence[bytes]) -> Invocation:
             break
         read = _read_long if word.startswith("--") else _read_cluster
         so_far = read(so_far, word, rest)
-    invocation = replace(so_far, recipients=(*operands, *rest))
+    invocation = _with(so_far, recipients=(*operands, *rest))
     _check(invocation)
     return invocation
 

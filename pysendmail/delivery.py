@@ -11,28 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pysendmail import mime, rewrite, schedule, tlspolicy
+from pysendmail import schedule, tlspolicy
 from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.lanes import Lanes, Route
 from pysendmail.outcome import Outcome, Result, Scope, Stage, Trouble, Verdict
-from pysendmail.queue import Queue
+from pysendmail.outgoing import outgoing
+from pysendmail.queue import Claiming, Queue
 from pysendmail.reader import Reader
 from pysendmail.records import Claim, Ended, LaneState, Policy, Settlement
 from pysendmail.relay import Relay
 from pysendmail.secrets import Secrets
 from pysendmail.session import Outgoing, Session, SessionError
-from pysendmail.settling import Settling, settle_all
+from pysendmail.settling import Ending, Settling
 from pysendmail.spool import Reserve
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
-PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
 REWRITE_OCTETS = 16 * 1024  # a larger header is rewritten in a thread: it may take a large part of a second
 STUCK_S = 5.0  # a message that takes longer no longer counts as a connection in use
 IDLE_S = 5.0  # a connection with nothing to do is kept so long
@@ -40,6 +40,18 @@ FULL_S = 5.0  # how often a full disk is looked at again
 BUG_S = 5.0  # after an error of ours outside of any attempt
 SWEEP = 100  # recipients expired or warned in one commit
 CLOCK_JUMP_S = 5.0  # the wall clock may drift against the monotonic one; a jump is more than this
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A claim, and the message as its smarthost is to see it; `rewritten` is the log's word for the difference."""
+
+    claim: Claim
+    message: Outgoing
+    rewritten: str
+
+
+Pick = tuple[LaneState, Relay]
 
 
 class Delivery:
@@ -65,7 +77,7 @@ class Delivery:
         self._looked = asyncio.Event()
         self._lanes = Lanes()
         self._idle: dict[str, list[tuple[Session, asyncio.TimerHandle]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._opening: set[asyncio.Task[None]] = set()  # those of them without a connection yet
         self._stopping = False
         self._full_until = 0.0  # monotonic: claims wait for room on the disk
@@ -157,8 +169,7 @@ class Delivery:
         self._lanes.promote(time.time())
         if self._reserve.given_up:
             await self._refill()
-        if self._reserve.room and self._loop.time() >= self._full_until:
-            await self._claim()
+        await self._claim()
 
     def _claimable(self) -> bool:
         if not self._reserve.room or self._loop.time() < self._full_until or self.broken:
@@ -174,8 +185,7 @@ class Delivery:
         self._stopping = True
         self._wake.set()
         for relay in self.relays.values():
-            while relay.claims:
-                await self._give_back(relay.claims.popleft())
+            await self._give_all_back(relay)
             self._close_idle(relay.name)
         for task in self._opening:
             task.cancel()
@@ -185,6 +195,8 @@ class Delivery:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+        for relay in self.relays.values():  # what was behind a message that did not come to its end
+            await self._give_all_back(relay)
 
     def _patience(self) -> float | None:
         """Seconds until something happens by itself; None: only others can wake us."""
@@ -246,49 +258,54 @@ class Delivery:
 
     async def _claim(self) -> None:
         """Claim as much as the smarthosts bear now, a commit for each round."""
-        while not self._stopping:
-            picks = self._picks()
-            if not picks:
-                return
-            now = time.time()
+        while (picks := self._picks()) and await self._take(picks, self._hand_in(picks)):
+            pass
 
-            def step(
-                queue: Queue, picks: list[tuple[LaneState, Relay]] = picks, now: float = now
-            ) -> list[Claim | None]:
-                return queue.claim_each([(lane, relay.name) for lane, relay in picks], now)
+    def _claim_beside(self) -> None:
+        """Hand in the next claims right before an outcome is: one commit does for both."""
+        if picks := self._picks():
+            self._start(self._take(picks, self._hand_in(picks)))
 
-            try:
-                claims = await self._writer.run(step)
-            except StoreFull:
-                self._store_full()
-                return
-            except StoreBroken:
-                self._stopping = True
-                return
-            for (_, relay), claim in zip(picks, claims, strict=True):
-                if claim is None:
-                    continue
-                if self._stopping:  # `stop` has looked at the relays already
-                    await self._give_back(claim)
-                    continue
-                relay.claimed(claim, self._loop.time())
-                self._connect(relay)
+    def _hand_in(self, picks: Sequence[Pick]) -> asyncio.Future[list[Claim | None]]:
+        return self._writer.hand_in(Claiming([(lane, relay.name) for lane, relay in picks], time.time()))
 
-    def _picks(self) -> list[tuple[LaneState, Relay]]:
-        picks: list[tuple[LaneState, Relay]] = []
-        taken: dict[str, int] = {}
+    async def _take(self, picks: Sequence[Pick], claimed: asyncio.Future[list[Claim | None]]) -> bool:
+        """Take over what was claimed, once it is committed. False: nothing can be claimed for now."""
+        claims: list[Claim | None] = []
+        try:
+            claims = await claimed
+        except StoreFull:
+            self._store_full()
+        except StoreBroken:
+            self._stopping = True
+        finally:
+            for lane, relay in picks:
+                relay.asked.remove(lane)
+        for (_, relay), claim in zip(picks, claims, strict=False):
+            if claim is None:
+                continue
+            if self._stopping:  # `stop` has looked at the relays already
+                await self._give_back(claim)
+                continue
+            relay.claimed(claim, self._loop.time())
+            self._connect(relay)
+        return bool(claims)
+
+    def _picks(self) -> list[Pick]:
+        """Whose turn it is on the smarthosts that have room: to be claimed, and taken then."""
+        picks: list[Pick] = []
+        if self._stopping or not self._reserve.room or self._loop.time() < self._full_until:
+            return picks
         for route in self._lanes.due_routes():
             relay = self._relay_for(route)
             if relay is None:
                 continue
-            room = relay.room(self._loop.time()) - taken.get(relay.name, 0)
-            held_up = relay.held_up()
-            for _ in range(room):
-                lane = self._lanes.next(route, without=held_up)
+            for _ in range(relay.room(self._loop.time())):
+                lane = self._lanes.next(route, without=relay.held_up())
                 if lane is None:
                     break
+                relay.asked.append(lane)
                 picks.append((lane, relay))
-                taken[relay.name] = taken.get(relay.name, 0) + 1
         return picks
 
     def _store_full(self) -> None:
@@ -300,6 +317,10 @@ class Delivery:
         with suppress(StoreBroken, StoreFull):
             ended = await self._writer.run(lambda queue: Settling(queue, policy, now).give_back(claim), must=True)
             self._log(ended)
+
+    async def _give_all_back(self, relay: Relay) -> None:
+        while relay.claims:
+            await self._give_back(relay.claims.popleft())
 
     # -- connections --
 
@@ -313,21 +334,28 @@ class Delivery:
     async def _work(self, relay: Relay) -> None:
         """One connection: the relay's claims one after the other, for as long as there are any."""
         session = self._take_idle(relay)
+        ahead: list[Ready] = []  # at most one: the next, whose envelope is on its way
         try:
-            while relay.claims and relay.connections <= max(relay.bearable, 1):
-                claim = relay.claims.popleft()
-                relay.in_flight.append(claim)
+            while ahead or (relay.claims and relay.connections <= max(relay.bearable, 1)):
+                ready = ahead.pop() if ahead else None
+                claim = ready.claim if ready else relay.take()
                 try:
-                    session = await self._attempt(relay, claim, session)
+                    session = await self._attempt(relay, claim, ready, session, ahead)
                 finally:
-                    relay.in_flight.remove(claim)
+                    relay.ended(claim)
                 if session is None:
+                    _put_back(relay, ahead)
+                    if relay.trouble is not None:
+                        await self._rest(relay)
                     break
-                self._wake.set()
-                if not relay.claims and not self._stopping:
+                if not relay.claims and not ahead and not self._stopping:
                     await asyncio.sleep(0)  # the loop may claim more before this connection goes idle
         except (StoreBroken, StoreFull):
             self._stopping = True
+        except asyncio.CancelledError:
+            for ready in ahead:
+                await self._give_back(ready.claim)
+            raise
         finally:
             relay.connections -= 1
             if session is not None:
@@ -336,19 +364,25 @@ class Delivery:
                 self._connect(relay)
             self._wake.set()
 
-    def _stuck(self, relay: Relay, claim: Claim) -> None:
-        """This one takes long: others need not wait for it."""
+    def _stuck(self, relay: Relay, claim: Claim, ahead: list[Ready]) -> None:
+        """This one takes long: others need not wait for it, and least of all behind it."""
         relay.stuck.append(claim)
+        _put_back(relay, ahead)
         if relay.claims:
             self._connect(relay)
         self._wake.set()
 
-    async def _attempt(self, relay: Relay, claim: Claim, session: Session | None) -> Session | None:
-        """One claim on this connection, or a new one; returns the connection if it is still of use."""
+    async def _attempt(
+        self, relay: Relay, claim: Claim, ready: Ready | None, session: Session | None, ahead: list[Ready]
+    ) -> Session | None:
+        """One claim on this connection, or a new one; returns the connection if it is still of use.
+
+        `ready` is the claim prepared, if it was. `ahead` gets the next one, if its envelope goes behind this message.
+        """
         started_at = time.time()
         try:
-            outgoing, rewritten = await self._outgoing(relay, claim)
-            if session is None or not session.usable:
+            ready = ready or await self._prepare(relay, claim)
+            if session is None or not (session.usable or session.begun):
                 session = await self._open_unless_stopped(relay)
         except SessionError as error:
             await self._not_open(relay, claim, error, started_at)
@@ -365,11 +399,11 @@ class Delivery:
             address=session.address,
             tls=session.tls,
             recipients=len(claim.recipients),
-            rewritten=rewritten,
+            rewritten=ready.rewritten,
         )
-        stuck = self._loop.call_later(STUCK_S, self._stuck, relay, claim)
+        stuck = self._loop.call_later(STUCK_S, self._stuck, relay, claim, ahead)
         try:
-            results = await session.send(outgoing)
+            results = await session.send(ready.message, partial(self._behind, relay, session, ahead))
         except asyncio.CancelledError:
             if not session.in_doubt:
                 await self._give_back(claim)  # else the next start finds it, and calls it uncertain
@@ -378,18 +412,47 @@ class Delivery:
             stuck.cancel()
             if claim in relay.stuck:
                 relay.stuck.remove(claim)
+        relay.one_at_a_time = relay.one_at_a_time or session.one_at_a_time
         if session.stale:
             # The connection had died while it was idle: no attempt of this message's.
             await session.close()
-            return await self._attempt(relay, claim, None)
+            return await self._attempt(relay, claim, ready, None, ahead)
         self._judge(relay, results)
+        relay.ended(claim)
         await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
-        if relay.trouble is not None:
-            await self._rest(relay)
-        if not session.usable or session.sent >= relay.smarthost.messages_per_connection:
-            await session.close()
+        if session.begun:
+            goes_on = bool(ahead)
+        else:
+            goes_on = session.usable and session.sent < relay.smarthost.messages_per_connection
+        if goes_on:
+            return session
+        await session.close()
+        return None
+
+    async def _prepare(self, relay: Relay, claim: Claim) -> Ready:
+        work = partial(outgoing, claim, self._config, relay.smarthost, self._reader)
+        return Ready(claim, *(work() if len(claim.header) <= REWRITE_OCTETS else await asyncio.to_thread(work)))
+
+    def _behind(self, relay: Relay, session: Session, ahead: list[Ready]) -> Outgoing | None:
+        """The message whose envelope may go behind the final dot that is about to leave."""
+        if (
+            relay.one_at_a_time
+            or relay.trouble is not None
+            or relay.connections > relay.bearable
+            or session.sent + 1 >= relay.smarthost.messages_per_connection
+            or self._stopping
+            or not relay.claims
+            or len(relay.claims[0].header) > REWRITE_OCTETS
+        ):
             return None
-        return session
+        claim = relay.claims[0]
+        try:
+            ready = Ready(claim, *outgoing(claim, self._config, relay.smarthost, self._reader))
+        except Exception:
+            return None  # its own attempt will say what is wrong with it
+        ahead.append(ready)
+        relay.take()
+        return ready.message
 
     async def _open_unless_stopped(self, relay: Relay) -> Session:
         """`stop` cancels us here and nowhere else at once."""
@@ -439,25 +502,6 @@ class Delivery:
             await self._writer.run(lambda queue: queue.remember_tls(relay.name, now), must=True)
             relay.tls_seen_at = now
 
-    async def _outgoing(self, relay: Relay, claim: Claim) -> tuple[Outgoing, str]:
-        """The message as this smarthost is to see it, and the log's word on what was rewritten for that."""
-        envelope, header, word = claim.envelope, claim.header, ""
-        if (rule := rewrite.rule(self._config, relay.smarthost)) is not None:
-            work = partial(rewrite.rewrite, envelope.sender, header, rule)
-            new = work() if len(header) <= REWRITE_OCTETS else await asyncio.to_thread(work)
-            envelope, header = replace(envelope, sender=new.sender), new.header
-            word = "signed" if new.signed else "yes" if new.changed else ""
-        body = Body(claim, self._reader, header)
-        outgoing = Outgoing(
-            envelope=envelope,
-            header=header,
-            body=body.stream,
-            size=claim.size - len(claim.header) + len(header),
-            eight_bit=claim.eight_bit or not header.isascii(),
-            seven_bit=body.seven_bit,
-        )
-        return outgoing, word
-
     async def _settle(
         self,
         relay: Relay,
@@ -481,9 +525,9 @@ class Delivery:
             exhausted=self._exhausted(claim.route),
         )
         sent = any(result.outcome is Outcome.SENT for result in results)
+        self._claim_beside()
         try:
-            attempt = (self._policy, settlement, ended_at)
-            ended = await self._writer.run_together(settle_all, attempt, must=True)
+            ended = await self._writer.run(Ending(self._policy, settlement, ended_at), must=True)
         except (StoreBroken, StoreFull):
             raise
         except Exception as error:
@@ -550,12 +594,10 @@ class Delivery:
         ]
         tls = error.tls if error.address and trouble.stage is not Stage.CONNECT else None
         await self._settle(relay, claim, results, started_at, address=error.address or None, tls=tls)
-        await self._rest(relay)
 
     async def _rest(self, relay: Relay) -> None:
         """It is in trouble: what is claimed for it may go elsewhere, what has nowhere else to go may expire."""
-        while relay.claims:
-            await self._give_back(relay.claims.popleft())
+        await self._give_all_back(relay)
         await self._sweep(relay)
 
     def _log(self, ended: Sequence[Ended]) -> None:
@@ -639,57 +681,21 @@ class Delivery:
     def _close(self, session: Session) -> None:
         self._start(session.close())
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._events.bug(error)
 
 
-class Body:
-    """The stored body of a claim, as a stream with bounded memory. `header` is the one that it is sent with."""
-
-    def __init__(self, claim: Claim, reader: Reader, header: bytes) -> None:
-        self._claim = claim
-        self._reader = reader
-        self._header = header
-
-    async def stream(self) -> AsyncIterator[bytes]:
-        """The body's octets in order; from the start each time it is called."""
-        claim = self._claim
-        yield claim.first_part
-        got = len(claim.header) + 2 + len(claim.first_part)
-        part = 1
-        while got < claim.size:
-            parts = await self._reader.run(
-                partial(Queue.parts, message=claim.message, part=part, limit=PARTS_AT_A_TIME)
-            )
-            if not parts:
-                raise EOFError(f"{claim.queue_id}: the stored body ends {claim.size - got} octets early")
-            for octets in parts:
-                got += len(octets)
-                yield octets
-            part += len(parts)
-
-    async def seven_bit(self) -> tuple[bytes, Callable[[], AsyncIterator[bytes]]]:
-        """Header and body without 8-bit octets in the body, for a server without 8BITMIME (RFC 6152 §3)."""
-        survey = mime.Survey(self._header, seven_bit=True)
-        async for octets in self.stream():
-            survey.feed(octets)
-        plan = survey.finish()
-
-        async def recoded() -> AsyncIterator[bytes]:
-            recoder = plan.recoder()
-            async for octets in self.stream():
-                yield recoder.feed(octets)
-            yield recoder.finish()
-
-        return plan.header, recoded if plan.changed else self.stream
+def _put_back(relay: Relay, ahead: list[Ready]) -> None:
+    while ahead:
+        relay.put_back(ahead.pop().claim)
 
 
 def _without_reports(results: Sequence[Result]) -> list[Result]:

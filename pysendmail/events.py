@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import select
 import time
 import traceback
@@ -22,7 +23,7 @@ from pysendmail.records import Ended
 from pysendmail.smtp.reply import printable
 
 Value = str | int | float | None
-_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@.,:;<>/+-_=%~!*()[]{}|$#&?^'")
+_PLAIN = re.compile(r"[A-Za-z0-9@.,:;<>/+_=%~!*()\[\]{}|$#&?^'-]+")
 MAX_VALUE = 1000
 MAX_REFUSALS = 500  # lines a minute for one uid: he may go on for as long as he likes
 EVERY = ""  # instead of a queue id, to `follow` all that happens
@@ -38,14 +39,14 @@ def line(event: str, fields: Mapping[str, Value]) -> str:
 
 def text_of(value: str | int | float) -> str:
     """A value on its own: printable and capped."""
-    if isinstance(value, float):
-        return f"{value:.3f}".rstrip("0").rstrip(".")
-    return printable(str(value), MAX_VALUE)
+    if isinstance(value, str):
+        return printable(value, MAX_VALUE)
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def _quoted(value: str | int | float) -> str:
     text = text_of(value)
-    if text and _PLAIN.issuperset(text):
+    if not isinstance(value, str) or _PLAIN.fullmatch(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -31,9 +31,13 @@ OTHER_NAMES = ("mailq", "newaliases", "runq", "send-mail", "rmail", "hoststat", 
 
 # What Linux reads of the first line was 127 octets before 5.1; other kernels and container runtimes differ.
 MAX_SHEBANG_OCTETS = 127
-# By these a file is known as ours: the first is in every stub, the second in the scripts that pip writes.
-MARKS = (b"# written by `pysendmail install-client`", b"from pysendmail.thin.client import run")
-MAX_STUB_OCTETS = 64 << 10
+# By these a file is known as ours: in every stub, in the scripts that pip writes, in the client in C.
+MARKS = (
+    b"# written by `pysendmail install-client`",
+    b"from pysendmail.thin.client import run",
+    b"pysendmail's client in C",
+)
+MAX_OURS_OCTETS = 2 << 20  # the one in C, with the whole C library in it
 COMPILE_S = 60.0
 
 _COMPILE = "import py_compile, sys; py_compile.compile(sys.argv[1], doraise=True)"
@@ -122,7 +126,7 @@ def _first_line(python: str) -> str:
 
 def _check_free(program: Path, others: tuple[Path, ...], *, force: bool) -> None:
     """InstallError if something is in the way of any of the names."""
-    ours = _is_stub(program)
+    ours = _is_ours(program)
     for path in (program, *others):
         try:
             mode = path.lstat().st_mode
@@ -132,15 +136,15 @@ def _check_free(program: Path, others: tuple[Path, ...], *, force: bool) -> None
             raise InstallError(f"{path}: {error.strerror}") from error
         if stat.S_ISDIR(mode):
             raise InstallError(f"{path} is a directory; nothing was installed")
-        known = _is_stub(path) or (ours and stat.S_ISLNK(mode) and os.readlink(path) == PROGRAM)
+        known = _is_ours(path) or (ours and stat.S_ISLNK(mode) and os.readlink(path) == PROGRAM)
         if not known and not force:
             raise InstallError(
                 f"{path} is not pysendmail's; nothing was installed. Move it away, or replace it with --force"
             )
 
 
-def _is_stub(path: Path) -> bool:
-    """A regular file that we, or pip for us, wrote. A link is none, wherever it points."""
+def _is_ours(path: Path) -> bool:
+    """A regular file that we, or pip or make for us, wrote. A link is none, wherever it points."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -148,7 +152,7 @@ def _is_stub(path: Path) -> bool:
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return False
-        head = file.read(MAX_STUB_OCTETS)
+        head = file.read(MAX_OURS_OCTETS)
     return any(mark in head for mark in MARKS)
 
 

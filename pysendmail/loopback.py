@@ -18,9 +18,11 @@ from contextlib import suppress
 
 from pysendmail import tcp_owner
 from pysendmail.argv import Invocation, Mode
+from pysendmail.channel import Channel
 from pysendmail.control import NOBODY
 from pysendmail.exits import EX_USAGE
-from pysendmail.server import READ_OCTETS, Door, Server
+from pysendmail.reception import IDLE_S
+from pysendmail.server import Door, Server
 from pysendmail.smtp.service import say
 from pysendmail.sockets import BACKLOG, SMTP, Listener
 
@@ -44,8 +46,7 @@ class Loopback:
         host, port = listener.sock.getsockname()[:2]
         address = f"[{host}]:{port}" if listener.sock.family == socket.AF_INET6 else f"{host}:{port}"
         self._given.add(address)
-        self._server.attend(listener, self._door)
-        self._server.desk.events.emit("listen", address=address, state="open")
+        self._attend(listener, address)
 
     def configure(self, addresses: tuple[str, ...]) -> None:
         """Listen on these, and on no others. Connections under way go on."""
@@ -70,7 +71,13 @@ class Loopback:
             self.problems[address] = reason
             self._server.desk.events.emit("listen", address=address, state="failed", error=reason)
             return
-        listener = self._bound[address] = Listener(name=SMTP, sock=sock, held=False)
+        self._bound[address] = Listener(name=SMTP, sock=sock, held=False)
+        self._attend(self._bound[address], address)
+
+    def _attend(self, listener: Listener, address: str) -> None:
+        # For each connection that is accepted here. Else the second of two replies waits for the client to acknowledge
+        # the first, which he puts off by 40 ms: a message that comes pipelined would take so long, whatever we do.
+        listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._server.attend(listener, self._door)
         self._server.desk.events.emit("listen", address=address, state="open")
 
@@ -84,28 +91,23 @@ class Loopback:
         who = NOBODY if uid is None else uid
         desk = self._server.desk
         hostname = desk.config.hostname
-        reader, writer = await asyncio.open_connection(sock=peer, limit=READ_OCTETS)
-
-        async def write(octets: bytes) -> None:
-            writer.write(octets)
-            await writer.drain()
-
+        channel = Channel(peer)
         try:
             with self._server.place(who) as user:
                 if isinstance(user, str):
-                    await write(say(421, "", f"{hostname} {user}, try again later").octets)
+                    await channel.write(say(421, "", f"{hostname} {user}, try again later").octets)
                 elif early:
                     desk.events.refused(uid=who, code=EX_USAGE, reason="SMTP: the client spoke before the greeting")
-                    await write(say(521, "", f"{hostname} you spoke before the greeting").octets)
+                    await channel.write(say(521, "", f"{hostname} you spoke before the greeting").octets)
                 else:
                     reception = desk.reception(_DIALOGUE, user)
-                    with self._server.under_way(reception):
-                        await reception.run(lambda: reader.read(READ_OCTETS), write)
-            await _take_leave(reader, writer)
+                    with self._server.under_way(reception, channel):
+                        await reception.run(lambda: channel.read(IDLE_S), lambda octets: channel.write(octets, IDLE_S))
+            await _take_leave(channel)
         except (OSError, TimeoutError):
             pass  # the client is gone: what it was told is what holds
         finally:
-            writer.close()
+            channel.close()
 
 
 def bind(address: str) -> socket.socket:
@@ -133,10 +135,10 @@ def _early_word(peer: socket.socket) -> bytes | None:
         return b""
 
 
-async def _take_leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _take_leave(channel: Channel) -> None:
     """Say that there is no more to come, and read what still does: closing on unread octets resets the connection."""
-    writer.write_eof()
+    channel.write_eof()
     with suppress(TimeoutError):
         async with asyncio.timeout(LINGER_S):
-            while await reader.read(READ_OCTETS):
+            while await channel.read(LINGER_S):
                 pass

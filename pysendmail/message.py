@@ -191,9 +191,8 @@ class Intake:
             data = data.replace(b"\r\n", b"\n")
             if b"\r\n" in data:
                 data = _CR_LF.sub(b"\n", data)
-        stray = data.count(b"\r") + data.count(b"\0")
-        if stray:
-            self.stray += stray
+        if b"\r" in data or b"\0" in data:
+            self.stray += data.count(b"\r") + data.count(b"\0")
             data = data.translate(_STRAY_TO_SPACE)
         return data
 
@@ -244,7 +243,8 @@ class _HeaderReader:
         self._look_at = MAX_LINE_OCTETS  # the length at which an unfinished line is looked at next
         self._octets = 0
         self._fields: list[Field] = []
-        self._lines: list[bytes] = []  # of the field being read
+        self._name = b""  # of the field being read
+        self._lines: list[bytes] = []
 
     @property
     def unfinished_line(self) -> bool:
@@ -280,13 +280,14 @@ class _HeaderReader:
 
     def _take(self, line: bytes) -> bool:
         """Whether the line belongs to the header."""
-        if not self._belongs(line):
-            return False
         if self._continues(line):
             self._lines.append(line)
-        elif not self._separates(line):
+        elif (field := _FIELD.match(line)) is not None:
             self._end_field()
+            self._name = field[1].lower()
             self._lines.append(line)
+        elif not self._separates(line):
+            return False
         self._octets += len(line)
         self._check_octets(0)
         return True
@@ -317,10 +318,7 @@ class _HeaderReader:
     def _end_field(self) -> None:
         if not self._lines:
             return
-        raw = b"".join(self._lines)
-        match = _FIELD.match(raw)
-        assert match is not None
-        self._fields.append(Field(match[1].lower(), raw.replace(b"\n", b"\r\n")))
+        self._fields.append(Field(self._name, b"".join(self._lines).replace(b"\n", b"\r\n")))
         self._lines.clear()
         if len(self._fields) > MAX_FIELDS:
             raise MessageError(f"the header has more than {MAX_FIELDS} fields; is it a message?")
@@ -404,7 +402,7 @@ def complete(
     added: list[bytes] = []
     ours = ""
     if fix_up:
-        kept = [field for field in kept if field.value or field.name not in _ADDED]
+        kept = [field for field in kept if field.name not in _ADDED or field.value]
         present = {field.name for field in kept}
         if resent := {field.name for field in _resent_by_us(kept)}:
             added += _missing("Resent-", resent, sender_address, full_name, date, f"<resent.{message_id[1:]}")

@@ -20,6 +20,8 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,24 @@ MAX_RECIPIENTS_PER_CLAIM = 1000
 PRUNED_AT_ONCE = 100  # messages of the history, reports; of bodies a tenth, ten times as many lanes
 REROUTED_AT_ONCE = 200  # messages: nobody else waits long for the writer
 LANES_KNOWN = 10_000  # whose ids need no look
+
+
+@dataclass(frozen=True, slots=True)
+class Claiming:
+    """The step that claims the next message of each of these lanes, for its smarthost."""
+
+    picks: Sequence[tuple[LaneState, str]]
+    now: float
+
+    def __call__(self, queue: Queue) -> list[Claim | None]:
+        return queue.claim_each(self.picks, self.now)
+
+    @staticmethod
+    def together(queue: Queue, steps: Sequence[Claiming]) -> list[list[Claim | None]]:
+        claims = iter(
+            queue.claim_each([pick for step in steps for pick in step.picks], max(step.now for step in steps))
+        )
+        return [list(islice(claims, len(step.picks))) for step in steps]
 
 
 def destination_of(address: str) -> str:

@@ -32,7 +32,8 @@ from pysendmail.submission import Apart, Caller, Refused, Submission
 from pysendmail.writer import StoreBroken, StoreFull
 
 T = TypeVar("T")
-IDLE_S = 300.0  # RFC 5321 §4.5.3.2.7
+IDLE_S = 300.0  # RFC 5321 §4.5.3.2.7: without an octet, or without a reply being read
+MAX_TOGETHER = 10  # replies
 
 REPLIES: dict[int | str, tuple[int, str]] = {
     EX_USAGE: (554, "5.5.1"),
@@ -99,30 +100,29 @@ class Reception:
                 recipients=config.queue.max_recipients,
             )
         )
-        self._patience: asyncio.Timeout | None = None
         self._stopping = False
         self._code = EX_OK
 
     async def run(self, read: Callable[[], Awaitable[bytes]], write: Callable[[bytes], Awaitable[None]]) -> int:
-        """All of it; the exit code: 0 after QUIT or the end of input, 75 after a 421. `read` gives b"" at the end."""
+        """All of it; the exit code: 0 after QUIT or the end of input, 75 after a 421.
+
+        `read` gives b"" at the end, and TimeoutError when nothing has come for IDLE_S or `idle` became true.
+        """
         service = self._service
         try:
             await self._answer(write)
             while not service.closed:
-                if self._stopping and not service.begun:
+                if self.idle:
                     service.abandon("4.3.2", "the daemon stops, connect again")
                 else:
                     try:
-                        async with asyncio.timeout(IDLE_S) as self._patience:
-                            data = await read()
+                        data = await read()
                         if not data:
                             break
                         service.feed(data)
                     except TimeoutError:
                         if not self._stopping:
                             service.abandon("4.4.2", f"nothing came for {IDLE_S:.0f} seconds")
-                    finally:
-                        self._patience = None
                 await self._answer(write)
         finally:
             await self._drop()
@@ -131,64 +131,80 @@ class Reception:
     def stop(self) -> None:
         """The daemon stops: take no further message, and end when the one under way is done."""
         self._stopping = True
-        if self._patience is not None and not self._service.begun:
-            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is to end now: no message is under way, and none is taken any more."""
+        return self._stopping and not self._service.begun
 
     async def _answer(self, write: Callable[[bytes], Awaitable[None]]) -> None:
-        """Do what the client's octets ask for, as far as they have come."""
+        """Do what the client's octets ask for, as far as they have come. Replies that come together go out together."""
+        said: list[bytes] = []
+
+        async def speak() -> None:
+            if said:
+                await write(b"".join(said))
+                said.clear()
+
         while (step := self._service.next()) is not None:
             match step:
                 case Say(octets):
-                    async with asyncio.timeout(IDLE_S):  # who reads no answers gets no more of them
-                        await write(octets)
-                    await asyncio.sleep(0)  # others have their turn, however many commands came at once
-                case Begin() | Add() | Finish():
-                    await self._decide(step)
-                case Take():
-                    await self._take(step)
-                case Drop():
-                    await self._drop()
-                case Leave(reason):
-                    self._code = EX_TEMPFAIL if reason else EX_OK
-                    if reason and not self._stopping:
-                        self._refused(EX_TEMPFAIL, f"SMTP: {reason}: connection closed")
+                    said.append(octets)
+                    if len(said) == MAX_TOGETHER:
+                        await speak()
+                        await asyncio.sleep(0)  # others have their turn, however many commands came at once
+                case Begin() | Add():
+                    self._decide(step)
+                case Finish() | Take() | Drop() | Leave():
+                    await speak()
+                    await self._act(step)
                 case _:
                     assert_never(step)
+        await speak()
 
-    async def _decide(self, step: Begin | Add | Finish) -> None:
+    async def _act(self, step: Finish | Take | Drop | Leave) -> None:
+        """What may have to wait for the disk, and the end."""
+        match step:
+            case Finish():
+                try:
+                    queue_id = await self._finish()
+                except Exception as error:
+                    self._refuse(error)
+                else:
+                    self._service.accept(f"queued as {queue_id}")
+            case Take():
+                await self._take(step)
+            case Drop():
+                await self._drop()
+            case Leave(reason):
+                self._code = EX_TEMPFAIL if reason else EX_OK
+                if reason and not self._stopping:
+                    self._refused(EX_TEMPFAIL, f"SMTP: {reason}: connection closed")
+
+    def _decide(self, step: Begin | Add) -> None:
         try:
             match step:
                 case Begin():
                     self._begin(step)
-                    text = "ok"
                 case Add(recipient):
                     assert self._submission is not None
                     self._submission.add(recipient)
-                    text = "ok"
-                case Finish():
-                    text = f"queued as {await self._finish()}"
         except Exception as error:
             self._refuse(error)
         else:
-            self._service.accept(text)
+            self._service.accept("ok")
 
     def _begin(self, asked: Begin) -> None:
         queue_id = self._store.begin()
         try:
             self._submission = Submission(
-                replace(
-                    self._invocation,
-                    sender=asked.sender,
-                    ret=asked.ret,  # type: ignore[arg-type]
-                    envid=asked.envid,
-                    smtputf8=asked.smtputf8,
-                ),
+                self._invocation,
                 caller=self._caller,
                 config=self._config,
                 aliases=self._aliases(),
                 queue_id=queue_id,
                 submission_id=secrets.token_bytes(16),
-                hello=asked.hello,
+                mail=asked,
             )
         except BaseException:
             self._store.end()

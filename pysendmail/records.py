@@ -57,7 +57,7 @@ class ClaimedRecipient:
     attempts: int  # before this one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Claim:
     """One message and those of its recipients that are tried together now."""
 

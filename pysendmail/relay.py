@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pysendmail import schedule
 from pysendmail.config import Retry, Smarthost
 from pysendmail.outcome import Trouble
-from pysendmail.records import Claim
+from pysendmail.records import Claim, LaneState
 
 FIRST_CONNECTIONS = 2
 GOOD_ANSWERS_TO_GROW = 8  # messages answered well before one more connection is opened
@@ -30,10 +30,12 @@ class Relay:
     limit: int = FIRST_CONNECTIONS
     good: int = 0
     claims: deque[Claim] = field(default_factory=deque)
+    asked: list[LaneState] = field(default_factory=list)  # of which a claim is being committed
     connections: int = 0  # open or being opened
     in_flight: list[Claim] = field(default_factory=list)  # those on a connection
     stuck: list[Claim] = field(default_factory=list)  # those of them that take long
     told_enough: bool = False  # it asked for fewer connections: none are opened beside the stuck ones
+    one_at_a_time: bool = False  # it does not bear the next envelope behind a final dot
     tls_seen_at: float | None = None
     tls_failed: float | None = None  # monotonic: the last failed handshake at "may"
     last_sent_at: float | None = None
@@ -57,15 +59,18 @@ class Relay:
 
         So his one slow destination does not hold up all else of a user.
         """
+        if not self.stuck:
+            return set()
         slow = {of for claim in self.stuck for of in _user_and_destination(claim)}
         taken = Counter(of for claim in (*self.in_flight, *self.claims) for of in _user_and_destination(claim))
+        taken.update(of for lane in self.asked for of in (lane.uid, lane.destination))
         ceiling = self.smarthost.connections
         most = {int: ceiling - ceiling // 4, str: max(ceiling // 2, 1)}
         return {of for of in slow if taken[of] >= most[type(of)]}
 
     def room(self, clock: float) -> int:
         """How many messages may be claimed for it now."""
-        outstanding = len(self.claims) + len(self.in_flight)
+        outstanding = len(self.asked) + len(self.claims) + len(self.in_flight)
         if self.trouble is not None:
             return 1 if outstanding == 0 and self.connections == 0 and clock >= self.next_try else 0
         room = 2 * self.bearable - outstanding
@@ -73,7 +78,7 @@ class Relay:
             messages, seconds = self.smarthost.rate
             while self.taken and self.taken[0] + seconds <= clock:
                 self.taken.popleft()
-            room = min(room, messages - len(self.taken))
+            room = min(room, messages - len(self.taken) - len(self.asked))
         return max(room, 0)
 
     def wait(self, clock: float) -> float | None:
@@ -88,6 +93,22 @@ class Relay:
         self.claims.append(claim)
         if self.smarthost.rate:
             self.taken.append(clock)
+
+    def take(self) -> Claim:
+        """The next claim, now in flight."""
+        claim = self.claims.popleft()
+        self.in_flight.append(claim)
+        return claim
+
+    def ended(self, claim: Claim) -> None:
+        """What became of it is known: the next can be claimed while that is recorded."""
+        if claim in self.in_flight:
+            self.in_flight.remove(claim)
+
+    def put_back(self, claim: Claim) -> None:
+        """A claim in flight that nothing was sent of: it is the next again."""
+        self.in_flight.remove(claim)
+        self.claims.appendleft(claim)
 
     def answered(self) -> None:
         """A message was answered well: bear a little more, up to the ceiling."""

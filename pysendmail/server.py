@@ -2,7 +2,7 @@
 
 Who calls is what the kernel says (SO_PEERCRED), never what he says. An error in a conversation ends that
 conversation and nothing else: the `submit` socket is open to every local process. Bounds: frames as in `frames`,
-[access] connections for each uid, HELLO_S until a command is named, IDLE_S between two pieces of its input, and a
+[access] connections for each uid, HELLO_S until a command is named, IDLE_S for each piece of its input, and a
 quarter of the descriptors for all conversations on `submit`, as for those by SMTP; `control` has its place beside that.
 
 Whoever is over his limit is turned away as he comes, without a task and without being listened to: that has to cost
@@ -19,7 +19,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -27,11 +27,13 @@ from typing import Any, TypeVar
 from pysendmail import argv, explain, frames, mailq, modes, whereto
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
+from pysendmail.channel import Channel
 from pysendmail.config import Config
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events, Value
 from pysendmail.exits import EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.queue_id import QueueIds
+from pysendmail.reception import IDLE_S as DIALOGUE_S
 from pysendmail.reception import Reception, log_accepted
 from pysendmail.smtp.reply import printable
 from pysendmail.sockets import BACKLOG, CONTROL, Listener
@@ -45,8 +47,6 @@ IDLE_S = 3600.0  # a person at a terminal thinks
 VERBOSE_S = 300.0  # -v stays so long for the first attempt
 VERBOSE_FIRST_S = 2.0  # and looks so soon whether the smarthost rests
 SMALL_OCTETS = 4096  # so much at a time needs no turn
-READ_OCTETS = 64 * 1024  # what a pipe holds; more at a time only makes others wait
-MAX_PAUSE_OCTETS = 1024 * 1024  # unread output a client may pile up before it is waited for
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -133,7 +133,7 @@ class Server:
         self._open: Counter[Door] = Counter()  # conversations
         self._full: set[Listener] = set()  # whose callers wait in the backlog until a conversation has ended
         self._stopping = False
-        self._receptions: set[Reception] = set()  # under way, to be told when we stop
+        self._receptions: dict[Reception, Channel] = {}  # under way, to be told when we stop
         self._users: dict[int, User] = {}
         self._pending: dict[bytes, asyncio.Future[int | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -209,8 +209,10 @@ class Server:
                 with suppress(OSError):
                     listener.sock.shutdown(socket.SHUT_RD)  # from now on connecting is refused: a restart, wait
                 self._accept(listener)
-        for reception in self._receptions:
+        for reception, channel in self._receptions.items():
             reception.stop()
+            if reception.idle:
+                channel.interrupt()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -233,9 +235,8 @@ class Server:
 
     async def _converse(self, peer: socket.socket, user: User, *, everything: bool) -> None:
         with self._stay(user):
-            reader, writer = await asyncio.open_unix_connection(sock=peer, limit=READ_OCTETS)
             right = Right(uid=user.uid, all=everything)
-            await Conversation(self.desk, reader, writer, user, right, self._pending, self.under_way).run()
+            await Conversation(self.desk, Channel(peer), user, right, self._pending, self.under_way).run()
 
     @contextmanager
     def place(self, uid: int) -> Iterator[User | str]:
@@ -271,13 +272,13 @@ class Server:
                 del self._users[user.uid]
 
     @contextmanager
-    def under_way(self, reception: Reception) -> Iterator[None]:
+    def under_way(self, reception: Reception, channel: Channel) -> Iterator[None]:
         """As long as the context lasts, this dialogue is told when we stop."""
-        self._receptions.add(reception)
+        self._receptions[reception] = channel
         try:
             yield
         finally:
-            self._receptions.discard(reception)
+            del self._receptions[reception]
 
 
 def _peer_uid(peer: socket.socket) -> int | None:
@@ -303,20 +304,19 @@ class Conversation:
     def __init__(
         self,
         desk: Desk,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        channel: Channel,
         user: User,
         right: Right,
         pending: dict[bytes, asyncio.Future[int | None]],
-        under_way: Callable[[Reception], AbstractContextManager[None]],
+        under_way: Callable[[Reception, Channel], AbstractContextManager[None]],
     ) -> None:
         self._desk = desk
-        self._reader = reader
-        self._writer = writer
+        self._channel = channel
         self._user = user
         self._right = right
         self._pending = pending
         self._under_way = under_way
+        self._clock = asyncio.get_running_loop().time
         self._decoder = frames.Decoder()
         self._frames: list[frames.Frame] = []
         self._name = "sendmail"
@@ -342,14 +342,17 @@ class Conversation:
             self._desk.events.bug(error, uid=self._right.uid)
             await self.close(EX_TEMPFAIL, "an error in pysendmail itself (see its log): nothing was queued, try again")
         finally:
-            self._writer.close()
+            self._channel.close()
 
     # -- frames --
 
-    async def _frame(self, patience: float) -> frames.Frame:
+    def _within(self, seconds: float) -> float:
+        return self._clock() + seconds
+
+    async def _frame(self, until: float) -> frames.Frame:
+        """The next one; all of it has come by then, since a byte now and then says nothing."""
         while not self._frames:
-            async with asyncio.timeout(patience):
-                data = await self._reader.read(READ_OCTETS)
+            data = await self._channel.read(until - self._clock())
             if not data:
                 raise EOFError
             if len(data) > SMALL_OCTETS:
@@ -357,16 +360,8 @@ class Conversation:
             self._frames += self._decoder.feed(data)
         return self._frames.pop(0)
 
-    def _write(self, octets: bytes) -> None:
-        """ConnectionError if nobody is there any more: what is written to him costs work, and asyncio a complaint."""
-        if self._writer.transport.is_closing():
-            raise ConnectionResetError
-        self._writer.write(octets)
-
     async def _say(self, text: str | bytes, kind: bytes = frames.STDOUT) -> None:
-        self._write(frames.output(kind, text.encode() if isinstance(text, str) else text))
-        if self._writer.transport.get_write_buffer_size() > MAX_PAUSE_OCTETS:
-            await self._writer.drain()
+        await self._channel.write(frames.output(kind, text.encode() if isinstance(text, str) else text))
 
     async def refuse(self, code: int, error: str) -> None:
         """The end of what is not done, which the log knows too."""
@@ -375,21 +370,16 @@ class Conversation:
 
     async def close(self, code: int, error: str = "") -> None:
         """The end: words on stderr if there are any, and the exit code."""
-        with suppress(ConnectionError):
-            if error and not self._quiet:
-                for text in error.splitlines():
-                    await self._say(f"{self._name}: {printable(text)}\n", frames.STDERR)
-            self._write(frames.encode(frames.EXIT, bytes((code,))))
-            async with asyncio.timeout(HELLO_S):
-                await self._writer.drain()
-        self._writer.close()
+        words = error.splitlines() if not self._quiet else ()
+        said = [frames.output(frames.STDERR, f"{self._name}: {printable(text)}\n".encode()) for text in words]
+        with suppress(ConnectionError, TimeoutError):  # who does not want to know need not
+            await self._channel.write(b"".join((*said, frames.encode(frames.EXIT, bytes((code,))))), HELLO_S)
+        self._channel.close()
 
     # -- commands --
 
     async def _command(self) -> None:
-        async with asyncio.timeout(HELLO_S):  # a byte a second names no command
-            opening = await self._opening()
-        if opening is None:
+        if (opening := await self._opening()) is None:
             return
         submission_id, frame = opening
         if frame.kind == frames.ASK:
@@ -406,9 +396,10 @@ class Conversation:
 
     async def _opening(self) -> tuple[bytes, frames.Frame] | None:
         """The submission id and the frame that says what is wanted; None where no common language is spoken."""
-        version, submission_id = frames.parse_hello((await self._frame(HELLO_S)).payload)
+        until = self._within(HELLO_S)
+        version, submission_id = frames.parse_hello((await self._frame(until)).payload)
         if version in frames.VERSIONS:
-            return submission_id, await self._frame(HELLO_S)
+            return submission_id, await self._frame(until)
         await self.close(
             EX_UNAVAILABLE,
             f"this sendmail speaks version {version}, the daemon does not: install one release of both",
@@ -423,8 +414,7 @@ class Conversation:
             known = await self._desk.writer.run(lambda queue: queue.known(submission_id))
             code = None if known is None else EX_OK
         if code is None:
-            self._write(frames.encode(frames.UNKNOWN))
-            await self._writer.drain()
+            await self._channel.write(frames.encode(frames.UNKNOWN))
         else:
             await self.close(code)
 
@@ -468,8 +458,7 @@ class Conversation:
         async for text in texts:
             await self._say(text)
             if not text:
-                self._write(frames.encode(frames.STDOUT))
-                await self._writer.drain()
+                await self._channel.write(frames.encode(frames.STDOUT))
         await self.close(EX_OK)
 
     async def _in_turn(self, texts: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -480,7 +469,7 @@ class Conversation:
 
     async def _input(self) -> AsyncIterator[bytes]:
         """Standard input as it comes."""
-        while (frame := await self._frame(IDLE_S)).kind != frames.END:
+        while (frame := await self._frame(self._within(IDLE_S))).kind != frames.END:
             if frame.kind == frames.DATA and frame.payload:
                 yield frame.payload
 
@@ -492,13 +481,14 @@ class Conversation:
         submission = None
         try:
             submission = await self._receive(invocation, submission_id)
-            with self._desk.events.follow(submission.queue_id) as following:
+            follow = self._desk.events.follow(submission.queue_id) if invocation.verbose else nullcontext()
+            with follow as following:
                 accepted = await self._desk.writer.run(await submission.finished(time.time(), self._user.apart))
                 submission.stored = False
                 pending.set_result(EX_OK)
                 try:
                     log_accepted(self._desk.events, submission, accepted)
-                    if invocation.verbose and not accepted.again:
+                    if following is not None and not accepted.again:
                         await self._show_attempts(submission, following)
                 except (ConnectionError, TimeoutError):
                     raise  # the client is gone
@@ -522,23 +512,26 @@ class Conversation:
         reception = self._desk.reception(invocation, self._user)
 
         async def read() -> bytes:
-            while (frame := await self._frame(IDLE_S)).kind != frames.END:
+            while (frame := await self._frame(self._within(DIALOGUE_S))).kind != frames.END:
                 if frame.kind == frames.DATA and frame.payload:
                     return frame.payload
             return b""
 
-        with self._under_way(reception):
-            code = await reception.run(read, self._say)
+        async def write(octets: bytes) -> None:
+            await self._channel.write(frames.output(frames.STDOUT, octets), DIALOGUE_S)
+
+        with self._under_way(reception, self._channel):
+            code = await reception.run(read, write)
         await self.close(code)
 
     async def _receive(self, invocation: Invocation, submission_id: bytes) -> Submission:
         """All of stdin, up to its end or a lone dot."""
         desk = self._desk
-        frame = await self._frame(IDLE_S)
+        frame = await self._frame(self._within(IDLE_S))
         name = ""
         if frame.kind == frames.ENVIRONMENT:
             name = frames.parse_environment(frame.payload).get(b"NAME", b"").decode("utf-8", "replace")
-            frame = await self._frame(IDLE_S)
+            frame = await self._frame(self._within(IDLE_S))
         submission = Submission(
             invocation,
             caller=Caller(uid=self._right.uid, full_name=name),
@@ -553,7 +546,7 @@ class Conversation:
                 while (step := submission.spill()) is not None:
                     await desk.writer.run(step)
                 if not submission.ended:
-                    frame = await self._frame(IDLE_S)
+                    frame = await self._frame(self._within(IDLE_S))
         except BaseException:
             if submission.stored:
                 await self._forget(submission)
@@ -585,7 +578,7 @@ class Conversation:
                     await self._say(f"{submission.queue_id}: queued, and waits: {why}\n", frames.STDERR)
                     return
                 patience = frames.ALIVE_S
-                self._write(frames.encode(frames.STDERR))  # a sign of life: the client goes on waiting
+                await self._channel.write(frames.encode(frames.STDERR))  # a sign of life: the client goes on waiting
                 continue
             if words := explain.happening({"event": event, **fields}):
                 await self._say(f"{words}\n", frames.STDERR)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,6 @@ from pysendmail.records import Claim, ClaimedRecipient, Ended, Failed, Original,
 from pysendmail.store import notify, time_or_none
 
 MAX_ATTEMPTS_KEPT = 100  # per recipient, in the history
-Attempt = tuple[Policy, Settlement, float]  # and when it ended
 
 
 class Settling:
@@ -45,7 +44,7 @@ class Settling:
         A recipient that is no longer being attempted (set aside meanwhile) keeps its state.
         """
         if _all_sent(settlement):
-            return _settle_sent(self._queue, [(self._policy, settlement, self._now)])[0]
+            return _settle_sent(self._queue, [Ending(self._policy, settlement, self._now)])[0]
         if any(result.outcome is Outcome.SENT for result in settlement.results):
             self._queue.remember_sent(settlement.smarthost, self._now)
         message = self._message(settlement.claim.message)
@@ -352,14 +351,22 @@ class Settling:
         )
 
 
-def settle_all(queue: Queue, attempts: Sequence[Attempt]) -> list[list[Ended]]:
-    """C2 of many attempts at once, as `Settling.settle` does each: for `Writer.run_together`."""
-    sent = [attempt for attempt in attempts if _all_sent(attempt[1])]
-    ended = iter(_settle_sent(queue, sent) if sent else ())
-    return [
-        next(ended) if _all_sent(settlement) else Settling(queue, policy, now).settle(settlement)
-        for policy, settlement, now in attempts
-    ]
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The step that settles one attempt, which ended at `now`."""
+
+    policy: Policy
+    settlement: Settlement
+    now: float
+
+    def __call__(self, queue: Queue) -> list[Ended]:
+        return Settling(queue, self.policy, self.now).settle(self.settlement)
+
+    @staticmethod
+    def together(queue: Queue, steps: Sequence[Ending]) -> list[list[Ended]]:
+        sent = [step for step in steps if _all_sent(step.settlement)]
+        ended = iter(_settle_sent(queue, sent) if sent else ())
+        return [next(ended) if _all_sent(step.settlement) else step(queue) for step in steps]
 
 
 def _all_sent(settlement: Settlement) -> bool:
@@ -367,13 +374,12 @@ def _all_sent(settlement: Settlement) -> bool:
     return all(result.outcome is Outcome.SENT and not result.relayed for result in settlement.results)
 
 
-def _settle_sent(queue: Queue, attempts: Sequence[Attempt]) -> list[list[Ended]]:
+def _settle_sent(queue: Queue, steps: Sequence[Ending]) -> list[list[Ended]]:
     """The claims say all that there is to know of the messages; one statement is for all of them."""
     recipients: list[dict[str, Any]] = []
     made: list[dict[str, Any]] = []
-    since = attempts[0][2]
-    for _, settlement, now in attempts:
-        since = min(since, now)
+    for step in steps:
+        settlement, now = step.settlement, step.now
         queue.remember_sent(settlement.smarthost, now)
         for claimed, result in zip(settlement.claim.recipients, settlement.results, strict=True):
             recipients.append(
@@ -389,21 +395,21 @@ def _settle_sent(queue: Queue, attempts: Sequence[Attempt]) -> list[list[Ended]]
     queue.many("add_attempt", made)
     taken: set[int] | None = None  # all
     if queue.many("sent", recipients) != len(recipients):
-        taken = queue.taken([one["recipient"] for one in recipients], since)
-    _finish_sent(queue, attempts)
+        taken = queue.taken([one["recipient"] for one in recipients], min(step.now for step in steps))
+    _finish_sent(queue, steps)
     return [
         [
-            _sent(settlement.claim, claimed, result, now)
-            for claimed, result in zip(settlement.claim.recipients, settlement.results, strict=True)
+            _sent(step.settlement.claim, claimed, result, step.now)
+            for claimed, result in zip(step.settlement.claim.recipients, step.settlement.results, strict=True)
             if taken is None or claimed.id in taken
         ]
-        for _, settlement, now in attempts
+        for step in steps
     ]
 
 
-def _finish_sent(queue: Queue, attempts: Sequence[Attempt]) -> None:
-    claims = {settlement.claim.message: settlement.claim for _, settlement, _ in attempts}
-    policy, _, now = attempts[-1]
+def _finish_sent(queue: Queue, steps: Sequence[Ending]) -> None:
+    claims = {step.settlement.claim.message: step.settlement.claim for step in steps}
+    policy, now = steps[-1].policy, steps[-1].now
     finished = list(claims)
     if queue.many("finish_sent", [{"message": message} for message in claims], now=now) != len(claims):
         finished = queue.finished(finished)

@@ -222,7 +222,7 @@ class Reserve:
 def free_beside_reserve(directory: Path, reserve: int) -> int:
     """What is free for mail: a ballast that was given up is to be filled again, not to be used up by new mail."""
     try:
-        filled = (directory / "reserve").stat().st_size
+        filled = os.stat(f"{directory}/reserve").st_size  # at each submission: a Path costs more than the question
     except FileNotFoundError:
         filled = 0
     return max(free_octets(directory) - max(reserve - filled, 0), 0)

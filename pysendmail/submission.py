@@ -11,10 +11,11 @@ over a limit; 77 not allowed.
 from __future__ import annotations
 
 import pwd
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol, TypeVar
 
 from pysendmail import mime, route
@@ -28,12 +29,13 @@ from pysendmail.message import Intake, MessageError, complete, hops, received, r
 from pysendmail.queue import COMMIT_OCTETS, PART_OCTETS, Queue
 from pysendmail.records import Accepted, Destination, NewMessage
 from pysendmail.smtp.reply import printable
-from pysendmail.smtp.service import Hello
+from pysendmail.smtp.service import Begin
 from pysendmail.spool import FREE_FLOOR, free_beside_reserve
 
 T = TypeVar("T")
 MAX_WARNING = 200  # characters of X-Authentication-Warning: it stays one line
 MAX_SENDER_OCTETS = 4096  # of -f, which may be a name and an address
+ACCOUNT_S = 10.0  # so long at most is a user's entry in the password database believed
 LABORIOUS_OCTETS = 16 * 1024  # more of a header, of recipients or of a body with long lines takes more than a moment
 MAX_HOPS = 50  # Received fields: more of them is a loop
 
@@ -65,18 +67,13 @@ class Caller:
 
     @property
     def login(self) -> str:
-        try:
-            return pwd.getpwuid(self.uid).pw_name
-        except KeyError:
-            return f"uid{self.uid}"
+        account = _account(self.uid)
+        return account.pw_name if account else f"uid{self.uid}"
 
     def address(self, config: Config) -> str:
         """His own. sssd may call him joe@ad.example.com, which is one; winbind AD\\joe, which needs quotes in one."""
-        with suppress(AddressError):
-            if parse_path(self.login).domain:
-                return self.login
         try:
-            return str(Address(self.login, config.sender_domain))
+            return _address_of(self.login, config.sender_domain)
         except AddressError:  # "-joe", or a name of more than 64 octets
             return f"uid{self.uid}@{config.sender_domain}"
 
@@ -89,16 +86,36 @@ class Caller:
     def name(self) -> str:
         if self.full_name:
             return self.full_name
-        try:
-            return pwd.getpwuid(self.uid).pw_gecos.partition(",")[0]
-        except KeyError:
-            return ""
+        account = _account(self.uid)
+        return account.pw_gecos.partition(",")[0] if account else ""
+
+
+@lru_cache(maxsize=256)
+def _address_of(login: str, domain: str) -> str:
+    with suppress(AddressError):
+        if parse_path(login).domain:
+            return login
+    return str(Address(login, domain))
+
+
+def _account(uid: int) -> pwd.struct_passwd | None:
+    return _account_during(uid, int(time.monotonic() // ACCOUNT_S))
+
+
+@lru_cache(maxsize=256)
+def _account_during(uid: int, _period: int) -> pwd.struct_passwd | None:
+    # Files are opened for it, or a directory server is asked, and nobody else is served meanwhile.
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:
+        return None
 
 
 class Submission:
     """One message on its way in. `queue_id` is fixed at the start, since Received names it.
 
-    With `hello` it comes by SMTP: its recipients are those that `add` takes, one by one.
+    With `mail` it comes by SMTP: that says what the options of a command would, and its recipients are those that `add`
+    takes, one by one.
     """
 
     def __init__(
@@ -110,7 +127,7 @@ class Submission:
         aliases: Aliases,
         queue_id: str,
         submission_id: bytes,
-        hello: Hello | None = None,
+        mail: Begin | None = None,
     ) -> None:
         self.queue_id = queue_id
         self.reencoded = ""  # lines were too long and are encoded now: "yes", or "signed" where that broke a signature
@@ -121,7 +138,8 @@ class Submission:
         self._config = config
         self._aliases = aliases
         self._submission_id = submission_id
-        self._hello = hello
+        self._mail = mail
+        self._asked: Begin | Invocation = mail or invocation
         self._added: dict[str, Recipient] = {}  # by address
         self._intake = Intake(dot_ends=invocation.dot_ends)
         self._pending = bytearray()
@@ -130,13 +148,13 @@ class Submission:
         self._parts = 0
         self.new: NewMessage | None = None
         self._check_access()
-        self._sender = envelope_sender(invocation, caller, config)
+        self._sender = envelope_sender(self._asked, caller, config)
         self._warning = self._sender_policy()
         if invocation.require_tls:
             raise Refused(
                 EX_UNAVAILABLE, "-O requiretls=yes: REQUIRETLS (RFC 8689) is not supported; nothing was queued"
             )
-        if not hello and not invocation.recipients and not invocation.read_recipients:
+        if not mail and not invocation.recipients and not invocation.read_recipients:
             raise Refused(EX_USAGE, "no recipient: name one, or use -t to take them from To, Cc and Bcc")
 
     def add(self, recipient: Recipient) -> None:
@@ -284,8 +302,8 @@ class Submission:
             date=date,
             uid=self._caller.uid,
             style=config.headers.received,
-            helo=self._hello.name if self._hello else "",
-            esmtp=self._hello is not None and self._hello.extended,
+            helo=self._mail.hello.name if self._mail else "",
+            esmtp=self._mail is not None and self._mail.hello.extended,
         )
         if self._warning:
             text = printable(self._warning, MAX_WARNING).encode("ascii", "backslashreplace")
@@ -293,9 +311,9 @@ class Submission:
         envelope = Envelope(
             sender=self._sender,
             recipients=tuple(destination.recipient for destination in destinations),
-            envid=self._invocation.envid,
-            ret=self._invocation.ret,
-            smtputf8=self._invocation.smtputf8,
+            envid=self._asked.envid,
+            ret=self._asked.ret,
+            smtputf8=self._asked.smtputf8,
         )
         return NewMessage(
             queue_id=self.queue_id,
@@ -335,7 +353,7 @@ class Submission:
                 f"user {caller.login} may send as {caller.address(config)} only ([access] sender_policy): "
                 "nothing was queued",
             )
-        how = "SMTP" if self._hello else "-f"
+        how = "SMTP" if self._mail else "-f"
         return f"{config.hostname}: {caller.login} set sender to {self._sender} using {how}"
 
     # -- envelope --
@@ -393,16 +411,16 @@ class Submission:
             )
 
 
-def envelope_sender(invocation: Invocation, caller: Caller, config: Config) -> str:
-    """The reverse-path: that of -f, which may carry a display name or angle brackets, or else the caller's own."""
-    if invocation.sender == "":
+def envelope_sender(asked: Begin | Invocation, caller: Caller, config: Config) -> str:
+    """The reverse-path: that of MAIL, or of -f, where it may be a name and an address, or else the caller's own."""
+    if asked.sender == "":
         return ""
-    if invocation.sender is None:
+    if asked.sender is None:
         return caller.address(config)
     try:
-        if len(invocation.sender) > MAX_SENDER_OCTETS:
+        if len(asked.sender) > MAX_SENDER_OCTETS:
             raise AddressError(f"it has more than {MAX_SENDER_OCTETS} octets")
-        found = parse_list(_octets(invocation.sender))
+        found = parse_list(_octets(asked.sender))
         if len(found) != 1:
             raise AddressError(f"one address is needed, {len(found)} were given")
         address = parse_path(found[0])

@@ -4,6 +4,10 @@ Every change is a step, a function of the open Queue. Steps that wait together s
 savepoint of its own: one that raises undoes itself and nobody else. A caller's future is done only when the
 commit has returned, so that whoever says "accepted" or forgets a claim does it on durable ground.
 
+A step may be an object whose class has `together(queue, steps)`: it does all steps of its kind that wait, with fewer
+statements than each for itself, and returns the result of each, or the error that is its own. If it raises, it is
+undone and each is run for itself.
+
 On a full disk: steps that must not be lost (outcomes) are run again after the ballast was given up and the WAL
 emptied, for as long as it takes or until `hurry`; all others fail with StoreFull. Any other error of the store is
 fatal to the daemon: `on_broken` is called once and every later step fails, since what SQLite holds after an I/O
@@ -27,7 +31,6 @@ from pysendmail.queue import Queue
 from pysendmail.records import LaneState, NewMessage
 from pysendmail.spool import Reserve
 
-P = TypeVar("P")
 T = TypeVar("T")
 MAX_BATCH = 256
 RETRY_FULL_S = 1.0
@@ -50,8 +53,7 @@ class _Step:
     run: Callable[[Queue], Any]
     future: asyncio.Future[Any]
     must: bool
-    together: Callable[[Queue, list[Any]], list[Any]] | None = None
-    one: Any = None  # what `together` does it for
+    together: Callable[[Queue, list[Any]], list[Any]] | None = None  # does this for many steps of the kind
     result: Any = None
     error: BaseException | None = None
 
@@ -85,22 +87,16 @@ class Writer:
 
     async def run(self, step: Callable[[Queue], T], *, must: bool = False) -> T:
         """Run a step and wait for its commit. Once begun it is not cancelled with its caller."""
-        if self._stopped:
-            raise StoreBroken("the queue is closed already")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._steps.put(_Step(step, future, must))
-        return await future  # which may be cancelled: nobody but `_tell` looks at it, and it asks
+        return await self.hand_in(step, must=must)
 
-    async def run_together(self, together: Callable[[Queue, list[P]], list[T]], one: P, *, must: bool = False) -> T:
-        """As `run`, for what is cheaper for many: `together` does it for all that wait, and returns a result for each.
-
-        An error undoes it; then it is done for each alone, so that it is the error of one only.
-        """
+    def hand_in(self, step: Callable[[Queue], T], *, must: bool = False) -> asyncio.Future[T]:
+        """Have a step run. Those that are handed in one right after the other share a commit, as a rule."""
+        future: asyncio.Future[T] = self._loop.create_future()  # may be cancelled: `_tell` asks
         if self._stopped:
-            raise StoreBroken("the queue is closed already")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._steps.put(_Step(lambda queue: together(queue, [one])[0], future, must, together, one))
-        return await future
+            future.set_exception(StoreBroken("the queue is closed already"))
+        else:
+            self._steps.put(_Step(step, future, must, getattr(step, "together", None)))
+        return future
 
     def hurry(self) -> None:
         """We are about to stop: nothing waits for room on the disk any more, but for the ballast's."""
@@ -256,7 +252,7 @@ class Writer:
         together = steps[0].together
         assert together is not None
         try:
-            results = self._queue.apart(lambda queue: together(queue, [step.one for step in steps]))
+            results = self._queue.apart(lambda queue: together(queue, [step.run for step in steps]))
         except sqlite3.IntegrityError:
             return False
         except sqlite3.Error:
@@ -264,7 +260,7 @@ class Writer:
         except Exception:  # whose it is will be seen
             return False
         for step, result in zip(steps, results, strict=True):
-            step.error, step.result = None, result
+            step.error, step.result = (result, None) if isinstance(result, Exception) else (None, result)
         return True
 
     def _make_room(self) -> None:

@@ -29,6 +29,8 @@ class ReplyError(Exception):
 def printable(data: bytes | str, limit: int = MAX_TEXT) -> str:
     """Text from the network or a user, safe to show: one line, controls as \\xNN, at most `limit` characters."""
     text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+    if len(text) <= limit and text.isprintable():  # nothing that _UNPRINTABLE names is printable
+        return text
 
     def escape(match: re.Match[str]) -> str:
         point = ord(match[0])
@@ -80,31 +82,29 @@ class ReplyReader:
 
     def __init__(self) -> None:
         self.broken = ""
-        self._buffer = bytearray()
+        self._rest = b""  # a line without its end
         self._code = 0
         self._lines: list[bytes] = []
 
     @property
     def empty(self) -> bool:
         """Whether nothing is left over: no fragment of a line and no unfinished reply."""
-        return not self._buffer and not self._lines and not self.broken
+        return not self._rest and not self._lines and not self.broken
 
     def feed(self, data: bytes) -> list[Reply]:
         """Add what was received; return the replies that it completed, in order."""
         replies: list[Reply] = []
         if self.broken:
             return replies
-        self._buffer += data
+        *lines, self._rest = (self._rest + data).split(b"\n")
         try:
-            while (end := self._buffer.find(b"\n")) >= 0:
-                line = bytes(self._buffer[:end]).removesuffix(b"\r")
-                del self._buffer[: end + 1]
-                if (reply := self._take_line(line)) is not None:
+            for line in lines:
+                if (reply := self._take_line(line.removesuffix(b"\r"))) is not None:
                     replies.append(reply)
-            _check_length(self._buffer.removesuffix(b"\r"))
+            _check_length(self._rest.removesuffix(b"\r"))
         except ReplyError as error:
             self.broken = str(error)
-            self._buffer.clear()
+            self._rest = b""
             self._lines.clear()
         return replies
 
@@ -127,6 +127,6 @@ class ReplyReader:
         return reply
 
 
-def _check_length(line: bytes | bytearray) -> None:
+def _check_length(line: bytes) -> None:
     if len(line) > MAX_LINE_OCTETS:
         raise ReplyError(f"a reply line of more than {MAX_LINE_OCTETS} octets")

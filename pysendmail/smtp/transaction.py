@@ -56,6 +56,7 @@ class Transaction:
         self._lone_dot = False
         self.usable = True  # the connection, after this transaction
         self.untouched = True  # the server answered nothing but 421: what ended the session was not this message
+        self.mail_refused = False  # for good
         self._mail = b""
         self._rcpts: deque[tuple[int, bytes]] = deque()
         self._data_due = False  # DATA has not been sent yet
@@ -63,25 +64,28 @@ class Transaction:
         if (trouble := _refusal(envelope, extensions, size)) is not None:
             self._settle(trouble)
             return
-        smtputf8 = envelope.smtputf8 or wire.needs_smtputf8(envelope.sender)
         for number, recipient in enumerate(envelope.recipients):
             line = _rcpt(recipient, extensions)
             if isinstance(line, Trouble):
                 self._results[number] = Result.from_trouble(recipient.address, line)
             else:
                 self._rcpts.append((number, line))
-                smtputf8 = smtputf8 or not line.isascii()
         if not self._rcpts:
             return
+        try:
+            smtputf8 = envelope.smtputf8 or wire.needs_smtputf8(envelope.sender)
+            self._mail = wire.mail(
+                envelope.sender,
+                size=size if declare_size and extensions.declares_size else None,
+                eight_bit=eight_bit and extensions.eight_bit,
+                smtputf8=smtputf8 or any(not line.isascii() for _, line in self._rcpts),
+                ret=envelope.ret if extensions.dsn else "",
+                envid=envelope.envid if extensions.dsn else "",
+            )
+        except wire.WireError as error:
+            self._settle(_unwritten(error))
+            return
         self._data_due = True
-        self._mail = wire.mail(
-            envelope.sender,
-            size=size if declare_size and extensions.declares_size else None,
-            eight_bit=eight_bit and extensions.eight_bit,
-            smtputf8=smtputf8,
-            ret=envelope.ret if extensions.dsn else "",
-            envid=envelope.envid if extensions.dsn else "",
-        )
 
     @property
     def awaiting(self) -> Stage | None:
@@ -182,6 +186,7 @@ class Transaction:
         if reply.positive:
             self._open = True
             return
+        self.mail_refused = reply.first_digit == 5
         self._refused(Trouble.from_reply(Stage.MAIL, reply))
         self._rcpts.clear()
         self._data_due = False
@@ -256,15 +261,20 @@ def _refusal(envelope: Envelope, offered: Extensions, size: int) -> Trouble | No
     if 0 < offered.size < size:
         reason = f"the message has {size} octets, the server takes at most {offered.size}"
         return Trouble.from_fault(Stage.MAIL, Fault.SIZE, reason)
-    try:
-        envid = envelope.envid if offered.dsn else ""
-        wire.mail(envelope.sender, smtputf8=True, ret=envelope.ret, envid=envid)
-        needing = "the sender's address" if wire.needs_smtputf8(envelope.sender) else "the message"
-    except wire.WireError as error:
-        return Trouble.from_fault(Stage.MAIL, Fault.INTERNAL, f"not written: {error}")
-    if offered.smtputf8 or not (envelope.smtputf8 or wire.needs_smtputf8(envelope.sender)):
+    if offered.smtputf8:
         return None
+    try:
+        sender = wire.needs_smtputf8(envelope.sender)
+    except wire.WireError as error:
+        return _unwritten(error)
+    if not (sender or envelope.smtputf8):
+        return None
+    needing = "the sender's address" if sender else "the message"
     return Trouble.from_fault(Stage.MAIL, Fault.SMTPUTF8, _NO_SMTPUTF8.format(needing))
+
+
+def _unwritten(error: wire.WireError) -> Trouble:
+    return Trouble.from_fault(Stage.MAIL, Fault.INTERNAL, f"not written: {error}")
 
 
 def _rcpt(recipient: Recipient, offered: Extensions) -> bytes | Trouble:

@@ -12,6 +12,7 @@ RFC 6531 §3.4 (SMTPUTF8), RFC 6533 §3 (utf-8 in ORCPT).
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from pysendmail.address import Address, AddressError, parse_path
 from pysendmail.envelope import Recipient
@@ -35,6 +36,7 @@ def needs_smtputf8(address: str) -> bool:
     return not address.isascii() and not _parsed(address).ascii_local
 
 
+@lru_cache(1024)  # senders and recipients come again, and to be parsed is half of what a transaction costs
 def path(address: str) -> bytes:
     """`<address>`, the domain in its ASCII form; "" is the null reverse-path `<>`."""
     if not address:

@@ -14,18 +14,18 @@ Promises:
 - A closed or full output neither kills nor blocks a submission.
 - A refusal does not break the caller's pipe: what he is still writing is read, within limits.
 
-Start-up is the price of every cron line, hence the shape of this file: builtins only (`sys posix time errno
-_signal`, `_socket`, `select` where it has to wait for two things, `pwd` without $HOME), no package import on
-the way to the socket, annotations without `typing`. A test holds `sys.modules` to that list, and the
-constants of the frames to pysendmail.frames. Only where there is no daemon, and for the table of a listing on a
-terminal, are `site` and other modules of ours loaded.
+Start-up is the price of every cron line, hence the shape of this file: builtins only (`sys posix time _signal`,
+`_socket`, `select` where it has to wait for two things, `errno` where nobody listens, `pwd` without $HOME), no
+package import on the way to the socket, annotations without `typing`. A test holds `sys.modules` to that list, and
+the constants of the frames to pysendmail.frames. Only where there is no daemon, and for the table of a listing on a
+terminal, are `site` and other modules of ours loaded. Of the millisecond and a half that it takes beside the
+interpreter's nine, its own code is a half: to load the rarer part of it only when needed would save a quarter of one.
 
 Not done here: no TOML (only the line `socket = "..."`), no check of arguments, no rights: nothing is setuid.
 """
 
 import _signal  # type: ignore[import-not-found]
 import _socket
-import errno
 import posix
 import sys
 import time
@@ -283,7 +283,7 @@ def configured_socket(path: bytes) -> bytes | None:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY)
         try:
             if posix.fstat(fd).st_mode & 0o170000 != 0o100000:
-                raise OSError(errno.EINVAL, "it is not a file")
+                raise OSError("it is not a file")
             text = b""
             while len(text) < MAX_CONFIG_OCTETS and (more := posix.read(fd, READ)):
                 text += more
@@ -622,7 +622,7 @@ class Talk:
         while len(came) >= HEADER_OCTETS:
             kind, size = bytes(came[:1]), int.from_bytes(came[1:HEADER_OCTETS], "big")
             known = kind in (STDOUT, STDERR) or kind in ends
-            if not known or size > MAX_CHUNK or (kind == EXIT and size != 1):
+            if not known or size > MAX_CHUNK or (kind == EXIT and size != 1) or (kind == UNKNOWN and size):
                 raise Lost("it answered with something else than our protocol")
             if len(came) < HEADER_OCTETS + size:
                 break
@@ -762,6 +762,8 @@ class Command:
                 return connect(socket)
             except OSError as error:
                 failed = error
+            import errno  # its tables take a tenth of a millisecond
+
             if failed.errno in (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
                 return None
             if failed.errno == errno.ECONNREFUSED and not asked:

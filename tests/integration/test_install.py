@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pysendmail.install import OTHER_NAMES, PROGRAM, InstallError, install_client, stub
-from rig.daemon_end import THIN, DaemonEnd, end, running
+from rig.clients import THIN, compile_c
+from rig.daemon_end import DaemonEnd, end, running
 
 
 def contents(directory: Path) -> dict[str, object]:
@@ -45,6 +47,14 @@ def test_it_may_be_run_again(tmp_path: Path) -> None:
     (tmp_path / "mailq").write_text("#!/x\nimport sys\nfrom pysendmail.thin.client import run\n")
     install_client(tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_the_client_in_c_is_ours(tmp_path: Path) -> None:
+    """Where `make install` has put it, install-client may put the stub."""
+    compile_c(tmp_path / PROGRAM, tmp_path)
+    shutil.rmtree(tmp_path / f"{PROGRAM}.source")
+    install_client(tmp_path)
+    assert contents(tmp_path)[PROGRAM] == stub(sys.executable, str(THIN))
 
 
 @pytest.mark.parametrize("name", [PROGRAM, "mailq", "rmail"])

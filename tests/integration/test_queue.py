@@ -15,7 +15,7 @@ from pysendmail.envelope import Recipient
 from pysendmail.outcome import Outcome, Scope
 from pysendmail.queue import PART_OCTETS, PRUNED_AT_ONCE, Queue
 from pysendmail.schema import SchemaError
-from pysendmail.settling import MAX_ATTEMPTS_KEPT, settle_all
+from pysendmail.settling import MAX_ATTEMPTS_KEPT, Ending
 from pysendmail.store import SQL
 from rig.store import MAIN, NOW, Store, new_message, result, settlement
 
@@ -392,11 +392,11 @@ def test_many_attempts_settled_at_once(store: Store) -> None:
     claims["other"] = store.claim(("other",), "other")
     store.do(store.queue.hold_damaged, store.row(ids[5]))
     outcomes = {ids[1]: (SENT, DEFERRED), ids[3]: (BOUNCED,)}
-    attempts = [
-        (store.policy, settlement(claims[key], *outcomes.get(key, (SENT,))), NOW + number)
+    endings = [
+        Ending(store.policy, settlement(claims[key], *outcomes.get(key, (SENT,))), NOW + number)
         for number, key in enumerate((*ids, "other"))
     ]
-    ended = store.do(settle_all, store.queue, attempts)
+    ended = store.do(Ending.together, store.queue, endings)
     assert [[(one.recipient, one.outcome) for one in each] for each in ended] == [
         [(BOB, "sent")], [(BOB, "sent"), (DAVE, "deferred")], [(BOB, "sent")], [(BOB, "bounced")], [(BOB, "sent")], [],
         [(CAROL, "sent")],

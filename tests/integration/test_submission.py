@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pysendmail import argv, spool
+from pysendmail import argv, spool, submission
 from pysendmail.aliases import Aliases
 from pysendmail.config import Access, Config, Route, Smarthost
 from pysendmail.envelope import Recipient
@@ -27,6 +27,7 @@ MAIN = Smarthost(name="main", host="smtp.example.com")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
+    submission._account_during.cache_clear()
     store = Store(tmp_path)
     yield store
     store.queue.close()

@@ -118,25 +118,34 @@ async def test_what_goes_together(tmp_path: Path) -> None:
     """Work of one kind that waits is done at once; where that fails it is done for each, and one error is one's own."""
     seen: list[list[str]] = []
 
-    def accept_all(queue: Queue, ids: list[str]) -> list[str]:
-        seen.append(ids)
-        for queue_id in ids:
-            queue.accept(new_message(queue_id=queue_id), submission=None, now=NOW)
-            if queue_id == "BAD":
-                raise LookupError("no")
-        return [queue_id.lower() for queue_id in ids]
+    class Accept:
+        def __init__(self, queue_id: str) -> None:
+            self.queue_id = queue_id
+
+        def __call__(self, queue: Queue) -> str:
+            return self.together(queue, [self])[0]
+
+        @staticmethod
+        def together(queue: Queue, steps: list[Accept]) -> list[Any]:
+            seen.append([step.queue_id for step in steps])
+            for step in steps:
+                queue.accept(new_message(queue_id=step.queue_id), submission=None, now=NOW)
+                if step.queue_id == "BAD":
+                    raise LookupError("no")
+            return [ValueError("mine") if step.queue_id == "OWN" else step.queue_id.lower() for step in steps]
 
     async with desk(tmp_path) as one:
         with one.busy():
-            tasks = await soon(*(one.writer.run_together(accept_all, queue_id) for queue_id in ("A", "B", "C")))
-        assert await asyncio.gather(*tasks) == ["a", "b", "c"]
-        assert seen == [["A", "B", "C"]]
+            tasks = await soon(*(one.run(Accept(queue_id)) for queue_id in ("A", "B", "OWN", "C")))
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [r if isinstance(r, str) else type(r) for r in results] == ["a", "b", ValueError, "c"]
+        assert seen == [["A", "B", "OWN", "C"]]
         with one.busy():
-            tasks = await soon(*(one.writer.run_together(accept_all, queue_id) for queue_id in ("D", "BAD", "A", "E")))
+            tasks = await soon(*(one.run(Accept(queue_id)) for queue_id in ("D", "BAD", "A", "E")))
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(r) for r in results] == [str, LookupError, sqlite3.IntegrityError, str]
         rows = await one.run(lambda queue: queue.connection.execute("SELECT queue_id FROM message").fetchall())
-        assert [row[0] for row in rows] == ["A", "B", "C", "D", "E"]
+        assert [row[0] for row in rows] == ["A", "B", "OWN", "C", "D", "E"]
         assert not one.broken
 
 

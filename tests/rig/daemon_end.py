@@ -7,7 +7,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,11 +14,9 @@ from pathlib import Path
 
 from pysendmail import frames
 from pysendmail.frames import Decoder, Frame
-from pysendmail.thin import client
 
 # No test waits so long unless it fails.
 PATIENCE_S = 20.0
-THIN = Path(client.__file__).resolve().parent
 
 
 @dataclass
@@ -80,6 +77,11 @@ class Conversation:
     @property
     def argv(self) -> tuple[bytes, ...]:
         return frames.parse_argv(self.payload(frames.ARGV) or b"")
+
+    @property
+    def name(self) -> bytes:
+        """By which the client was called."""
+        return self.argv[0].rpartition(b"/")[2]
 
     @property
     def environment(self) -> dict[bytes, bytes]:
@@ -160,10 +162,3 @@ def end(process: subprocess.Popen[bytes], stdin: bytes | None = None) -> tuple[i
     """Close its input, wait for it: exit code, output, errors."""
     out, err = process.communicate(stdin, timeout=PATIENCE_S)
     return process.returncode, out or b"", err or b""
-
-
-def with_limits(thin: Path = THIN, **limits: float) -> list[str]:
-    """The client under an interpreter, with some of its time limits set: the command, less argv."""
-    settings = "".join(f"client.{name} = {value}\n" for name, value in limits.items())
-    code = f"import sys\nsys.path.insert(0, {str(thin)!r})\nimport client\n{settings}del sys.argv[0]\nclient.main()\n"
-    return [sys.executable, "-IS", "-c", code]

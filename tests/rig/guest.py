@@ -52,7 +52,7 @@ until find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; do sleep 0.05; 
 """
 
 # systemd tells NOTIFY_SOCKET that it has started.
-_BEFORE_WE_LEAVE = 'mkdir run/host; mount --bind "$2/notify" run/host\npivot_root'
+_BEFORE_WE_LEAVE = 'mkdir run/host; mount --bind "$directory/notify" run/host\npivot_root'
 _BOOT = f"""
 echo 0 >&6
 exec 5>&- 6>&-

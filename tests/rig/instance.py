@@ -66,7 +66,7 @@ class Daemon:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.events: list[Event] = []
-        self.log = ""
+        self.lines: list[str] = []  # of the log
         self.process: subprocess.Popen[bytes] | None = None
         self.activation: Activation | None = None  # who holds the daemon's sockets, if somebody else does
         self._command = command
@@ -86,6 +86,11 @@ class Daemon:
             self.process.kill()
         if self.process is not None:
             self.process.wait()
+
+    @property
+    def log(self) -> str:
+        """All of it, whole."""
+        return "".join(self.lines)
 
     def start(self, *, wrapper: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         """Start the daemon; returns when it takes submissions. `wrapper` goes before the command (strace, ...)."""
@@ -111,7 +116,7 @@ class Daemon:
             for line in stream:
                 text = line.decode("utf-8", "replace")
                 with self._news:
-                    self.log += text
+                    self.lines.append(text)
                     if text.startswith("event="):
                         event = parse_event(text)
                         event.at, event.pid = time.time(), process.pid

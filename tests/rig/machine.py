@@ -35,12 +35,12 @@ UIDS = {"root": 0, "alice": 1000, "bob": 1001, "carol": 1002}
 ALICE = "Alice Ä"  # in passwd
 MAX_MESSAGE = 1 << 20
 LISTENER_PORT = 2526
+LIBRARY = "/usr/lib/pysendmail"
 DIST = Path(__file__).parents[2] / "dist"
+WHEELS = "/var/tmp/wheels"
 
 _SMARTHOST_PORT = 2525
-_LIBRARY = "/usr/lib/pysendmail"
-_STUBS = f"{_LIBRARY}/stubs"  # /usr/sbin has the note-taker in front of them
-_WHEELS = "/var/tmp/wheels"
+_STUBS = f"{LIBRARY}/stubs"  # /usr/sbin has the note-taker in front of them
 _CALLS = "/var/tmp/calls"
 _CONFIG = f"""\
 hostname = "box.example.com"
@@ -60,7 +60,7 @@ tls = "none"
 
 # Bare, so that what it becomes has the environment, the descriptors and the directory that the caller gave.
 _NOTE_TAKER = f"""\
-#!{_LIBRARY}/bin/python -IS
+#!{LIBRARY}/bin/python -IS
 import os, sys
 try:
     note = repr(dict(argv=sys.argv, uid=os.getuid(), directory=os.getcwd(), environment=sorted(os.environ)))
@@ -108,7 +108,7 @@ class Machine(Root):
             self._install()
             self.smarthost = PeerThread(port=_SMARTHOST_PORT, network=self.network)
             self.smarthost.__enter__()
-            self.daemon = Daemon(self.command(f"{_LIBRARY}/bin/pysendmail", "daemon", user="pysendmail"))
+            self.daemon = Daemon(self.command(f"{LIBRARY}/bin/pysendmail", "daemon", user="pysendmail"))
             self.daemon.start()
         except BaseException:
             super().__exit__()
@@ -140,19 +140,11 @@ class Machine(Root):
         return [Call(**ast.literal_eval(line)) for line in self.path(_CALLS).read_text().splitlines()]
 
     def _install(self) -> None:
-        with tempfile.TemporaryDirectory() as wheels:
-            _download(Path(wheels))
-            shutil.copytree(wheels, self.path(_WHEELS))
-        self.must("python3", "-m", "venv", _LIBRARY)
-        self.must(f"{_LIBRARY}/bin/pip", "install", "-q", "--no-index", f"--find-links={_WHEELS}", "pysendmail-mta")
-        for directory in ("/usr/sbin", _STUBS):
-            self.must("install", "-d", directory)
-            self.must(f"{_LIBRARY}/bin/pysendmail", "install-client", directory)
+        install(self)
+        self.must("install", "-d", _STUBS)
+        self.must(f"{LIBRARY}/bin/pysendmail", "install-client", _STUBS)
         stub = self.path("/usr/sbin/sendmail")
         stub.write_text(_NOTE_TAKER)
-        self.must("useradd", "--system", "--no-create-home", "pysendmail")
-        self.must("install", "-d", "-o", "pysendmail", "-m", "700", "/var/lib/pysendmail")
-        self.must("install", "-d", "-o", "pysendmail", "/run/pysendmail", "/etc/pysendmail")
         self.path("/etc/pysendmail/pysendmail.toml").write_text(_CONFIG)
         self.path("/etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 box.example.com box\n")
         self.path("/etc/mailname").write_text("example.com\n")
@@ -165,15 +157,29 @@ class Machine(Root):
                 self.must("useradd", "--create-home", f"--uid={uid}", f"--comment={comment}", user)
 
 
-def _download(wheels: Path) -> None:
-    """The wheel under test and, from where pip takes them, those that it needs."""
+def install(root: Root) -> None:
+    """As `make install` does it: the wheel of dist/ in LIBRARY, stubs in /usr/sbin; and the user and directories."""
+    put_wheels(root)
+    root.must("python3", "-m", "venv", LIBRARY)
+    root.must(f"{LIBRARY}/bin/pip", "install", "-q", "--no-index", f"--find-links={WHEELS}", "pysendmail-mta")
+    root.must("install", "-d", "/usr/sbin")
+    root.must(f"{LIBRARY}/bin/pysendmail", "install-client", "/usr/sbin")
+    root.must("useradd", "--system", "--no-create-home", "pysendmail")
+    root.must("install", "-d", "-o", "pysendmail", "-m", "700", "/var/lib/pysendmail")
+    root.must("install", "-d", "-o", "pysendmail", "/run/pysendmail", "/etc/pysendmail")
+
+
+def put_wheels(root: Root) -> None:
+    """The wheel under test and, from where pip takes them, those that it needs, into its WHEELS."""
     try:
         (wheel,) = DIST.glob("*.whl")
     except ValueError:
-        pytest.skip(f"there is no wheel in {DIST}: run `make interop`")
+        pytest.skip(f"there is no wheel in {DIST}: run `make wheel`")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "-q"]
-    done = subprocess.run(
-        [*command, "--only-binary=:all:", "-d", str(wheels), str(wheel)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"pip could not download what pysendmail needs: {done.stderr.strip()[-500:]}")
+    with tempfile.TemporaryDirectory() as wheels:
+        done = subprocess.run(
+            [*command, "--only-binary=:all:", "-d", wheels, str(wheel)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"pip could not download what pysendmail needs: {done.stderr.strip()[-500:]}")
+        shutil.copytree(wheels, root.path(WHEELS))

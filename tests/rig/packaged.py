@@ -30,9 +30,9 @@ import pytest
 from rig.guest import PACKAGES as SYSTEMD
 from rig.guest import Guest
 from rig.peer import Behaviour, PeerThread
-from rig.root import PATIENCE_S, debian
+from rig.root import PATIENCE_S, Root, debian
 
-PACKAGES = (*SYSTEMD, "cron", "mutt", "bsd-mailx")
+PACKAGES = (*SYSTEMD, "cron", "mutt", "bsd-mailx", "python3-venv")
 USERS = {"alice": 1000, "bob": 1001, "carol": 1002}
 UNITS = ("pysendmail.service", "pysendmail.socket", "pysendmail-control.socket")
 CONFIGURATION = "/etc/pysendmail/pysendmail.toml"
@@ -51,28 +51,40 @@ _DROP_IN = "/etc/systemd/system/pysendmail.service.d/test.conf"
 _QUEUE = "/var/lib/pysendmail"
 _PACKAGE = "/var/tmp/pysendmail.deb"
 
+# What no program should do.
+_HOLD = f"""
+import sqlite3, sys
+sqlite3.connect("{_QUEUE}/queue.db", isolation_level=None).execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
 Entry = dict[str, str]
 
 
-def package() -> Path:
-    """What `make deb` has built."""
+def package(name: str = "pysendmail") -> Path:
+    """What `make deb` has built. pysendmail-client is there if there was a C compiler."""
     try:
-        (one,) = _DIST.glob("*.deb")
+        (one,) = _DIST.glob(f"{name}_*.deb")
     except ValueError:
-        pytest.skip(f"there is no package in {_DIST}: run `make test-systemd`")
+        pytest.skip(f"there is no package {name} in {_DIST}: `make deb` makes it, where there is dpkg-deb")
     return one
+
+
+def install(root: Root, deb: Path | None = None) -> str:
+    """Install or upgrade, as an administrator does it; what apt-get said. Nothing is fetched. The users are made."""
+    shutil.copyfile(deb or package(), root.path(_PACKAGE))
+    said = root.must("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "install", _PACKAGE)
+    for user, uid in USERS.items():
+        root.run("useradd", "--create-home", "--shell=/bin/bash", f"--uid={uid}", user)
+    return said
 
 
 class Packaged(Guest):
     """See the module."""
 
     def install(self, deb: Path | None = None) -> str:
-        """Install or upgrade, as an administrator does it; what apt-get said. Nothing is fetched."""
-        shutil.copyfile(deb or package(), self.path(_PACKAGE))
-        said = self.must("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "install", _PACKAGE)
-        for user, uid in USERS.items():
-            self.run("useradd", "--create-home", "--shell=/bin/bash", f"--uid={uid}", user)
-        return said
+        return install(self, deb)
 
     @contextmanager
     def smarthost(self, *behaviours: Behaviour, port: int = PORT) -> Iterator[PeerThread]:
@@ -142,6 +154,17 @@ class Packaged(Guest):
             for thread in threads:
                 thread.join()
 
+    @contextmanager
+    def stuck_queue(self) -> Iterator[None]:
+        """While this lasts, nothing can be written to the queue, as on a disk that hangs. Shorter than 10 s, please."""
+        with subprocess.Popen(
+            self.command("python3", "-c", _HOLD), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            yield
+            process.communicate()
+
     def status(self, user: str = "root") -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.run("pysendmail", "status", "--json", user=user).stdout)
         return report
@@ -149,11 +172,37 @@ class Packaged(Guest):
     def mailq(self, user: str = "root") -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.must("mailq", "--json", user=user).splitlines()]
 
+    # -- users --
+
+    @contextmanager
+    def login(self, user: str) -> Iterator[None]:
+        """That user is logged in while this lasts: a session by PAM, and his own systemd with it."""
+        session = ("systemd-run", "--quiet", "--pipe", "--collect", "--property=PAMName=login", f"--uid={user}")
+        command = self.command(*session, "sh", "-c", "echo in && exec cat")
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"in\n"
+            yield
+            self.logout(user)
+
+    def logout(self, user: str) -> None:
+        """All of his sessions have ended, and his systemd with all that it ran. For one who does not linger."""
+        self.run("loginctl", "terminate-user", user)
+        self.until(lambda: self.show(f"user@{USERS[user]}.service", "ActiveState") in ("inactive", "failed"))
+
+    def own(self, user: str, *argv: str) -> str:
+        """A command that has to succeed, of a user who is logged in."""
+        return self.must("env", f"XDG_RUNTIME_DIR=/run/user/{USERS[user]}", *argv, user=user)
+
     # -- systemd --
 
     def show(self, unit: str, name: str, *options: str) -> str:
         """A property of a unit."""
         return self.must("systemctl", *options, "show", "--value", f"--property={name}", unit).strip()
+
+    def state(self, unit: str) -> tuple[str, str]:
+        """As systemd sees it: ActiveState and SubState."""
+        return self.show(unit, "ActiveState"), self.show(unit, "SubState")
 
     def main_pid(self) -> int:
         return int(self.show("pysendmail.service", "MainPID"))
@@ -186,6 +235,17 @@ def wanted() -> str:
     if size := os.environ.get("PYSENDMAIL_TEST_SYSTEMD"):
         return size
     pytest.skip("the package is tested under systemd by `make test-systemd`", allow_module_level=True)
+
+
+def newer(deb: Path, directory: Path) -> Path:
+    """The same package with a higher version."""
+    tree, result = directory / "tree", directory / f"newer-{deb.name}"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(control.read_text().replace("\nVersion: ", "\nVersion: 1:"))
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, result], check=True)
+    shutil.rmtree(tree)
+    return result
 
 
 @contextmanager

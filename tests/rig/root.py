@@ -34,11 +34,13 @@ PATIENCE_S = 180.0  # for one command, on a machine that is busy
 _BUILD_S = 1200
 _KEEP_S = 7 * 86400.0
 KINDS = ("--mount", "--pid", "--uts", "--ipc", "--net")
-_EXCLUDED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
+# As long as the root lives: nobody reads manuals in there, and there are no power cuts.
+_DPKG = (*(f"path-exclude=/usr/share/{name}/*" for name in ("man", "locale", "doc")), "force-unsafe-io")
 
 # Stands for the MTA under test where a package wants one, so that apt-get brings no other.
-_STAND_IN = """\
-Package: interop-mta
+STAND_IN = "interop-mta"
+_STAND_IN = f"""\
+Package: {STAND_IN}
 Version: 1
 Architecture: all
 Maintainer: tests <tests@localhost>
@@ -46,7 +48,8 @@ Provides: mail-transport-agent
 Description: the mail transport agent under test
 """
 
-# $1: the base, $2: a directory of ours. After it, the shell is the first process of the root, and sees nothing else.
+# $1: the base, $2: a directory of ours, then volumes: a path of ours and one in there, for each. After it, the shell is
+# the first process of the root, and sees nothing else.
 ENTER = """
 set -eu
 mkdir -p "$2/upper" "$2/work" "$2/root"
@@ -64,27 +67,33 @@ mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 hostname box
+directory=$2
+shift 2
+while [ $# -gt 0 ]; do mkdir -p "./$2"; mount --bind "$1" "./$2"; shift 2; done
 mkdir -p mnt
 pivot_root . mnt
 umount -l /mnt
 """
-# Ends, and all others with it, with us.
-_BOOT = f"""{ENTER}
+# Ends, and all others with it, with us. Until then it reaps, for the kernel, whom nobody else waits for.
+BOOT = f"""{ENTER}
 ip link set lo up
 echo up
-exec cat
+exec env --ignore-signal=CHLD cat
 """
 
 
-def debian(packages: Sequence[str], *, suite: str = SUITE) -> Path:
-    """The directory of a Debian with these packages and what they depend on; from the cache if it is a week old."""
+def debian(packages: Sequence[str], *, suite: str = SUITE, stand_in: str = _STAND_IN) -> Path:
+    """The directory of a Debian with these packages and what they depend on; from the cache if it is a week old.
+
+    `stand_in`: the control file of the package that stands for the MTA; "" where one of the packages is the MTA.
+    """
     if os.geteuid() != 0:
         pytest.skip("a Debian root can only be made by root")
-    made_from = "\n".join([suite, _STAND_IN, *_EXCLUDED, *sorted(packages)])
+    made_from = "\n".join([suite, stand_in, *_DPKG, *sorted(packages)])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pysendmail-tests"
     cache.mkdir(parents=True, exist_ok=True)
     base = cache / f"{suite}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
-    with (cache / "lock").open("w") as lock:
+    with (cache / f"lock-{suite}").open("w") as lock:  # two suites are made at once, by who waits for them
         fcntl.flock(lock, fcntl.LOCK_EX)
         mmdebstrap = program("mmdebstrap", "mmdebstrap")
         program("unshare", "util-linux")
@@ -92,28 +101,29 @@ def debian(packages: Sequence[str], *, suite: str = SUITE) -> Path:
             if old.name.startswith(f"{suite}-") and time.time() - old.stat().st_mtime > _KEEP_S:
                 shutil.rmtree(old)
         if not base.exists():
-            _build(mmdebstrap, suite, packages, base)
+            _build(mmdebstrap, suite, packages, stand_in, base)
     return base
 
 
-def _build(mmdebstrap: str, suite: str, packages: Sequence[str], base: Path) -> None:
+def _build(mmdebstrap: str, suite: str, packages: Sequence[str], stand_in: str, base: Path) -> None:
     growing = base.with_name(f"growing-{base.name}")
     shutil.rmtree(growing, ignore_errors=True)
     growing.mkdir()
     try:
-        control = growing / "stand-in" / "DEBIAN" / "control"
-        control.parent.mkdir(parents=True)
-        control.write_text(_STAND_IN)
-        stand_in = growing / "stand-in.deb"
-        _must(["dpkg-deb", "--root-owner-group", "-b", str(control.parent.parent), str(stand_in)])
-        excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED]
+        included = [",".join(packages)]
+        if stand_in:
+            control = growing / "stand-in" / "DEBIAN" / "control"
+            control.parent.mkdir(parents=True)
+            control.write_text(stand_in)
+            deb = growing / "stand-in.deb"
+            _must(["dpkg-deb", "--root-owner-group", "-b", str(control.parent.parent), str(deb)])
+            included.append(str(deb))
         _must(
             [
-                *("nice", mmdebstrap, "--quiet", "--mode=root", "--variant=minbase", *excluded),
-                "--aptopt=Acquire::Retries 3",
+                *("nice", mmdebstrap, "--quiet", "--mode=root", "--variant=minbase"),
+                *("--aptopt=Acquire::Retries 3", *(f"--dpkgopt={option}" for option in _DPKG)),
                 "--hook-dir=/usr/share/mmdebstrap/hooks/file-mirror-automount",  # for the .deb that is a file
-                *(f"--include={stand_in}", f"--include={','.join(packages)}"),
-                *(suite, str(growing / "root"), *_mirror(suite)),
+                *(*(f"--include={one}" for one in included), suite, str(growing / "root"), *_mirror(suite)),
             ]
         )
         (growing / "root").replace(base)
@@ -145,9 +155,14 @@ def _must(command: Sequence[str]) -> None:
 class Root:
     """See the module. Up between __enter__ and __exit__."""
 
-    def __init__(self, base: Path, directory: Path) -> None:
+    boot = BOOT
+
+    def __init__(self, base: Path, directory: Path, *, volumes: Mapping[str, Path] | None = None) -> None:
+        """`volumes`: directories of ours, by their place in there, which several roots may have."""
         self._command = ["unshare", *KINDS, "--fork", "--kill-child", "--propagation=private"]
-        self._command += ["sh", "-c", _BOOT, "boot", str(base), str(directory)]
+        self._command += ["sh", "-c", self.boot, "boot", str(base), str(directory)]
+        for place, ours in (volumes or {}).items():
+            self._command += [str(ours), place]
 
     def __enter__(self) -> Self:
         self._first = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -195,6 +195,7 @@ def test_an_address_that_was_handed_over(tmp_path: Path) -> None:
                 client.send_message(message())
             assert len(instance.mailq()) == 1
             assert instance.matching("listen") == [instance.wait_for("listen", state="open")]
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "a second reply waits for the client's ACK"
         instance.activation.close()
     sock.close()
 

@@ -12,22 +12,29 @@ from typing import Any
 
 import pytest
 
-from pysendmail import install
+from rig.clients import Clients
 from rig.instance import BIN, PATIENCE_S, Daemon, Instance, as_user, smarthost
 from rig.peer import PeerThread
 
 MAIL = b"Subject: x\n\nhello\n"
 
 
-@pytest.fixture(scope="module", params=["with a daemon", "without a daemon"])
-def instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+@pytest.fixture(scope="module", params=["with a daemon", "without a daemon", "in C, with a daemon"])
+def setting(request: pytest.FixtureRequest) -> str:
+    """Without a daemon, the client in C is the other one."""
+    words: str = request.param
+    return words
+
+
+@pytest.fixture(scope="module")
+def instance(setting: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     with PeerThread() as peer:
         made = Instance(
             tmp_path_factory.mktemp("odd"),
             smarthosts=[smarthost(peer)],
             queue={"max_message_size": "3MiB"},
         )
-        if request.param == "without a daemon":
+        if setting == "without a daemon":
             yield made
             return
         with made:
@@ -35,11 +42,10 @@ def instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def sendmail(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The fast stub of install-client."""
-    directory = tmp_path_factory.mktemp("bin")
-    install.install_client(directory, python=str(BIN / "python"))
-    return str(directory / "sendmail")
+def sendmail(setting: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The fast stub of install-client, or the client in C before it."""
+    clients = Clients("C" if "in C" in setting else "Python", tmp_path_factory.mktemp("bin"))
+    return str(clients.install() / "sendmail")
 
 
 def accepted(instance: Instance) -> int:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rig.packaged import Packaged, wanted
 from rig.peer import Ordinary
 
 wanted()
 
+# As many datagrams as journald's socket holds. A new socket for each, so that it is not our end that is full.
+FILL = """
+import socket
+while True:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ours:
+        try:
+            ours.sendto(b"MESSAGE=more\\n", "/run/systemd/journal/socket")
+        except BlockingIOError:
+            break
+"""
 REPLIES = {"later@example.org": "451 4.3.0 later", "never@example.org": "550 5.1.1 unknown"}
 
 
@@ -49,20 +62,44 @@ def test_priorities_tell_what_a_person_should_look_at(guest: Packaged) -> None:
     assert [(one["EVENT"], one.get("STATUS")) for one in loud] == [("outcome", "bounced"), ("trouble", None)]
 
 
+@contextmanager
+def hanging_journal(guest: Packaged) -> Iterator[None]:
+    """While this lasts, journald reads nothing, and there is no room for more."""
+    journald = guest.show("systemd-journald.service", "MainPID")
+    guest.must("kill", "-STOP", journald)
+    try:
+        guest.must("python3", "-c", FILL)
+        yield
+    finally:
+        guest.must("kill", "-CONT", journald)
+
+
 def test_a_journal_that_hangs_stops_no_mail(guest: Packaged) -> None:
     """Submissions are accepted and delivered while journald is stopped; it has their events when it goes on."""
     since = guest.now()
-    journald = guest.show("systemd-journald.service", "MainPID")
     messages = 40
-    with guest.smarthost() as peer:
-        guest.must("kill", "-STOP", journald)
-        try:
-            # As many datagrams as the socket holds, and then some.
-            guest.must("sh", "-c", "for n in $(seq 2000); do echo $n; done | timeout 1 systemd-cat || :")
-            for number in range(messages):
-                guest.submit(f"number{number}@example.org")
-            peer.wait_until(lambda: len(peer.messages) == messages)
-            assert guest.status()["queued"] == 0
-        finally:
-            guest.must("kill", "-CONT", journald)
+    with guest.smarthost() as peer, hanging_journal(guest):
+        for number in range(messages):
+            guest.submit(f"number{number}@example.org")
+        peer.wait_until(lambda: len(peer.messages) == messages)
+        assert guest.status()["queued"] == 0
     guest.until(lambda: len(guest.journal("EVENT=outcome", "STATUS=sent", after=since)) == messages)
+
+
+def test_a_journal_that_hangs_holds_up_no_restart(guest: Packaged) -> None:
+    """One daemon ends, the next one begins; what the first had not got rid of is lost to the journal, no mail is."""
+    since = guest.now()
+    with guest.smarthost() as peer, hanging_journal(guest):
+        guest.submit("before@example.org")
+        guest.must("systemctl", "restart", "pysendmail.service")
+        guest.submit("after@example.org")
+        peer.wait_until(lambda: len(peer.messages) == 2)
+    guest.wait_for("EVENT=outcome", "RECIPIENT=after@example.org", after=since)
+
+
+def test_a_journal_that_is_started_again_has_what_comes_then(guest: Packaged) -> None:
+    """The daemon need not be: it finds the new one."""
+    since, pid = guest.now(), guest.main_pid()
+    guest.must("systemctl", "restart", "systemd-journald.service")
+    guest.submit("bob@example.org")
+    assert guest.wait_for("EVENT=accepted", after=since)["_PID"] == str(pid)

@@ -14,10 +14,9 @@ APT = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "-o", "Dpkg:
 LIST = "/etc/apt/sources.list"
 
 
+@pytest.mark.skipif(SIZE != "nightly", reason="Debian is upgraded by `make test-systemd SIZE=nightly`")
 def test_bookworm_is_upgraded_with_mail_in_the_queue() -> None:
     """A new systemd, a new Python: no mail is refused meanwhile, and what waited leaves after the reboot."""
-    if SIZE != "nightly":
-        pytest.skip("Debian is upgraded by `make test-systemd SIZE=nightly`")
     with booted("bookworm") as guest:
         guest.install()
         with guest.smarthost(Ordinary(rcpt=LATER)) as peer:

@@ -10,26 +10,32 @@ from pathlib import Path
 import pytest
 
 from rig.debian import program
-from rig.packaged import CONFIGURATION, SMARTHOST, UNITS, Packaged, booted, package, wanted
-from rig.peer import Ordinary
+from rig.packaged import CONFIGURATION, PORT, SMARTHOST, TEXT, UNITS, Packaged, booted, newer, package, wanted
+from rig.peer import Ordinary, PeerThread
+from rig.root import STAND_IN, Root
 
 wanted()
 
 LATER = {"later@example.org": "451 4.3.0 later"}
-PROFILE = Path(__file__).parents[2] / "contrib" / "apparmor" / "usr.bin.pysendmail"
+ROOT = Path(__file__).parents[2]
 APT = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes")
 QUEUE = "/var/lib/pysendmail"
+THIN = "/usr/lib/pysendmail/pysendmail/thin"
 
 
-def newer(directory: Path) -> Path:
-    """The same package with a higher version."""
-    tree, result = directory / "tree", directory / "newer.deb"
-    subprocess.run(["dpkg-deb", "--raw-extract", package(), tree], check=True)
-    control = tree / "DEBIAN" / "control"
-    control.write_text(control.read_text().replace("\nVersion: ", "\nVersion: 1:"))
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, result], check=True)
-    shutil.rmtree(tree)
-    return result
+def test_all_of_it_is_in_the_package() -> None:
+    """Commands, man pages, units of both kinds, completion; pure Python: one package for every Python and machine."""
+    listed = subprocess.run(["dpkg-deb", "--contents", package()], capture_output=True, text=True, check=True).stdout
+    files = {line.split()[5].removeprefix(".") for line in listed.splitlines()}
+    commands = {
+        f"/usr/{name}" for name in ("bin/mailq", "bin/newaliases", "bin/pysendmail", "lib/sendmail", "sbin/sendmail")
+    }
+    pages = {f"/usr/share/man/man{page.suffix[1:]}/{page.name}.gz" for page in (ROOT / "man").glob("*.[1-8]")}
+    units = {f"/usr/lib/systemd/{kind}/{unit}" for kind in ("system", "user") for unit in UNITS}
+    completion = {"/usr/share/bash-completion/completions/pysendmail"}
+    assert len(pages) == 5
+    assert commands | pages | units | completion <= files
+    assert [name for name in files if name.endswith((".so", ".pyc"))] == []
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +46,11 @@ def fresh(suite: str) -> Iterator[Packaged]:
 
 def test_a_new_installation_accepts_and_keeps_mail(fresh: Packaged) -> None:
     """With no configuration: all commands are there, mail is taken, and status says why it stays."""
+    assert fresh.run("dpkg-query", "--status", STAND_IN).returncode == 0
     fresh.install()
+    assert fresh.run("dpkg-query", "--status", STAND_IN).returncode == 1  # another MTA makes room
     assert fresh.must("dpkg", "--audit") == ""
+    assert list(fresh.path(f"{THIN}/__pycache__").glob("client.*.pyc"))
     assert fresh.must("systemctl", "is-active", *UNITS) == "active\n" * 3
     assert fresh.must("systemctl", "is-active", "pysendmail-smtp.socket", "cron") == "inactive\nactive\n"
     done = fresh.run("pysendmail", "status")
@@ -49,6 +58,7 @@ def test_a_new_installation_accepts_and_keeps_mail(fresh: Packaged) -> None:
     for command in ("/usr/sbin/sendmail", "/usr/lib/sendmail"):
         fresh.must(command, "bob@example.org", user="alice", stdin=b"Subject: hello\n\ntext\n")
     assert len(fresh.must("/usr/bin/mailq", user="alice").splitlines()) > 4
+    assert "\x1b[1mQueue id" in fresh.talk("mailq", user="alice", keys=())  # rich has all that its tables need
     fresh.must("newaliases")
     done = fresh.run("pysendmail", "status")
     assert (done.returncode, done.stdout.count(b"mail waits and no smarthost")) == (2, 1)
@@ -77,7 +87,7 @@ def test_an_upgrade_refuses_no_mail(fresh: Packaged, tmp_path: Path) -> None:
         pid = fresh.main_pid()
         opened = [fresh.show(unit, "ActiveEnterTimestampMonotonic") for unit in UNITS[1:]]
         with fresh.submissions("alice", "bob") as codes:
-            fresh.install(newer(tmp_path))
+            fresh.install(newer(package(), tmp_path))
         assert set(codes) == {0}
         assert fresh.must("dpkg-query", "--show", "--showformat=${Version}", "pysendmail").startswith("1:")
         assert fresh.main_pid() not in (0, pid)
@@ -89,7 +99,7 @@ def test_an_upgrade_refuses_no_mail(fresh: Packaged, tmp_path: Path) -> None:
 
 def test_a_new_python_gets_its_own_byte_code(fresh: Packaged) -> None:
     """What Debian's python3 runs when it is upgraded."""
-    library = fresh.path("/usr/lib/pysendmail/pysendmail/thin/__pycache__")
+    library = fresh.path(f"{THIN}/__pycache__")
     shutil.rmtree(library)
     fresh.must("/usr/share/python3/runtime.d/pysendmail.rtupdate", "rtupdate", "python3.10", "python3")
     assert list(library.glob("client.*.pyc"))
@@ -124,18 +134,22 @@ def test_purge_leaves_nothing(fresh: Packaged) -> None:
     fresh.must("id", "pysendmail")
 
 
-def test_lintian_finds_no_error() -> None:
+def test_without_systemd_it_still_runs(unbooted: Root) -> None:
+    """Installed where something else is the first process: whoever starts the daemon has the same service."""
+    unbooted.path(CONFIGURATION).write_text(f'domain = "example.com"\n{SMARTHOST}')
+    with PeerThread(port=PORT, network=unbooted.network) as peer:
+        unbooted.must("sendmail", "now@example.org", stdin=TEXT)  # root queues it himself
+        with unbooted.service("pysendmail", "daemon"):
+            peer.wait_until(lambda: peer.messages)
+            unbooted.must("sendmail", "bob@example.org", user="alice", stdin=TEXT)
+            peer.wait_until(lambda: len(peer.messages) == 2)
+
+
+@pytest.mark.parametrize("name", ["pysendmail", "pysendmail-client"])
+def test_lintian_finds_no_error(name: str) -> None:
     """Debian's own judge of packages."""
     lintian = program("lintian", "lintian")
     done = subprocess.run(
-        [lintian, "--allow-root", "--fail-on=error", package()], capture_output=True, text=True, check=False
+        [lintian, "--allow-root", "--fail-on=error", package(name)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_the_apparmor_profile_is_well_formed() -> None:
-    """Whether it fits is another question: there is no AppArmor in the guests' kernel."""
-    parser = program("apparmor_parser", "apparmor")
-    command = [parser, "--skip-kernel-load", "--skip-cache", "--warn=all", PROFILE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from rig.packaged import SMARTHOST, Packaged, wanted
+from rig.packaged import SMARTHOST, TEXT, Packaged, wanted
 from rig.peer import Ordinary, PeerThread
 
-wanted()
+SIZE = wanted()
 
 WITH_PASSWORD = SMARTHOST + 'username = "box"\nauth_in_clear = true\n'
 CREDENTIAL = "smarthost.main.password"
@@ -46,19 +46,22 @@ def peer(guest: Packaged) -> Iterator[PeerThread]:
 
 
 def test_a_credential_is_used_and_a_restart_takes_the_new_one(guest: Packaged, peer: PeerThread) -> None:
-    """LoadCredential=: readable for root alone. Who submits during the restart is not refused."""
+    """LoadCredential=: readable for root alone; probe and -v use it. Who submits during the restart is not refused."""
     put(guest, FILE, f"{SECRETS[0]}\n")
     guest.configure(WITH_PASSWORD)
     guest.drop_in(f"[Service]\nLoadCredential={CREDENTIAL}:{FILE}\n")
     guest.submit("bob@example.org")
     peer.wait_until(lambda: peer.messages)
-    assert peer.exchanges == [said(SECRETS[0])]
+    # Nobody but the daemon has it, so that it is the daemon who tries.
+    assert "AUTH         PLAIN as box:" in guest.must("pysendmail", "probe", "main")
+    assert b"sent" in guest.run("sendmail", "-v", "carol@example.org", user="alice", stdin=TEXT).stderr
+    assert set(peer.exchanges) == {said(SECRETS[0])}
     put(guest, FILE, f"{SECRETS[1]}\n")
     with guest.submissions("alice", "bob") as codes:
         guest.must("systemctl", "restart", "pysendmail.service")
         guest.until(lambda: codes)
     assert set(codes) == {0}
-    peer.wait_until(lambda: len(peer.messages) == 1 + len(codes))
+    peer.wait_until(lambda: len(peer.messages) == 2 + len(codes))
     assert peer.exchanges[-1] == said(SECRETS[1])
 
 
@@ -108,24 +111,36 @@ def test_a_password_file_that_others_can_read_is_refused(guest: Packaged, peer: 
     guest.until(lambda: guest.status()["warnings"] == [])
 
 
-def test_a_password_command_runs_in_the_sandbox_and_has_a_deadline(guest: Packaged, peer: PeerThread) -> None:
-    """One that hangs is killed, said by name, and holds up neither probe nor another smarthost."""
-    put(guest, COMMAND, f"#!/bin/sh\n[ $1 = main ] || sleep 1000\necho {SECRETS[1]}\n", mode=0o755)
-    other = WITH_PASSWORD.replace('"main"', '"hangs"') + f'password_command = ["{COMMAND}", "hangs"]\n'
+HANGS = WITH_PASSWORD.replace('"main"', '"hangs"') + f'password_command = ["{COMMAND}", "hangs"]\n'
+SCRIPT = f"#!/bin/sh\n[ $1 = main ] || sleep 1000\necho {SECRETS[1]}\n"
+
+
+def test_a_password_command_runs_in_the_sandbox(guest: Packaged, peer: PeerThread) -> None:
+    """One that hangs holds up neither probe nor another smarthost."""
+    put(guest, COMMAND, SCRIPT, mode=0o755)
     routes = '[[route]]\nrecipient = "*@hangs.example"\nsmarthost = ["hangs"]\n'
     route = '[[route]]\nrecipient = "*"\nsmarthost = ["main"]\n'
-    guest.configure(WITH_PASSWORD, f'password_command = ["{COMMAND}", "main"]\n', other, routes, route)
+    guest.configure(WITH_PASSWORD, f'password_command = ["{COMMAND}", "main"]\n', HANGS, routes, route)
     guest.submit("bob@hangs.example")
+    guest.until(lambda: guest.run("pgrep", "--full", f"{COMMAND} hangs").returncode == 0)
     guest.submit("bob@example.org")
     peer.wait_until(lambda: peer.messages)
     assert peer.exchanges == [said(SECRETS[1])]
-    # The daemon asks for the password, here as always: root's command has no business with it.
     told = guest.must("pysendmail", "probe", "main")
     assert "mail can go there" in told
     assert "AUTH         PLAIN as box:" in told
     done = guest.sendmail("-v", "carol@example.org", user="alice")
     assert done.returncode == 0
     assert b"carol@example.org" in done.stderr and b"sent" in done.stderr
+
+
+@pytest.mark.skipif(SIZE != "nightly", reason="the 30 s are waited for by `make test-systemd SIZE=nightly`")
+def test_a_password_command_has_a_deadline(guest: Packaged, peer: PeerThread) -> None:
+    """It is killed, and its smarthost is in trouble for a reason that says so."""
+    put(guest, COMMAND, SCRIPT, mode=0o755)
+    guest.configure(HANGS)
+    guest.submit("bob@example.org")
     trouble = guest.wait_for("EVENT=trouble", "SMARTHOST=hangs")
     assert f"password_command {COMMAND}: no answer in 30 s" in trouble["REASON"]
     assert guest.run("pgrep", "--full", COMMAND).returncode == 1
+    guest.wait_for("EVENT=outcome", "STATUS=deferred")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 from pysendmail import (
@@ -55,9 +55,9 @@ def sent_twice() -> None:
     """What was sent well is sent once more, on the same connection."""
 
     def make(send: Any) -> Any:
-        async def twice(self: session.Session, outgoing: session.Outgoing) -> Any:
+        async def twice(self: session.Session, outgoing: session.Outgoing, *rest: Any) -> Any:
             await send(self, outgoing)
-            return await send(self, outgoing)
+            return await send(self, outgoing, *rest)
 
         return twice
 
@@ -81,14 +81,10 @@ def refused_and_kept() -> None:
 def octet_changed() -> None:
     """One octet of the body leaves as another."""
 
-    def make(stream: Any) -> Any:
-        async def changed(self: delivery.Body) -> AsyncIterator[bytes]:
-            async for octets in stream(self):
-                yield octets.replace(b"body of", b"bodY of")
+    def make(encode: Any) -> Any:
+        return lambda self, chunk: encode(self, chunk.replace(b"body of", b"bodY of"))
 
-        return changed
-
-    _put(delivery.Body, "stream", make)
+    _put(wire.DotStuffer, "encode", make)
 
 
 def dot_unstuffed() -> None:

@@ -94,7 +94,7 @@ class Recording:
     def moments(self) -> Iterator[tuple[int, Disk, Told]]:
         """After each operation that changed the disk or told somebody something."""
         disk, told = Disk(self.tree), Told()
-        told.know(self.template.calls, self.template.attempts, self.template.log)
+        told.know(self.template.calls, self.template.attempts, "".join(self.template.lines))
         programs = dict(self.programs)
         for index, operation in enumerate(self.operations):
             if index in programs:

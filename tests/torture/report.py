@@ -20,6 +20,7 @@ from pathlib import Path
 
 from torture.evidence import Violation
 
+RESULTS = ("RESULTS.md", "results.svg")  # what a run writes into the checkout
 PROGRESS_S = 60.0  # a line of progress at most so often
 
 
@@ -147,11 +148,11 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, marked where files other than the page of results differ from it."""
+    """The checkout's commit, marked where files other than pages of results differ from it."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, check=False)
-    status = [*git, "status", "--porcelain", "--", ":/", ":!RESULTS.md"]
+    status = [*git, "status", "--porcelain", "--", ":/", *(f":(top,exclude,glob)**/{name}" for name in RESULTS)]
     changed = subprocess.run(status, capture_output=True, check=False).stdout
     return (head.stdout.decode().strip() or "unknown") + ("-dirty" if changed else "")
 

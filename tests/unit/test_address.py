@@ -232,6 +232,17 @@ def test_no_bytes_give_another_exception(value: bytes) -> None:
         assert address.ascii_domain.isascii()
 
 
+@given(st.lists(st.sampled_from([*b"ab.@-+=", 0x20, 0xC3, 0xBC, 0xFF]), max_size=12).map(bytes))
+@example(b"a.@b")
+@example(b"a@b.")
+@example(b"a@b@c")
+def test_an_address_alone_is_what_it_is_in_a_list(value: bytes) -> None:
+    """White space around it, or the comma of a list, makes no difference: refused in one, refused in the other."""
+    alone = addresses_or_words(value)
+    assert alone == addresses_or_words(b" " + value)
+    assert alone == addresses_or_words(value + b",")
+
+
 def addresses_or_words(value: bytes) -> list[Address]:
     """What is found in a list, or nothing where it is refused in words fit to be shown."""
     try:

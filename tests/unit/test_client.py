@@ -12,29 +12,17 @@ from hypothesis import strategies as st
 
 from pysendmail import argv, frames, mailq
 from pysendmail.argv import Mode, UsageError, Value
+from pysendmail.install import OTHER_NAMES, PROGRAM
 from pysendmail.thin import client
 from pysendmail.thin.client import Failure, Given, Request, Source, absolute, find_instance, socket_line
-
-OUR_NAMES = ("sendmail", "send-mail", "rmail", "mailq", "newaliases", "runq", "hoststat", "purgestat")
-LETTERS = [option.name[1:] for option in argv.OPTIONS if option.name[1] != "-"]
-
-WORDS = """
---config=a --config --format --format=table --json --version --help -- - -C -Cb -oiTrue -oifalse -ov0 -odi -bs -bm
--bt -bp -qf -QIx -Oi -Ov -q15m -qp5m -q!Ix -O -OIgnoreDots IgnoreDots=no Verbose=yes -oem -f -fa@b root table
-"""
-
-options = st.one_of(
-    st.lists(st.sampled_from(LETTERS), min_size=1, max_size=3).map(lambda letters: "-" + "".join(letters)),
-    st.sampled_from(LETTERS).map(lambda letter: f"-{letter}x"),
-    st.sampled_from(["", *WORDS.split()]),
-)
+from rig.command_lines import OPTIONS
 
 
 @example("sendmail", ["-tx", "-O", "-Oi"])  # the value of -O, once taken for -oi
 @example("mailq", ["-Oi"])  # once taken for -oi
 @example("sendmail", ["-bs", "-q"])  # once taken for -q15m
 @settings(max_examples=500)
-@given(st.sampled_from(OUR_NAMES), st.lists(options, max_size=6))
+@given(st.sampled_from((PROGRAM, *OTHER_NAMES)), OPTIONS)
 def test_the_client_reads_argv_as_the_daemon_does(name: str, words: list[str]) -> None:
     """Whatever the daemon would accept, both agree on file, input, dots and dialogue."""
     raw = [os.fsencode(word) for word in (f"/usr/sbin/{name}", *words)]
