@@ -144,7 +144,9 @@ async def test_what_goes_together(tmp_path: Path) -> None:
             tasks = await soon(*(one.run(Accept(queue_id)) for queue_id in ("D", "BAD", "A", "E")))
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(r) for r in results] == [str, LookupError, sqlite3.IntegrityError, str]
-        rows = await one.run(lambda queue: queue.connection.execute("SELECT queue_id FROM message").fetchall())
+        rows = await one.run(
+            lambda queue: queue.connection.execute("SELECT queue_id FROM message ORDER BY id").fetchall()
+        )
         assert [row[0] for row in rows] == ["A", "B", "OWN", "C", "D", "E"]
         assert not one.broken
 
