@@ -108,6 +108,7 @@ class Attempt:
     data_reply: bytes = b""
     dot: Dot | None = None
     cut: bool = False  # the recorder reset the connection meanwhile: what it had answered may never have been read
+    left: bool = False  # the client ended the connection meanwhile, without a word: so, too
     ended: float | None = None  # its last reply left, or the connection was gone
 
     @property

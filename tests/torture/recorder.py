@@ -226,6 +226,8 @@ class _Conversation:
             self.recorder.changed()
 
     def close(self) -> None:
+        if self.attempt is not None:
+            self.attempt.left = True
         self._end_attempt()
         with contextlib.suppress(OSError):
             self.sock.close()
@@ -390,6 +392,7 @@ class _Conversation:
         self._say("250 2.0.0 ok")
 
     def _on_quit(self, _: str) -> None:
+        self._end_attempt()
         self._say("221 2.0.0 bye")
         raise _Gone
 

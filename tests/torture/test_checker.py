@@ -121,6 +121,7 @@ def attempt(
         asked=asked,
         dot=data,
         cut=more.get("cut", not told if data else False),
+        left=more.get("left", False),
     )
 
 
@@ -330,6 +331,14 @@ def test_gaps_grow(times: list[float], log: list[str], expected: set[str]) -> No
     attempts = [attempt(at, reply=b"451 later") for at in times]
     settings = Settings(first=1.0, factor=2.0, maximum=60.0, jitter=0.2)
     assert named(*attempts, log=log, settings=settings, mailq=waiting()) == expected
+
+
+def test_an_envelope_left_behind_another_message_is_no_attempt() -> None:
+    """Who ended the connection instead of going on had not waited for the 451: another attempt may begin at once."""
+    settings = Settings(first=1.0, factor=2.0, maximum=60.0, jitter=0.2)
+    for left, expected in ((True, set()), (False, {"I11"})):
+        first = attempt(12.0, reply=b"451 later", left=left)
+        assert named(first, attempt(12.5), settings=settings) == expected
 
 
 @pytest.mark.parametrize("prefix", [b"", b"\0judge\0", b"ab"])

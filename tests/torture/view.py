@@ -69,8 +69,11 @@ class Try:
 
     @property
     def heard(self) -> bool:
-        """Whether the daemon can have read what was answered: the connection was not reset right after it."""
-        return not self.attempt.cut
+        """Whether the daemon must have read what was answered: the connection did not end right after it.
+
+        An envelope that is on its way behind a message that takes long is left where it is, and begun elsewhere.
+        """
+        return not (self.attempt.cut or self.attempt.left)
 
     @property
     def copy(self) -> bool:
