@@ -35,6 +35,7 @@ NO_ONE = -1
 MAX_IDS = 10_000
 MAX_TIME = 1e12  # seconds since the epoch
 MAX_FILTERS = 100  # each is held against each message
+MAX_UNTRIED = 10_000  # recipients that somebody looks on at a time
 LOST_REPORTS_S = 5 * 86400.0  # how long `status` reminds of a bounce that reached nobody
 
 
@@ -249,15 +250,23 @@ class Control:
                     rested = event == "trouble"
 
     async def _untried(self, right: Right, request: Entry) -> set[tuple[str, str]]:
-        """Queue id and `<recipient>` of what is due or being attempted, but for mail whose smarthosts rest."""
+        """Queue id and `<recipient>` of what is due or being attempted, but for mail whose smarthosts rest.
+
+        Of much no more than MAX_UNTRIED: the rest when that was tried.
+        """
         chosen = {entry["queue_id"] async for entry in self.waiting(right, request)}
         now = time.time()
 
         def page(queue: Queue, after: int) -> tuple[set[tuple[str, str]], int | None]:
-            found = set()
+            found: set[tuple[str, str]] = set()
             rows = queue.page(after, right.only, listing.PAGE)
+            looked_at, before = 0, after
             for row in rows:
+                if looked_at >= listing.PAGE_RECIPIENTS:
+                    return found, before
+                before = row["id"]
                 for one in queue.rows("page_recipients", message=row["id"]) if row["queue_id"] in chosen else ():
+                    looked_at += 1
                     obstacle = self.obstacle(tuple(one["route"].split("\n")) if one["route"] else ())
                     rests = obstacle is not None and (obstacle.until is None or obstacle.until > now)
                     due = one["state"] == "queued" and one["next_attempt_at"] <= now and not rests
@@ -267,7 +276,7 @@ class Control:
 
         untried: set[tuple[str, str]] = set()
         after: int | None = 0
-        while after is not None:
+        while after is not None and len(untried) < MAX_UNTRIED:
             found, after = await self._store.look(partial(page, after=after))
             untried |= found
         return untried

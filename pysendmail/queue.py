@@ -173,9 +173,9 @@ class Queue(Store):
         names = {"after": after, "limit": limit}
         return self.rows("page", **names) if uid is None else self.rows("page_of", uid=uid, **names)
 
-    def waiting_recipients(self, messages: list[int]) -> list[sqlite3.Row]:
-        """The recipients of these messages that still wait."""
-        return self.rows("waiting_recipients", messages=json.dumps(messages))
+    def waiting_recipients(self, messages: list[int], limit: int = -1) -> list[sqlite3.Row]:
+        """The recipients of these messages that still wait, one message after the other; at most `limit`."""
+        return self.rows("waiting_recipients", messages=json.dumps(messages), limit=limit)
 
     def route_of(self, lane: int) -> tuple[str, ...]:
         row = self.first("lane", lane=lane)
