@@ -13,7 +13,7 @@ import pytest
 from pysendmail import listing, schema, spool
 from pysendmail.envelope import Recipient
 from pysendmail.outcome import Outcome, Scope
-from pysendmail.queue import PART_OCTETS, PRUNED_AT_ONCE, Queue
+from pysendmail.queue import LANES_OF_A_MESSAGE, PART_OCTETS, PRUNED_AT_ONCE, Queue
 from pysendmail.schema import SchemaError
 from pysendmail.settling import MAX_ATTEMPTS_KEPT, Ending
 from pysendmail.store import SQL
@@ -323,6 +323,22 @@ def test_not_yet_due(store: Store) -> None:
     assert lane.due_at == NOW + 100
     assert store.do(store.queue.claim, lane, "main", NOW + 99) is None
     assert store.do(store.queue.claim, lane, "main", NOW + 100) is not None
+
+
+def test_lanes_of_one_message_have_a_bound(store: Store) -> None:
+    """However many destinations it has: each recipient is on a lane, of his route, also after a reload."""
+    many = [f"bob@d{number}.example" for number in range(3 * LANES_OF_A_MESSAGE)]
+    routes = {address: (("main",), ("other",))[number % 2] for number, address in enumerate(many)}
+    first = store.accept(*many, routes=routes)
+    assert len(store.queue.lanes()) == 2 * LANES_OF_A_MESSAGE
+    for route, odd in ((MAIN, 0), (("other",), 1)):
+        assert [one.recipient.address for one in store.claim(route).recipients] == many[odd::2]
+    second = store.accept(*many, routes=routes)
+    assert store.do(store.queue.reroute, lambda _sender, _recipient: ("new",)) is not None
+    lanes = "SELECT count(DISTINCT lane), count(*) FROM recipient JOIN message m ON m.id = message WHERE queue_id = ?"
+    for queue_id in (first, second):
+        assert [tuple(row) for row in store.sql(lanes, queue_id)] == [(LANES_OF_A_MESSAGE, len(many))]
+    assert len(store.claim(("new",)).recipients) == len(many)
 
 
 def test_touched_lanes(store: Store) -> None:
