@@ -23,7 +23,7 @@ from pysendmail.events import EVERY, Events
 from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.frames import ALIVE_S
 from pysendmail.postmaster import Postmaster
-from pysendmail.queue import Queue
+from pysendmail.queue import FLUSHED_AT_ONCE, Queue
 from pysendmail.records import Ended
 from pysendmail.relay import Relay
 from pysendmail.settling import Settling
@@ -216,14 +216,22 @@ class Control:
         if _filters(request):
             scope = "chosen"
             chosen = [entry["queue_id"] async for entry in self.waiting(right, request)]
-            for at in range(0, len(chosen), listing.PAGE):
-                number += await self._store.change(partial(_make_due, ids=chosen[at : at + listing.PAGE], now=now))
+            for at in range(0, len(chosen), FLUSHED_AT_ONCE):
+                number += await self._store.change(partial(_make_due, ids=chosen[at : at + FLUSHED_AT_ONCE], now=now))
         else:
-            await self._store.change(lambda queue: queue.flush(now, right.only))
+            await self._make_all_due(right, now)
         self._events.flush(uid=right.uid, scope=scope)
         if right.all:
             self._flush()
         yield {"flushed": number if scope == "chosen" else scope}
+
+    async def _make_all_due(self, right: Right, now: float) -> None:
+        if right.only is None:
+            await self._store.change(lambda queue: queue.flush(now))
+            return
+        after: int | None = 0
+        while after is not None:
+            after = await self._store.change(partial(Queue.flush_of, uid=right.only, now=now, after=after))
 
     async def flush_and_wait(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         """Flush; then what happens to that mail, until all of it was tried or its smarthosts rest again.

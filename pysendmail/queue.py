@@ -37,6 +37,7 @@ COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobod
 MAX_RECIPIENTS_PER_CLAIM = 1000
 PRUNED_AT_ONCE = 100  # messages of the history, reports; of bodies a tenth, ten times as many lanes
 REROUTED_AT_ONCE = 200  # messages: nobody else waits long for the writer
+FLUSHED_AT_ONCE = 20  # messages of a user, each with up to a thousand recipients; he may ask for it all day
 LANES_KNOWN = 10_000  # whose ids need no look
 # Lanes are in the daemon's memory. More than these of one message gain nothing, for its recipients travel together; and
 # a user whose messages each go to a thousand destinations would have a million lanes.
@@ -486,13 +487,18 @@ class Queue(Store):
 
     # -- what people do with the queue --
 
-    def flush(self, now: float, uid: int | None = None) -> None:
-        """Everything is due now; with `uid`, only what he submitted."""
-        if uid is None:
-            self.run("flush", now=now)
-        else:
-            self.run("flush_uid", now=now, uid=uid)
+    def flush(self, now: float) -> None:
+        """Everything is due now."""
+        self.run("flush", now=now)
         self._all_touched = True
+
+    def flush_of(self, uid: int, now: float, after: int = 0) -> int | None:
+        """What a user submitted is due now, a page of it. Returns where the next begins; None: that was the last."""
+        rows = self.page(after, uid, FLUSHED_AT_ONCE)
+        for row in rows:
+            self.run("flush_message", message=row["id"], now=now)
+            self._touch_message(row["id"])
+        return rows[-1]["id"] if len(rows) == FLUSHED_AT_ONCE else None
 
     def find(self, queue_id: str) -> sqlite3.Row | None:
         """id, uid, state and held of a message, or None."""
@@ -543,8 +549,7 @@ class Queue(Store):
         return True
 
     def _touch_message(self, message: int) -> None:
-        for recipient in self.recipients_of(message):
-            self.touch_recipient(recipient)
+        self._touched.update(row["lane"] for row in self.rows("message_lanes", message=message))
 
     # -- smarthosts' memory --
 

@@ -235,10 +235,11 @@ UPDATE recipient SET next_attempt_at = next_attempt_at + :jump WHERE state = 'qu
 -- name: flush
 UPDATE recipient SET next_attempt_at = :now WHERE state = 'queued' AND next_attempt_at > :now;
 
--- name: flush_uid
-UPDATE recipient SET next_attempt_at = :now
-WHERE state = 'queued' AND next_attempt_at > :now AND message IN (
-    SELECT id FROM message WHERE uid = :uid AND state IN ('queued', 'damaged'));
+-- name: flush_message
+UPDATE recipient SET next_attempt_at = :now WHERE message = :message AND state = 'queued' AND next_attempt_at > :now;
+
+-- name: message_lanes
+SELECT DISTINCT lane FROM recipient WHERE message = :message;
 
 -- name: find_message
 SELECT id, uid, state, held FROM message WHERE queue_id = :queue_id;
