@@ -298,7 +298,8 @@ class Daemon:
             self._events.emit("reload", error=self._config_error)
             return
         self._config_error = None
-        config_file.save_last_good(text, config.queue.directory)
+        with suppress(OSError):  # a full disk, most likely, which the new configuration may be meant to mend
+            config_file.save_last_good(text, config.queue.directory)
         self._configure(config)
         if self._server is not None:
             self._server.desk = self._desk()
