@@ -129,6 +129,7 @@ def _bind(path: Path, mode: int, uid: int, gid: int) -> socket.socket:
     finally:
         os.umask(old)
     if os.geteuid() == 0:
-        os.chown(new, uid, gid)
+        # Not through a link: who owns the directory may have put one there since.
+        os.chown(new, uid, gid, follow_symlinks=False)
     new.rename(path)
     return sock

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -142,6 +144,37 @@ def test_what_cannot_be_answered_on_is_refused(parent: Parent, case: str) -> Non
     make, words = REFUSED[case]
     with pytest.raises(HandOverError, match=words):
         handed_over(make(parent), PID)
+
+
+IN_BETWEEN = """
+import os, sys
+from pathlib import Path
+from pysendmail import sockets
+from rig.store import config
+
+directory, victim = map(Path, sys.argv[1:])
+
+def replace(event, arguments):
+    if event == "os.chown" and Path(os.fsdecode(arguments[0])).name == ".new":
+        (directory / ".new").unlink()
+        (directory / ".new").symlink_to(victim)
+
+sys.addaudithook(replace)
+sockets.bind(config(directory), 66, 66)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_gives_away_no_file_but_the_socket(tmp_path: Path) -> None:
+    """A link that the directory's owner puts into the socket's place at the worst moment leads root nowhere."""
+    victim = tmp_path / "shadow"
+    victim.touch()
+    (tmp_path / "run").mkdir()
+    path = [*map(str, Path(__file__).parents[1:3]), *sys.path]
+    command = [sys.executable, "-c", IN_BETWEEN, str(tmp_path / "run"), str(victim)]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(path)}, check=True)
+    assert victim.stat().st_uid == 0
+    assert (tmp_path / "run" / "submit").is_symlink()  # it was put there
 
 
 def test_only_what_was_not_handed_over_is_bound(tmp_path: Path) -> None:
