@@ -85,6 +85,19 @@ def test_named_sockets_are_taken_and_the_variables_go(parent: Parent) -> None:
         one.sock.detach()
 
 
+def test_where_commands_look_is_held_against_where_sockets_are(parent: Parent, tmp_path: Path) -> None:
+    """A path by another name is the same; one elsewhere, or none at all, is named."""
+    (tmp_path / "run").symlink_to(tmp_path)
+    abstract = parent.keep(socket.socket(socket.AF_UNIX))
+    abstract.bind(f"\0pysendmail-test-{os.getpid()}")
+    given = [
+        sockets.Listener(name="submit", sock=parent.listening("submit"), held=True),
+        sockets.Listener(name="control", sock=abstract, held=True),
+    ]
+    [words] = sockets.astray(given, config(tmp_path / "run"))
+    assert words.startswith(f"control: was handed over at @pysendmail-test-{os.getpid()}, but commands look for it at")
+
+
 def test_a_loopback_address_is_taken(parent: Parent) -> None:
     """A port that only root may bind comes so; its name is smtp."""
     sock = parent.keep(socket.create_server(("127.0.0.1", 0)))
