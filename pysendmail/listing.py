@@ -184,7 +184,10 @@ def _end(rows: Sequence[sqlite3.Row], last: sqlite3.Row) -> int | None:
 
 
 def history_entry(queue: Queue, row: Row | sqlite3.Row) -> Entry:
+    """One message; of each of its recipients the last attempts, all of them unless the recipients are many."""
     row = _sound_row(row)
+    recipients = queue.rows("page_recipients", message=row["id"])
+    most = max(PAGE_RECIPIENTS // max(len(recipients), 1), 1)
     return {
         "queue_id": row["queue_id"],
         "message_id": row["message_id"],
@@ -192,9 +195,7 @@ def history_entry(queue: Queue, row: Row | sqlite3.Row) -> Entry:
         "uid": row["uid"],
         "accepted_at": rfc3339(row["accepted_at"]),
         "size": row["size"],
-        "recipients": [
-            _history_recipient(queue, _sound_row(r)) for r in queue.rows("page_recipients", message=row["id"])
-        ],
+        "recipients": [_history_recipient(queue, _sound_row(recipient), most) for recipient in recipients],
     }
 
 
@@ -204,26 +205,25 @@ def removers(queue: Queue, row: sqlite3.Row) -> dict[str, int]:
     return {r["address"]: r["removed_by"] for r in recipients if r["state"] == "removed"}
 
 
-def _history_recipient(queue: Queue, row: Row) -> Entry:
+def _history_recipient(queue: Queue, row: Row, most: int) -> Entry:
+    attempts = [_attempt(one) for one in reversed(queue.rows("page_attempts", recipient=row["id"], limit=most))]
+    if row["state"] == "attempting":
+        attempts.append(_attempt({**_UNDER_WAY, "at": row["attempted_at"], "smarthost": row["smarthost"]}))
     return {
         "address": row["address"],
         "outcome": row["state"] if row["state"] not in WAITING else None,
         "finished_at": time_or_null(row["finished_at"]),
-        "attempts": [
-            {
-                "at": rfc3339(attempt["at"]),
-                "smarthost": attempt["smarthost"],
-                "address": attempt["address"],
-                "tls": attempt["tls"],
-                "code": attempt["code"],
-                "status": attempt["status"],
-                "reply": attempt["reply"],
-                "outcome": attempt["outcome"],
-                "duration_s": attempt["duration_s"],
-            }
-            for attempt in map(_sound_row, queue.rows("page_attempts", recipient=row["id"]))
-        ],
+        "attempts": attempts,
     }
+
+
+_ATTEMPT = ("at", "smarthost", "address", "tls", "code", "status", "reply", "outcome", "duration_s")
+_UNDER_WAY: Row = dict.fromkeys(_ATTEMPT)
+
+
+def _attempt(row: Row | sqlite3.Row) -> Entry:
+    sound = _sound_row(row)
+    return {**sound, "at": rfc3339(sound["at"])}
 
 
 def bounces_page(queue: Queue, *, after: int, uid: int | None, since: float, to: str | None, about: str | None) -> Page:

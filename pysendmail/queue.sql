@@ -392,7 +392,7 @@ FROM message WHERE queue_id = :queue_id AND state != 'receiving';
 
 -- name: page_recipients
 SELECT r.id, r.address, r.original, r.state, r.attempts, r.next_attempt_at, r.code, r.status, r.reply, r.smarthost,
-    r.finished_at, r.removed_by, lane.route
+    r.attempted_at, r.finished_at, r.removed_by, lane.route
 FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.message = :message ORDER BY r.id;
 
 -- name: waiting_recipients
@@ -403,13 +403,9 @@ FROM json_each(:messages) one CROSS JOIN recipient r ON r.message = one.value
 WHERE r.state IN ('queued', 'held', 'attempting') LIMIT :limit;
 
 -- name: page_attempts
--- The last one may be under way.
-SELECT at, smarthost, address, tls, code, status, reply, outcome, duration_s FROM (
-    SELECT id, at, smarthost, address, tls, code, status, reply, outcome, duration_s
-    FROM attempt WHERE recipient = :recipient
-    UNION ALL SELECT NULL, attempted_at, smarthost, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-    FROM recipient WHERE id = :recipient AND state = 'attempting')
-ORDER BY id IS NULL, id;
+-- Those that have ended, the last first.
+SELECT at, smarthost, address, tls, code, status, reply, outcome, duration_s
+FROM attempt WHERE recipient = :recipient ORDER BY id DESC LIMIT :limit;
 
 -- name: bounces_page
 SELECT id, at, kind, about, sender, uid, recipient, outcome, status, reply, queue_id, reported_to, silence

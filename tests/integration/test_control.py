@@ -18,6 +18,7 @@ from pysendmail.outcome import Outcome
 from pysendmail.queue import Queue
 from pysendmail.relay import Relay
 from pysendmail.status import Circumstances
+from pysendmail.units import rfc3339
 from rig.store import NOW, Store, config
 
 SENT, DEFERRED, BOUNCED, UNCERTAIN = Outcome.SENT, Outcome.DEFERRED, Outcome.BOUNCED, Outcome.UNCERTAIN
@@ -400,6 +401,23 @@ async def test_a_page_of_many_recipients_is_shorter(desk: Desk, monkeypatch: pyt
     assert [len(entry["recipients"]) for entry in found] == [2, 3]
     assert after == desk.store.row(ids[1])
     assert [entry["queue_id"] for entry in await desk.ask(ALL, "history")] == ids
+
+
+async def test_of_many_recipients_the_last_attempts_are_shown(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One entry has a bound, too; the attempt under way is beside it."""
+    monkeypatch.setattr(listing, "PAGE_RECIPIENTS", 4)
+    queue_id = desk.store.accept(BOB, DAVE, lifetime=10**6)
+    for _ in range(3):
+        desk.store.settle(desk.store.claim(), DEFERRED)
+        desk.store.now += 1000
+    desk.store.claim()
+    [entry] = await desk.ask(ALICE, "history", queue_id)
+    for recipient in entry["recipients"]:
+        assert [attempt["outcome"] for attempt in recipient["attempts"]] == ["deferred", "deferred", None]
+        assert [attempt["at"] for attempt in recipient["attempts"]] == [
+            rfc3339(NOW + 1000 - 1), rfc3339(NOW + 2000 - 1), rfc3339(NOW + 3000)
+        ]  # fmt: skip
+        assert [attempt["smarthost"] for attempt in recipient["attempts"]] == ["main"] * 3
 
 
 async def test_a_look_for_few_among_many_is_short(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
