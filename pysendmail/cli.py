@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pysendmail import __version__, terminal
 from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.smtp.reply import printable
 from pysendmail.thin import client
 from pysendmail.units import parse_time
 
@@ -215,7 +216,10 @@ def _queue(options: argparse.Namespace) -> int:
         case "show":
             for entry in answers:
                 _print_history(entry)
-                print("\n".join(f"    {line}" for line in entry["header"].splitlines()))
+                for line in entry["header"].removesuffix("\r\n").split("\r\n"):
+                    # As its sender wrote it, who may be anybody; this may be root's terminal.
+                    shown = line.expandtabs()
+                    print(f"    {printable(shown, 8 * len(shown))}")
         case _:
             for entry in answers:
                 print(f"{entry['queue_id']}: {entry['done']}")

@@ -561,7 +561,9 @@ class Loaded:
 def load_or_last_good(instance: Instance) -> Loaded:
     """The file's configuration, or else the last good one; the file's ConfigError where there is neither.
 
-    A file that was named and cannot be read says nothing of its queue: the system's must not take its place.
+    A file that was named and cannot be read says nothing of its queue: the system's must not take its place. Nor does a
+    copy that is of another queue than the one it lies in: it was written by its owner, as whom root is going to work,
+    and must not name another.
     """
     text = ""
     try:
@@ -573,7 +575,10 @@ def load_or_last_good(instance: Instance) -> Loaded:
         directory = queue_directory_of_broken(text) or instance.queue_directory
         try:
             good = _read_last_good(directory)
-            return Loaded(config=parse(good, instance), text=good, error=error)
+            config = parse(good, instance)
+            if config.queue.directory != directory:
+                raise error
+            return Loaded(config=config, text=good, error=error)
         except (ConfigError, OSError, UnicodeError):
             raise error from None
 

@@ -194,7 +194,11 @@ class Reserve:
         if wanted < min(self.octets, LEAST_RESERVE) or (self._lent and free < self._lent + FREE_FLOOR):
             self.given_up = True
             return
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError:  # no inode is left, most likely
+            self.given_up = True
+            return
         try:
             os.ftruncate(fd, 0)
             if wanted:

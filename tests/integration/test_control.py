@@ -18,6 +18,7 @@ from pysendmail.outcome import Outcome
 from pysendmail.queue import Queue
 from pysendmail.relay import Relay
 from pysendmail.status import Circumstances
+from pysendmail.units import rfc3339
 from rig.store import NOW, Store, config
 
 SENT, DEFERRED, BOUNCED, UNCERTAIN = Outcome.SENT, Outcome.DEFERRED, Outcome.BOUNCED, Outcome.UNCERTAIN
@@ -386,6 +387,55 @@ async def test_pages(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [desk.store.accept() for _ in range(8)]
     assert [entry["queue_id"] for entry in await desk.ask(ALL, "list")] == ids
     assert [entry["queue_id"] for entry in await desk.ask(ALL, "history")] == ids
+
+
+async def test_a_page_of_many_recipients_is_shorter(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at the queue is short whatever is in it: a page ends where its recipients are many, no message is cut."""
+    monkeypatch.setattr(listing, "PAGE_RECIPIENTS", 5)
+    sizes = (2, 3, 3, 7, 2, 6)
+    ids = [desk.store.accept(*(f"{n}@example.org" for n in range(size))) for size in sizes]
+    pages = [page async for page in desk.control.waiting_pages(ALL, {})]
+    assert [[len(entry["recipients"]) for entry in page] for page in pages] == [[2, 3], [3], [7], [2], [6]]
+    assert [entry["queue_id"] for page in pages for entry in page] == ids
+    found, after = listing.history_page(desk.store.queue, after=0, uid=None, since=0.0, to=None)
+    assert [len(entry["recipients"]) for entry in found] == [2, 3]
+    assert after == desk.store.row(ids[1])
+    assert [entry["queue_id"] for entry in await desk.ask(ALL, "history")] == ids
+
+
+async def test_of_many_recipients_the_last_attempts_are_shown(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One entry has a bound, too; the attempt under way is beside it."""
+    monkeypatch.setattr(listing, "PAGE_RECIPIENTS", 4)
+    queue_id = desk.store.accept(BOB, DAVE, lifetime=10**6)
+    for _ in range(3):
+        desk.store.settle(desk.store.claim(), DEFERRED)
+        desk.store.now += 1000
+    desk.store.claim()
+    [entry] = await desk.ask(ALICE, "history", queue_id)
+    for recipient in entry["recipients"]:
+        assert [attempt["outcome"] for attempt in recipient["attempts"]] == ["deferred", "deferred", None]
+        assert [attempt["at"] for attempt in recipient["attempts"]] == [
+            rfc3339(NOW + 1000 - 1), rfc3339(NOW + 2000 - 1), rfc3339(NOW + 3000)
+        ]  # fmt: skip
+        assert [attempt["smarthost"] for attempt in recipient["attempts"]] == ["main"] * 3
+
+
+async def test_a_look_for_few_among_many_is_short(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has hardly any messages, or none, has the history looked through for them piece by piece."""
+    monkeypatch.setattr(listing, "PAGE_LOOKED_AT", 3)
+    others = [desk.store.accept() for _ in range(7)]
+    own = desk.store.accept(uid=EVE.uid)
+    found = listing.history_page(desk.store.queue, after=0, uid=EVE.uid, since=0.0, to=None)
+    assert found == ([], desk.store.row(others[2]))
+    assert [entry["queue_id"] for entry in await desk.ask(EVE, "history")] == [own]
+    assert await desk.ask(EVE, "history", to="nobody@example.org") == []
+    assert len(await desk.ask(ALL, "history")) == 8
+    for _ in range(8):
+        desk.store.settle(desk.store.claim(), BOUNCED)
+    silent = listing.bounces_page(desk.store.queue, after=0, uid=EVE.uid, since=0.0, to=None, about="")
+    assert silent == ([], 3)
+    assert len(await desk.ask(EVE, "history", bounces=True)) == 1
+    assert len(await desk.ask(ALL, "history", bounces=True)) == 8
 
 
 async def test_show_has_the_header(desk: Desk) -> None:

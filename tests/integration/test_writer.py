@@ -384,6 +384,18 @@ def test_reserve(tmp_path: Path) -> None:
     assert smaller.path.stat().st_size == 64 * KIB
 
 
+def test_a_reserve_that_cannot_be_made_is_given_up(tmp_path: Path) -> None:
+    """As on a disk without an inode left: nothing fails for that, and it is made when it can be."""
+    (tmp_path / "reserve").mkdir()
+    reserve = Reserve(tmp_path, 256 * KIB)
+    reserve.fill()
+    assert reserve.given_up
+    (tmp_path / "reserve").rmdir()
+    reserve.fill()
+    assert not reserve.given_up
+    assert (tmp_path / "reserve").stat().st_size == 256 * KIB
+
+
 def test_no_reserve(tmp_path: Path) -> None:
     """A reserve of 0 is none, and is never "given up" for longer than it takes to look."""
     reserve = Reserve(tmp_path, 0)

@@ -17,6 +17,17 @@ def deferred(instance: Instance, *, uid: int | None = None) -> str:
     return instance.wait_for("outcome", after=before, status="deferred")["queue_id"]
 
 
+def test_a_header_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+    """`queue show` of what anybody has sent: controls and what turns text round are spelled out, all else is there."""
+    with Instance(tmp_path) as instance:
+        subject = "Subject: gr\u00fcn \x1b]0;title\x07\u202e\u2028\x9b31m\n\tand on"
+        instance.submit("bob@example.org", text=f"{subject}\n\nhello\n".encode())
+        lines = instance.pysendmail("queue", "show", "--all").split("\n")
+    assert "    Subject: gr\u00fcn \\x1b]0;title\\x07\\u202e\\u2028\\x9b31m" in lines
+    assert "            and on" in lines
+    assert [line for line in lines if not line.isprintable()] == []
+
+
 def test_hold_release_retry_remove_expire(tmp_path: Path) -> None:
     """Each does to the one message what its name says, and `history` and `explain` know it."""
     with (

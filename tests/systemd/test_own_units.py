@@ -29,6 +29,19 @@ def bobs(guest: Packaged) -> Iterator[Packaged]:
     guest.must("rm", "-r", "/home/bob/.config", "/home/bob/.local/state/pysendmail")
 
 
+def test_without_a_configuration_of_his_own_nothing_runs(guest: Packaged) -> None:
+    """The unit says what is missing, once; nothing is started again and again, and his mail goes the system's way."""
+    carol = "carol"
+    with guest.login(carol):
+        guest.own(carol, "systemctl", "--user", "enable", "--now", *UNITS)
+        shown = guest.own(carol, "systemctl", "--user", "show", "--property=ConditionResult,ActiveState", UNITS[0])
+        assert shown.split() == ["ActiveState=inactive", "ConditionResult=no"]
+        guest.submit("bob@example.org", user=carol)
+        assert [one["uid"] for one in guest.mailq()] == [USERS[carol]]
+        guest.own(carol, "systemctl", "--user", "disable", "--now", *UNITS)
+    guest.must("rm", "-r", "/home/carol/.config")
+
+
 def test_mutt_on_a_laptop(bobs: Packaged) -> None:
     """The mail is his own daemon's; what waits when he logs out leaves when he is back; the system's queue has none."""
     guest = bobs

@@ -572,6 +572,16 @@ def test_broken_file_without_a_last_good_one(tmp_path: Path) -> None:
         load_or_last_good(Instance(path=file, queue_directory=tmp_path))
 
 
+def test_the_copy_of_another_queue_is_none(tmp_path: Path) -> None:
+    """Copied along with a queue, or put there by its owner: it leads root, who reads it, to no other directory."""
+    file, queue = tmp_path / "x.toml", tmp_path / "queue"
+    queue.mkdir()
+    save_last_good("[queue]\ndirectory = '/etc'\n", queue)
+    file.write_text(f"[queue]\ndirectory = '{queue}'\nlifetime = 5d\n")
+    with pytest.raises(ConfigError, match=r"x\.toml:3: queue\.lifetime"):
+        load_or_last_good(Instance(path=file))
+
+
 def test_a_named_file_that_is_missing_does_not_start_another_queue(tmp_path: Path) -> None:
     """The good copy beside the system's queue is the system's; -C with a wrong name must not run that."""
     save_last_good("hostname = 'system.example'\n", tmp_path)
