@@ -34,7 +34,11 @@ MAX_LINE = select.PIPE_BUF - 1  # a pipe that is ready takes so much without blo
 def line(event: str, fields: Mapping[str, Value]) -> str:
     """One event as it is written to stderr."""
     pairs = [f"event={event}"]
-    pairs += [f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None]
+    pairs += [
+        f"{key}={_quoted(value) if isinstance(value, str) else text_of(value)}"
+        for key, value in fields.items()
+        if value is not None
+    ]
     return " ".join(pairs)
 
 
@@ -45,12 +49,8 @@ def text_of(value: str | int | float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def _quoted(value: str | int | float) -> str:
-    return _quoted_text(value) if isinstance(value, str) else text_of(value)
-
-
 @lru_cache(512)  # smarthosts, addresses, senders and most replies come again
-def _quoted_text(value: str) -> str:
+def _quoted(value: str) -> str:
     text = text_of(value)
     if _PLAIN.fullmatch(text):
         return text
