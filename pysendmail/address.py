@@ -24,7 +24,8 @@ MAX_DOMAIN_OCTETS = 255
 MAX_MAILBOX_OCTETS = 254
 MAX_LABEL_OCTETS = 63
 
-_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\x80-\U0010ffff]"
+# By what it is not: to name all above ASCII takes 3 ms of each start wherever it stands.
+_ATEXT = r'[^\x00-\x20\x7f()<>\[\]:;@\\,."]'
 # Groups that repeat may give back (it stays linear): a possessive one lets a trailing dot pass in Python 3.11.2.
 _DOT_ATOM = re.compile(rf"{_ATEXT}++(?:\.{_ATEXT}++)*")
 _MAILBOX = re.compile(
@@ -40,8 +41,8 @@ _FOLD = re.compile(r"\r?\n(?=[ \t])")
 # An address and nothing else, as nearly every argument is; tokens would say the same of it.
 _ALONE = re.compile(rf"{_ATEXT}++(?:\.{_ATEXT}++)*(?:@{_ATEXT}++(?:\.{_ATEXT}++)*)?")
 _TOKEN = re.compile(
-    r"""(?P<space>   [ \t]++ )
-      | (?P<atom>    [^\x00-\x20\x7f()<>\[\]:;@\\,."]++ )
+    rf"""(?P<space>   [ \t]++ )
+      | (?P<atom>    {_ATEXT}++ )
       | (?P<quoted>  " (?: [^"\\]++ | \\. )*+ " )
       | (?P<literal> \[ (?: [^\[\]\\]++ | \\. )*+ \] )
       | (?P<special> [<>@,;:.] )""",

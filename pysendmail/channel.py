@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from pysendmail.alarm import Alarm
+
 READ_OCTETS = 64 * 1024  # what a pipe holds; more at a time only makes others wait
 
 
@@ -25,8 +27,7 @@ class Channel:
         self._waiting: asyncio.Future[bytes] | None = None
         self._watched = False  # the loop tells us when something comes
         self._begun = False
-        self._until = 0.0  # so long the read that waits may take
-        self._timer: asyncio.TimerHandle | None = None  # set no later than that; it outlives the read
+        self._alarm = Alarm(self.interrupt)
 
     async def read(self, patience: float) -> bytes:
         """What has come, at most READ_OCTETS; b"" when nothing more will."""
@@ -40,27 +41,12 @@ class Channel:
             self._loop.add_reader(self._sock.fileno(), self._come)
             self._watched = True
         self._waiting = self._loop.create_future()
-        self._until = self._loop.time() + patience
-        if self._timer is None or self._timer.when() > self._until:
-            self._set_timer()
+        self._alarm.set(patience)
         try:
             return await self._waiting
         finally:
             self._waiting = None
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(self._until, self._time_over)
-
-    def _time_over(self) -> None:
-        self._timer = None
-        if self._waiting is None:
-            return
-        if self._loop.time() < self._until:  # it was set for an earlier read
-            self._set_timer()
-        else:
-            self.interrupt()
+            self._alarm.clear()
 
     def _come(self) -> None:
         waiting = self._waiting
@@ -96,8 +82,7 @@ class Channel:
     def close(self) -> None:
         """For good, and once more is no harm. What was written still arrives."""
         self._unwatch()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.close()
         self._sock.close()
 
     def _unwatch(self) -> None:

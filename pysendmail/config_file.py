@@ -19,15 +19,11 @@ import pwd
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache, partial
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
-
-import cattrs
-from cattrs.errors import AttributeValidationNote, BaseValidationError, ForbiddenExtraKeysError
-from cattrs.gen import make_dict_structure_fn, override
 
 from pysendmail import config_values, hostname, small_file, spool
 from pysendmail.config import Config, Kind, Rewrite, Route, Smarthost
@@ -218,24 +214,9 @@ def _key_name(path: KeyPath) -> str:
 
 
 @cache
-def _converter() -> cattrs.Converter:
-    """Structures every table by the types of config.py: a reader for each key, no other key allowed."""
-    converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True)
-    for table in {*_sections().values(), *_lists().values()}:
-        overrides = {
-            name: override(rename=_in_file(name), struct_hook=_hook(hint)) for name, hint in _hints(table).items()
-        }
-        converter.register_structure_hook(
-            table,
-            make_dict_structure_fn(
-                table,
-                converter,
-                _cattrs_forbid_extra_keys=True,
-                _cattrs_detailed_validation=True,
-                **overrides,  # type: ignore[arg-type]  # keyed by names of fields
-            ),
-        )
-    return converter
+def _readers(table: type) -> dict[str, Callable[[object], Any]]:
+    """What reads the value of each of a table's fields, by the types of config.py."""
+    return {name: _reader(hint) for name, hint in _hints(table).items()}
 
 
 def _hints(table: type) -> dict[str, Any]:
@@ -273,15 +254,15 @@ def _in_file(name: str) -> str:
     return name.rstrip("_")  # from_: `from` is a word of Python's
 
 
-def _hook(hint: Any) -> Callable[[object, Any], Any]:
+def _reader(hint: Any) -> Callable[[object], Any]:
     if get_origin(hint) is Annotated:
-        return lambda value, _type: config_values.read(get_args(hint)[1], value)
+        return partial(config_values.read, get_args(hint)[1])
     if get_origin(hint) in (Union, UnionType):
-        return _hook(next(arg for arg in get_args(hint) if arg is not type(None)))
+        return _reader(next(arg for arg in get_args(hint) if arg is not type(None)))
     if get_origin(hint) is Literal:
-        return lambda value, _type: config_values.read_choice(get_args(hint), value)
+        return partial(config_values.read_choice, get_args(hint))
     if hint is bool:
-        return lambda value, _type: config_values.read_switch(value)
+        return config_values.read_switch
     raise TypeError(f"config.py has a field of type {hint}, for which the file has no form")
 
 
@@ -387,26 +368,23 @@ class _Reading:
                 yield index, value
 
     def structure(self, path: KeyPath, table: type, given: dict[str, Any]) -> Any:
-        try:
-            return _converter().structure(given, table)
-        except BaseValidationError as group:
-            for error in group.exceptions:
-                self.explain(path, table, error)
-            return None
-
-    def explain(self, path: KeyPath, table: type, error: Exception) -> None:
-        notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, AttributeValidationNote)]
-        key = (*path, _in_file(notes[0].name)) if notes else path
-        match error:
-            case ForbiddenExtraKeysError():
-                for name in sorted(error.extra_fields):
-                    self.unknown(path, name, table)
-            case Wrong():
-                self.report(key, error.text, error.mend)
-            case KeyError():
-                self.report(key, "it is missing", f"[[{path[0]}]] needs it")
-            case _:  # a reader that let another error out: a bug of ours, but the file is what can be changed
-                self.report(key, f"it cannot be used: {error}")
+        """The table's value; None when one of its keys is wrong or missing, or there is no such key."""
+        values: dict[str, Any] = {}
+        found = len(self.problems)
+        for field in fields(table):
+            name = _in_file(field.name)
+            if name in given:
+                try:
+                    values[field.name] = _readers(table)[field.name](given[name])
+                except Wrong as wrong:
+                    self.report((*path, name), wrong.text, wrong.mend)
+                except Exception as error:  # a bug of ours, but the file is what can be changed
+                    self.report((*path, name), f"it cannot be used: {error}")
+            elif field.default is MISSING:
+                self.report((*path, name), "it is missing", f"[[{path[0]}]] needs it")
+        for name in sorted(given.keys() - set(keys_of(table))):
+            self.unknown(path, name, table)
+        return table(**values) if len(self.problems) == found else None
 
     def unknown(self, path: KeyPath, name: str, table: type) -> None:
         self.report((*path, name), "there is no such key", _where_instead(name, table))

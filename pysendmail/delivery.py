@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from pysendmail import schedule, tlspolicy
+from pysendmail.alarm import Alarm
 from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.lanes import Lanes, Route
@@ -52,6 +53,7 @@ class Ready:
 
 
 Pick = tuple[LaneState, Relay]
+Claimed = asyncio.Future[list[Claim | None]]
 
 
 class Delivery:
@@ -79,6 +81,8 @@ class Delivery:
         self._idle: dict[str, list[tuple[Session, asyncio.TimerHandle]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._opening: set[asyncio.Task[None]] = set()  # those of them without a connection yet
+        self._claiming: set[Claimed] = set()  # handed in
+        self._claim_error: Exception | None = None  # ours, in one of them
         self._stopping = False
         self._full_until = 0.0  # monotonic: claims wait for room on the disk
         self._wall_offset = time.time() - self._loop.time()
@@ -157,7 +161,7 @@ class Delivery:
             self._looked.set()
             if self._wake.is_set():
                 continue
-            if once and not self._tasks and not self._claimable():
+            if once and not self._tasks and not self._claiming and not self._claimable():
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._patience()):
@@ -189,6 +193,8 @@ class Delivery:
             self._close_idle(relay.name)
         for task in self._opening:
             task.cancel()
+        if self._claiming:
+            await asyncio.wait(self._claiming)  # what they claim is given back by tasks of its own
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -258,38 +264,47 @@ class Delivery:
 
     async def _claim(self) -> None:
         """Claim as much as the smarthosts bear now, a commit for each round."""
-        while (picks := self._picks()) and await self._take(picks, self._hand_in(picks)):
-            pass
+        while self._claim_error is None and (claiming := self._hand_in()):
+            await asyncio.wait((claiming,))
+        if self._claim_error is not None:
+            error, self._claim_error = self._claim_error, None
+            raise error
 
-    def _claim_beside(self) -> None:
-        """Hand in the next claims right before an outcome is: one commit does for both."""
-        if picks := self._picks():
-            self._start(self._take(picks, self._hand_in(picks)))
+    def _hand_in(self) -> Claimed | None:
+        """Have claimed what can be; right before an outcome is handed in, one commit does for both. None: nothing."""
+        picks = self._picks()
+        if not picks:
+            return None
+        claiming = self._writer.hand_in(Claiming([(lane, relay.name) for lane, relay in picks], time.time()))
+        self._claiming.add(claiming)
+        claiming.add_done_callback(partial(self._take, picks))
+        return claiming
 
-    def _hand_in(self, picks: Sequence[Pick]) -> asyncio.Future[list[Claim | None]]:
-        return self._writer.hand_in(Claiming([(lane, relay.name) for lane, relay in picks], time.time()))
-
-    async def _take(self, picks: Sequence[Pick], claimed: asyncio.Future[list[Claim | None]]) -> bool:
-        """Take over what was claimed, once it is committed. False: nothing can be claimed for now."""
-        claims: list[Claim | None] = []
+    def _take(self, picks: Sequence[Pick], claimed: Claimed) -> None:
+        """Take over what was claimed, once it is committed."""
+        self._claiming.discard(claimed)
+        self._wake.set()
+        for lane, relay in picks:
+            relay.asked.remove(lane)
         try:
-            claims = await claimed
+            claims = claimed.result()
         except StoreFull:
             self._store_full()
+            return
         except StoreBroken:
             self._stopping = True
-        finally:
-            for lane, relay in picks:
-                relay.asked.remove(lane)
-        for (_, relay), claim in zip(picks, claims, strict=False):
+            return
+        except Exception as error:
+            self._claim_error = error
+            return
+        for (_, relay), claim in zip(picks, claims, strict=True):
             if claim is None:
                 continue
-            if self._stopping:  # `stop` has looked at the relays already
-                await self._give_back(claim)
+            if self._stopping:
+                self._start(self._give_back(claim))
                 continue
             relay.claimed(claim, self._loop.time())
             self._connect(relay)
-        return bool(claims)
 
     def _picks(self) -> list[Pick]:
         """Whose turn it is on the smarthosts that have room: to be claimed, and taken then."""
@@ -335,12 +350,13 @@ class Delivery:
         """One connection: the relay's claims one after the other, for as long as there are any."""
         session = self._take_idle(relay)
         ahead: list[Ready] = []  # at most one: the next, whose envelope is on its way
+        overtime = Alarm(lambda: self._stuck(relay, claim, ahead))
         try:
             while ahead or (relay.claims and relay.connections <= max(relay.bearable, 1)):
                 ready = ahead.pop() if ahead else None
                 claim = ready.claim if ready else relay.take()
                 try:
-                    session = await self._attempt(relay, claim, ready, session, ahead)
+                    session = await self._attempt(relay, claim, ready, session, ahead, overtime)
                 finally:
                     relay.ended(claim)
                 if session is None:
@@ -357,6 +373,7 @@ class Delivery:
                 await self._give_back(ready.claim)
             raise
         finally:
+            overtime.close()
             relay.connections -= 1
             if session is not None:
                 self._park(relay, session)
@@ -373,11 +390,18 @@ class Delivery:
         self._wake.set()
 
     async def _attempt(
-        self, relay: Relay, claim: Claim, ready: Ready | None, session: Session | None, ahead: list[Ready]
+        self,
+        relay: Relay,
+        claim: Claim,
+        ready: Ready | None,
+        session: Session | None,
+        ahead: list[Ready],
+        overtime: Alarm,
     ) -> Session | None:
         """One claim on this connection, or a new one; returns the connection if it is still of use.
 
         `ready` is the claim prepared, if it was. `ahead` gets the next one, if its envelope goes behind this message.
+        `overtime` rings when the message takes long.
         """
         started_at = time.time()
         try:
@@ -401,7 +425,7 @@ class Delivery:
             recipients=len(claim.recipients),
             rewritten=ready.rewritten,
         )
-        stuck = self._loop.call_later(STUCK_S, self._stuck, relay, claim, ahead)
+        overtime.set(STUCK_S)
         try:
             results = await session.send(ready.message, partial(self._behind, relay, session, ahead))
         except asyncio.CancelledError:
@@ -409,14 +433,14 @@ class Delivery:
                 await self._give_back(claim)  # else the next start finds it, and calls it uncertain
             raise
         finally:
-            stuck.cancel()
+            overtime.clear()
             if claim in relay.stuck:
                 relay.stuck.remove(claim)
         relay.one_at_a_time = relay.one_at_a_time or session.one_at_a_time
         if session.stale:
             # The connection had died while it was idle: no attempt of this message's.
             await session.close()
-            return await self._attempt(relay, claim, ready, None, ahead)
+            return await self._attempt(relay, claim, ready, None, ahead, overtime)
         self._judge(relay, results)
         relay.ended(claim)
         await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
@@ -525,7 +549,7 @@ class Delivery:
             exhausted=self._exhausted(claim.route),
         )
         sent = any(result.outcome is Outcome.SENT for result in results)
-        self._claim_beside()
+        self._hand_in()
         try:
             ended = await self._writer.run(Ending(self._policy, settlement, ended_at), must=True)
         except (StoreBroken, StoreFull):

@@ -17,6 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Protocol, TextIO
 
 from pysendmail.records import Ended
@@ -34,7 +35,11 @@ MAX_LINE = select.PIPE_BUF - 1  # a pipe that is ready takes so much without blo
 def line(event: str, fields: Mapping[str, Value]) -> str:
     """One event as it is written to stderr."""
     pairs = [f"event={event}"]
-    pairs += [f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None]
+    pairs += [
+        f"{key}={_quoted(value) if isinstance(value, str) else text_of(value)}"
+        for key, value in fields.items()
+        if value is not None
+    ]
     return " ".join(pairs)
 
 
@@ -45,9 +50,10 @@ def text_of(value: str | int | float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def _quoted(value: str | int | float) -> str:
+@lru_cache(512)  # smarthosts, addresses, senders and most replies come again
+def _quoted(value: str) -> str:
     text = text_of(value)
-    if not isinstance(value, str) or _PLAIN.fullmatch(text):
+    if _PLAIN.fullmatch(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -65,27 +71,29 @@ class Lines:
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._lost = 0  # lines that nobody took
+        self._poll = select.poll()
+        self._fd = -1
+        with suppress(OSError, ValueError):  # not a file: in memory
+            if stream is not None:
+                self._fd = stream.fileno()
+                self._poll.register(self._fd, select.POLLOUT)
 
     def write(self, event: str, fields: Mapping[str, Value]) -> None:
         if self._stream is None:
             return
         text = line(event, fields)
         try:
-            try:
-                fd = self._stream.fileno()
-            except OSError:  # not a file: in memory
+            if self._fd < 0:
                 self._stream.write(text + "\n")
                 return
             # A pipe whose reader sleeps must not stop the mail. What poll says is ready takes PIPE_BUF octets without
             # waiting; O_NONBLOCK would be set for everybody who shares this stderr.
-            poll = select.poll()
-            poll.register(fd, select.POLLOUT)
-            if not poll.poll(0):
+            if not self._poll.poll(0):
                 self._lost += 1
                 return
             if self._lost:
                 text, self._lost = f"{line('lost', {'lines': self._lost})}\n{text}", 0
-            os.write(fd, text.encode("utf-8", "backslashreplace")[:MAX_LINE] + b"\n")
+            os.write(self._fd, text.encode("utf-8", "backslashreplace")[:MAX_LINE] + b"\n")
         except (OSError, ValueError):
             pass  # nobody reads the log; the mail goes on
 

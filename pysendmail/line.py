@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from pysendmail.alarm import Alarm
 from pysendmail.connection import Connection
 from pysendmail.gate import cut
 from pysendmail.outcome import Fault
 from pysendmail.smtp.reply import Reply, ReplyReader, printable
 
+# More than a group's replies.
+READ_OCTETS = 4096
 # Replies that may wait while nobody reads them: a group's, and then some. More is a flood.
 MAX_WAITING_REPLIES = 256
-# asyncio may call a timer so much too early: its clock's resolution.
-EARLY_S = 0.001
 
 
-class Line(asyncio.Protocol):
+class Line(asyncio.BufferedProtocol):
     """See the module."""
 
     def __init__(self, connection: Connection) -> None:
@@ -29,21 +30,24 @@ class Line(asyncio.Protocol):
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._reader = ReplyReader()
+        self._buffer = memoryview(bytearray(READ_OCTETS))
         self._writable = asyncio.Event()
         self._writable.set()
         self._waiter: asyncio.Future[None] | None = None
-        self._deadline = 0.0  # of who waits
-        # One timer that goes on from wait to wait: hardly any deadline is ever reached.
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._time_over)
 
     @property
     def quiet(self) -> bool:
         """Whether nothing has come that nobody waits for."""
         return not self.replies and self._reader.empty and self.trouble is None
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where octets come to. Else the loop sets up 256 KiB for each reply, which takes longer than all the rest."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Cut into replies; a server that floods us loses the connection."""
-        self.replies.extend(self._reader.feed(data))
+        self.replies.extend(self._reader.feed(bytes(self._buffer[:nbytes])))
         if self._reader.broken:
             self._end(Fault.GARBAGE, self._reader.broken)
         elif len(self.replies) > MAX_WAITING_REPLIES:
@@ -72,9 +76,7 @@ class Line(asyncio.Protocol):
     def _end(self, fault: Fault, reason: str) -> None:
         if self.trouble is None:
             self.trouble = (fault, reason)
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        self._alarm.close()
         self._tell()
         self._writable.set()
         cut(self._connection.transport)
@@ -87,26 +89,17 @@ class Line(asyncio.Protocol):
         """Until there is a reply, or trouble instead; TimeoutError when there is neither after so long."""
         if self.replies or self.trouble is not None:
             return
-        self._deadline = self._loop.time() + seconds
-        if self._alarm is not None and self._alarm.when() > self._deadline:
-            self._alarm.cancel()
-            self._alarm = None
-        if self._alarm is None:
-            self._alarm = self._loop.call_at(self._deadline, self._ring)
+        self._alarm.set(seconds)
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
+            self._alarm.clear()
 
-    def _ring(self) -> None:
-        self._alarm = None
-        if self._waiter is None or self._waiter.done():
-            return
-        if self._loop.time() + EARLY_S >= self._deadline:
+    def _time_over(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(TimeoutError())
-        else:
-            self._alarm = self._loop.call_at(self._deadline, self._ring)
 
     async def drained(self, stall_s: float) -> None:
         """Wait until more may be written; TimeoutError when the peer takes nothing for `stall_s` seconds."""

@@ -5,6 +5,7 @@ Nothing is read from the store before the session wants it, and then a few parts
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from pysendmail.reader import Reader
 from pysendmail.records import Claim
 from pysendmail.session import Body, Outgoing
 
-PARTS_AT_A_TIME = 4  # of a large body, read ahead: 1 MiB
+PARTS_AT_A_TIME = 2  # of a large body: as much is being sent, and as much read ahead: 1 MiB
 
 
 def outgoing(claim: Claim, config: Config, smarthost: Smarthost, reader: Reader) -> tuple[Outgoing, str]:
@@ -54,21 +55,26 @@ class StoredBody:
         return claim.first_part if small else self.stream
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """The body's octets in order; from the start each time it is called."""
+        """The body's octets in order; from the start each time it is called. What is next is read meanwhile."""
         claim = self._claim
-        yield claim.first_part
-        got = len(claim.header) + 2 + len(claim.first_part)
-        part = 1
-        while got < claim.size:
-            parts = await self._reader.run(
-                partial(Queue.parts, message=claim.message, part=part, limit=PARTS_AT_A_TIME)
-            )
-            if not parts:
-                raise EOFError(f"{claim.queue_id}: the stored body ends {claim.size - got} octets early")
-            for octets in parts:
-                got += len(octets)
-                yield octets
-            part += len(parts)
+        parts = [claim.first_part]
+        got, read = len(claim.header) + 2 + len(claim.first_part), 1
+        while parts:
+            ahead = self._read(read) if got < claim.size else None
+            try:
+                for octets in parts:
+                    yield octets
+                parts = await ahead if ahead is not None else []
+            finally:
+                if ahead is not None:
+                    ahead.cancel()
+            got += sum(map(len, parts))
+            read += len(parts)
+        if got < claim.size:
+            raise EOFError(f"{claim.queue_id}: the stored body ends {claim.size - got} octets early")
+
+    def _read(self, part: int) -> asyncio.Future[list[bytes]]:
+        return self._reader.hand_in(partial(Queue.parts, message=self._claim.message, part=part, limit=PARTS_AT_A_TIME))
 
     async def seven_bit(self) -> tuple[bytes, bytes | Body]:
         """Header and body without 8-bit octets in the body, for a server without 8BITMIME (RFC 6152 §3)."""

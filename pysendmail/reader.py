@@ -24,7 +24,11 @@ class Reader:
 
     async def run(self, look: Callable[[Queue], T]) -> T:
         """Run one short look at the queue; long ones go page by page."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look, look)
+        return await self.hand_in(look)
+
+    def hand_in(self, look: Callable[[Queue], T]) -> asyncio.Future[T]:
+        """Have a look at the queue begun, to be awaited later, or to be cancelled."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._look, look)
 
     def _look(self, look: Callable[[Queue], T]) -> T:
         if self._queue is None:

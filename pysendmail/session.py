@@ -80,7 +80,8 @@ class Session:
         self._used = False
         self._begun: tuple[Outgoing, Transaction] | None = None  # its envelope went behind the last final dot
         self._line = Line(connection)
-        connection.transport.set_protocol(self._line)
+        self._transport = connection.transport
+        self._transport.set_protocol(self._line)
 
     @classmethod
     async def open(
@@ -108,7 +109,7 @@ class Session:
     def usable(self) -> bool:
         """Whether another message may go over this connection; if one was `begun`, that one."""
         in_step = self._line.quiet if self._begun is None else self._line.trouble is None
-        return self._usable and in_step and not self._connection.transport.is_closing()
+        return self._usable and in_step and not self._transport.is_closing()
 
     @property
     def begun(self) -> bool:
@@ -178,7 +179,7 @@ class Session:
                 else:
                     assert isinstance(step, bytes)
                     self._trace_lines(step)
-                    self._connection.transport.write(step)
+                    self._transport.write(step)
                 await self._take_replies(transaction)
         except Exception as error:
             # A bug of ours, or the store failing to give the body: this attempt failed, the daemon lives.
@@ -195,7 +196,7 @@ class Session:
             transaction.receive(self._line.replies.popleft())
         elif self._line.trouble is not None:
             transaction.fail(*self._line.trouble)
-        elif not self._usable or self._connection.transport.is_closing():
+        elif not self._usable or self._transport.is_closing():
             transaction.fail(Fault.CLOSED, "the connection was closed")
         return transaction.usable
 
@@ -245,7 +246,7 @@ class Session:
                         continue
                     if not await self._has_room(transaction):
                         return
-                    self._connection.transport.write(b"".join(ready))
+                    self._transport.write(b"".join(ready))
                     octets += waiting
                     ready = []
         if not await self._has_room(transaction):
@@ -255,7 +256,7 @@ class Session:
         behind_it = self._begin(behind) if behind is not None and self.extensions.pipelining else b""
         transaction.ending()
         self.in_doubt = True
-        self._connection.transport.write(b"".join([*ready, behind_it]))
+        self._transport.write(b"".join([*ready, behind_it]))
         if self.trace:
             self.trace(f"> [{octets} octets]")
             self.trace("> .")
@@ -297,7 +298,7 @@ class Session:
         """End the connection at once."""
         self._usable = False
         self._begun = None
-        cut(self._connection.transport)
+        cut(self._transport)
 
     async def close(self) -> None:
         """QUIT, politely and briefly. Never raises but CancelledError."""
@@ -308,13 +309,13 @@ class Session:
             self._usable = False
             if self.trace:
                 self.trace("> QUIT")
-            connection.transport.write(b"QUIT\r\n")
+            self._transport.write(b"QUIT\r\n")
             with contextlib.suppress(TimeoutError):
                 await self._line.wait(min(QUIT_S, self._timeout.command))
             if self.trace and self._line.replies:
                 self.trace(f"< {redact(self._line.replies[0].text, connection.secrets)}")
-            if not connection.transport.is_closing():  # closed twice, TLS of Python 3.11.2 cannot be aborted any more
-                connection.transport.close()
+            if not self._transport.is_closing():  # closed twice, TLS of Python 3.11.2 cannot be aborted any more
+                self._transport.close()
         self._usable = False
         await leave(connection)
 

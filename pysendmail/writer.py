@@ -4,6 +4,8 @@ Every change is a step, a function of the open Queue. Steps that wait together s
 savepoint of its own: one that raises undoes itself and nobody else. A caller's future is done only when the
 commit has returned, so that whoever says "accepted" or forgets a claim does it on durable ground.
 
+Where commits are slow, the next waits a little for those who were just answered: see `Crowd`.
+
 A step may be an object whose class has `together(queue, steps)`: it does all steps of its kind that wait, with fewer
 statements than each for itself, and returns the result of each, or the error that is its own. If it raises, it is
 undone and each is run for itself.
@@ -33,6 +35,9 @@ from pysendmail.spool import Reserve
 
 T = TypeVar("T")
 MAX_BATCH = 256
+SLOW_S = 0.005  # a commit on a disk that turns takes longer, on others less
+CROWD_S = 0.01  # at most so long it waits for more, and at most half of what the last one took
+CROWD_REST = 32  # commits until it is tried again, when one has waited in vain
 RETRY_FULL_S = 1.0
 SPARE_PAGES = 2048  # 8 MiB that may stay free, for the mail to come
 QUIET_S = 1.0  # nobody has written for so long: time to see whether there are more
@@ -58,6 +63,33 @@ class _Step:
     error: BaseException | None = None
 
 
+class Crowd:
+    """How long a commit waits for more steps, where the disk is slow.
+
+    Those who are answered by one commit come again during the next, which is for those who came during the first: so
+    that two crowds take turns, and each waits for two commits. To wait a little for who may be back makes one of them.
+    Where they do not come in time, it is not tried again for a while.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0  # who was answered by the last commit, or came meanwhile
+        self._until = 0.0
+        self._rest = 0  # commits before the next that waits
+
+    def committed(self, number: int, more: int, begun: float, ended: float) -> None:
+        """A commit has answered so many; more wait for the next."""
+        if number < self._size * 3 // 4 and self._until > 0.0:
+            self._rest = CROWD_REST
+        self._rest -= self._rest > 0
+        self._size = number + more
+        took_s = ended - begun
+        self._until = ended + min(took_s / 2, CROWD_S) if took_s >= SLOW_S and not self._rest else 0.0
+
+    def patience(self, number: int, now: float) -> float:
+        """Seconds until the next commit begins, when so many steps are there."""
+        return max(self._until - now, 0.0) if number < self._size else 0.0
+
+
 class Writer:
     """Runs steps on its own thread. Created and used on the event loop's thread."""
 
@@ -79,6 +111,7 @@ class Writer:
         self._stopped = False  # nothing more is taken
         self._ending = False  # the thread has seen that
         self._hurried = False
+        self._crowd = Crowd()
         self._give_back_at: float | None = None  # monotonic: when freed pages are next given back
         self._disturbed = False  # somebody has written since
         self._checkpoints = Checkpoints(queue, queue.directory, self._cannot_write_back)
@@ -112,26 +145,28 @@ class Writer:
 
     def _work(self) -> None:
         while not self._ending:
-            batch: list[_Step] = []
             try:
                 step = self._steps.get(timeout=self._patience())
             except queues.Empty:
                 self._use_the_quiet()
                 continue
             self._disturbed = True
-            while True:
-                if step is None:
-                    self._ending = True
-                    break
+            if batch := self._gather(step):
+                begun = time.monotonic()
+                self._commit(batch)
+                self._crowd.committed(len(batch), self._steps.qsize(), begun, time.monotonic())
+
+    def _gather(self, step: _Step | None) -> list[_Step]:
+        """The steps that share a commit: all that wait, and who is back in time."""
+        batch: list[_Step] = []
+        with suppress(queues.Empty):
+            while step is not None:
                 batch.append(step)
                 if len(batch) >= MAX_BATCH:
-                    break
-                try:
-                    step = self._steps.get_nowait()
-                except queues.Empty:
-                    break
-            if batch:
-                self._commit(batch)
+                    return batch
+                step = self._steps.get(timeout=self._crowd.patience(len(batch), time.monotonic()))
+            self._ending = True
+        return batch
 
     def _patience(self) -> float | None:
         """Seconds until something is to be done that nobody asked for; None: nothing."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 # RFC 5321 §4.5.3.1.5 allows 512 octets a line; real servers go beyond it. What a person needs fits well within.
 MAX_LINE_OCTETS = 2048
@@ -16,7 +17,7 @@ MAX_LINES = 100
 # Kept in the history, the log and the bounce.
 MAX_TEXT = 1000
 
-_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\n]*))?\Z")
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\n]*))?\r?\Z")
 _STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s|\Z)")
 # C0, DEL, C1, and the marks that turn the direction of writing: none of them may reach a terminal or a header.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -99,34 +100,44 @@ class ReplyReader:
         *lines, self._rest = (self._rest + data).split(b"\n")
         try:
             for line in lines:
-                if (reply := self._take_line(line.removesuffix(b"\r"))) is not None:
+                code, last, text = _parsed(line)
+                if last and not self._lines:
+                    replies.append(Reply(code, (text,)))
+                elif (reply := self._continued(code, last, text)) is not None:
                     replies.append(reply)
-            _check_length(self._rest.removesuffix(b"\r"))
+            _check_length(self._rest)
         except ReplyError as error:
             self.broken = str(error)
             self._rest = b""
             self._lines.clear()
         return replies
 
-    def _take_line(self, line: bytes) -> Reply | None:
-        _check_length(line)
-        match = _LINE.match(line)
-        if match is None:
-            raise ReplyError(f"not an SMTP reply: {printable(line, 80)}")
-        code = int(match[1])
+    def _continued(self, code: int, last: bool, text: bytes) -> Reply | None:
+        """A line of a reply of several."""
         if self._lines and code != self._code:
             raise ReplyError(f"a reply that begins with {self._code} and goes on with {code}")
         self._code = code
-        self._lines.append(match[3] or b"")
+        self._lines.append(text)
         if len(self._lines) > MAX_LINES:
             raise ReplyError(f"a reply of more than {MAX_LINES} lines")
-        if match[2] == b"-":
+        if not last:
             return None
         reply = Reply(code, tuple(self._lines))
         self._lines = []
         return reply
 
 
+@lru_cache(128)  # most are the same for each message
+def _parsed(line: bytes) -> tuple[int, bool, bytes]:
+    """A line without its LF: code, whether the reply ends with it, text."""
+    _check_length(line)
+    match = _LINE.match(line)
+    if match is None:
+        shown = printable(line.removesuffix(b"\r"), 80)
+        raise ReplyError(f"not an SMTP reply: {shown}")
+    return int(match[1]), match[2] != b"-", match[3] or b""
+
+
 def _check_length(line: bytes) -> None:
-    if len(line) > MAX_LINE_OCTETS:
+    if len(line) > MAX_LINE_OCTETS + line.endswith(b"\r"):
         raise ReplyError(f"a reply line of more than {MAX_LINE_OCTETS} octets")

@@ -20,7 +20,7 @@ from pysendmail.queue import Queue
 from pysendmail.records import LaneState, NewMessage
 from pysendmail.settling import Settling
 from pysendmail.spool import FREE_FLOOR, Reserve, free_octets
-from pysendmail.writer import StoreBroken, StoreFull, Writer
+from pysendmail.writer import CROWD_REST, CROWD_S, Crowd, StoreBroken, StoreFull, Writer
 from rig.store import NOW, PlainPolicy, Store, new_message, settlement
 
 KIB, MIB = 1024, 1024 * 1024
@@ -90,6 +90,34 @@ async def test_steps_that_wait_share_a_commit(tmp_path: Path) -> None:
         told = [len(lanes) for lanes in one.lanes]
         assert sum(told) == 50
         assert len(told) <= 5  # one, if the writer finds them all waiting; a busy machine may cut them
+
+
+def test_on_a_slow_disk_a_crowd_shares_a_commit() -> None:
+    """Where commits are slow, the next waits a little for those who were just answered; never for somebody alone."""
+    crowd = Crowd()
+    assert crowd.patience(1, now=0.0) == 0.0
+    crowd.committed(9, 7, begun=1.0, ended=1.012)
+    assert crowd.patience(7, now=1.012) == pytest.approx(0.006)
+    assert crowd.patience(15, now=1.014) == pytest.approx(0.004)
+    assert crowd.patience(16, now=1.014) == 0.0, "all are there"
+    assert crowd.patience(7, now=1.019) == 0.0, "it has waited for long enough"
+    crowd.committed(16, 0, begun=2.0, ended=9.0)
+    assert crowd.patience(7, now=9.0) == pytest.approx(CROWD_S), "whatever the disk takes"
+    crowd.committed(16, 0, begun=11.0, ended=11.001)
+    assert crowd.patience(7, now=11.001) == 0.0, "a quick disk has nothing to gain"
+    crowd.committed(1, 0, begun=12.0, ended=12.012)
+    assert crowd.patience(1, now=12.012) == 0.0, "who is alone waits for nobody"
+
+
+def test_a_crowd_that_does_not_come_back_is_not_waited_for() -> None:
+    """After a commit has waited in vain many others do not; then it is tried again."""
+    crowd = Crowd()
+    crowd.committed(9, 7, begun=0.0, ended=0.012)
+    waits = []
+    for _ in range(CROWD_REST + 1):
+        waits.append(crowd.patience(8, now=0.012) > 0.0)
+        crowd.committed(8, 8, begun=0.0, ended=0.012)
+    assert waits == [True, *[False] * (CROWD_REST - 1), True]
 
 
 async def test_an_exception_undoes_its_own_step_only(tmp_path: Path) -> None:
