@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import ctypes
 import itertools
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -100,17 +101,17 @@ class Seen:
 def run(size: Size, seed: int, directory: Path, only: str) -> Part:
     part = Part(name="matrix", seed=seed)
     random = Random(seed)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # servers go on writing to whoever has left them
     chosen = [cell for cell in cells() if not only or f"{cell}/".startswith(f"{only}/")]
     if size.name == "sample" and not only:
-        chosen = [
-            random.choice(list(group)) for _, group in itertools.groupby(chosen, lambda one: (one.stage, one.what))
-        ]
-    there = [cell for cell in chosen if cell.what != GONE]
-    random.shuffle(there)
+        groups = itertools.groupby(chosen, lambda cell: (cell.stage, cell.what))
+        chosen = [random.choice(list(group)) for _, group in groups]
     authority = Authority(directory)
-    for number, batch in enumerate(_batches(there, AT_ONCE)):
-        _judge(part, batch, asyncio.run(play(batch, _new(directory, f"batch-{number}"), authority)))
     gone = [cell for cell in chosen if cell.what == GONE]
+    silent = [cell for cell in chosen if cell.what in SILENT]
+    others = [cell for cell in chosen if cell not in gone and cell not in silent]
+    for number, batch in enumerate([*_batches(others), *_batches(silent)]):
+        _judge(part, batch, asyncio.run(play(batch, _new(directory, f"batch-{number}"), authority)))
     if os.geteuid() == 0:
         _without_a_network(part, gone, directory, authority)
     elif gone:
