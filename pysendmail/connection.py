@@ -369,7 +369,7 @@ class Opener:
             wanted = " ".join(smarthost.auth) or "PLAIN LOGIN CRAM-MD5"
             reason = f"no common AUTH mechanism: offered {' '.join(offered) or 'none'}, usable {wanted}"
             raise _Stop(Trouble.from_fault(Stage.AUTH, Fault.POLICY, printable(reason)))
-        connection.secrets = _traces_of(smarthost.username, secret)
+        connection.secrets = _traces_of(smarthost, secret)
         gate.redact = lambda text: redact(text, connection.secrets)
         gate.authenticating = True
         try:
@@ -434,12 +434,13 @@ def redact(text: str, secrets: Sequence[str]) -> str:
     return text
 
 
-def _traces_of(username: str, secret: Secret) -> tuple[str, ...]:
+def _traces_of(smarthost: Smarthost, secret: Secret) -> tuple[str, ...]:
     """The forms in which a server may have seen the secret, the longest first."""
-    octets = secret.reveal()
-    plain = b"\0" + username.encode() + b"\0" + octets
-    xoauth2 = b"user=" + username.encode() + b"\x01auth=Bearer " + octets + b"\x01\x01"
+    octets, username = secret.reveal(), smarthost.username.encode()
+    plain = b"\0" + username + b"\0" + octets
+    xoauth2 = b"user=" + username + b"\x01auth=Bearer " + octets + b"\x01\x01"
     forms = [b64encode(form).decode() for form in (xoauth2, plain, octets)]
+    forms.append(sasl.oauthbearer(smarthost.username, octets, smarthost.host, smarthost.port).decode())
     return tuple(sorted((*forms, printable(octets)), key=len, reverse=True))
 
 

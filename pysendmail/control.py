@@ -23,7 +23,7 @@ from pysendmail.events import EVERY, Events
 from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.frames import ALIVE_S
 from pysendmail.postmaster import Postmaster
-from pysendmail.queue import Queue
+from pysendmail.queue import FLUSHED_AT_ONCE, Queue
 from pysendmail.records import Ended
 from pysendmail.relay import Relay
 from pysendmail.settling import Settling
@@ -35,6 +35,7 @@ NO_ONE = -1
 MAX_IDS = 10_000
 MAX_TIME = 1e12  # seconds since the epoch
 MAX_FILTERS = 100  # each is held against each message
+MAX_UNTRIED = 10_000  # recipients that somebody looks on at a time
 LOST_REPORTS_S = 5 * 86400.0  # how long `status` reminds of a bounce that reached nobody
 
 
@@ -215,14 +216,22 @@ class Control:
         if _filters(request):
             scope = "chosen"
             chosen = [entry["queue_id"] async for entry in self.waiting(right, request)]
-            for at in range(0, len(chosen), listing.PAGE):
-                number += await self._store.change(partial(_make_due, ids=chosen[at : at + listing.PAGE], now=now))
+            for at in range(0, len(chosen), FLUSHED_AT_ONCE):
+                number += await self._store.change(partial(_make_due, ids=chosen[at : at + FLUSHED_AT_ONCE], now=now))
         else:
-            await self._store.change(lambda queue: queue.flush(now, right.only))
+            await self._make_all_due(right, now)
         self._events.flush(uid=right.uid, scope=scope)
         if right.all:
             self._flush()
         yield {"flushed": number if scope == "chosen" else scope}
+
+    async def _make_all_due(self, right: Right, now: float) -> None:
+        if right.only is None:
+            await self._store.change(lambda queue: queue.flush(now))
+            return
+        after: int | None = 0
+        while after is not None:
+            after = await self._store.change(partial(Queue.flush_of, uid=right.only, now=now, after=after))
 
     async def flush_and_wait(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         """Flush; then what happens to that mail, until all of it was tried or its smarthosts rest again.
@@ -249,15 +258,23 @@ class Control:
                     rested = event == "trouble"
 
     async def _untried(self, right: Right, request: Entry) -> set[tuple[str, str]]:
-        """Queue id and `<recipient>` of what is due or being attempted, but for mail whose smarthosts rest."""
+        """Queue id and `<recipient>` of what is due or being attempted, but for mail whose smarthosts rest.
+
+        Of much no more than MAX_UNTRIED: the rest when that was tried.
+        """
         chosen = {entry["queue_id"] async for entry in self.waiting(right, request)}
         now = time.time()
 
         def page(queue: Queue, after: int) -> tuple[set[tuple[str, str]], int | None]:
-            found = set()
+            found: set[tuple[str, str]] = set()
             rows = queue.page(after, right.only, listing.PAGE)
+            looked_at, before = 0, after
             for row in rows:
+                if looked_at >= listing.PAGE_RECIPIENTS:
+                    return found, before
+                before = row["id"]
                 for one in queue.rows("page_recipients", message=row["id"]) if row["queue_id"] in chosen else ():
+                    looked_at += 1
                     obstacle = self.obstacle(tuple(one["route"].split("\n")) if one["route"] else ())
                     rests = obstacle is not None and (obstacle.until is None or obstacle.until > now)
                     due = one["state"] == "queued" and one["next_attempt_at"] <= now and not rests
@@ -267,7 +284,7 @@ class Control:
 
         untried: set[tuple[str, str]] = set()
         after: int | None = 0
-        while after is not None:
+        while after is not None and len(untried) < MAX_UNTRIED:
             found, after = await self._store.look(partial(page, after=after))
             untried |= found
         return untried

@@ -41,7 +41,7 @@ from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import Desk, Server
 from pysendmail.settling import Settling
-from pysendmail.sockets import SMTP, SUBMIT, HandOverError, Listener, bind, handed_over
+from pysendmail.sockets import SMTP, SUBMIT, HandOverError, Listener, astray, bind, handed_over
 from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
 from pysendmail.writer import StoreBroken, StoreFull, Writer
@@ -107,6 +107,8 @@ class Daemon:
             config=str(self._config.file),
             config_error=self._config_error,
         )
+        for words in astray(listeners, self._config):
+            self._events.emit("socket", error=words)
         work = loop.create_task(delivery.run(once=once))
         stop = loop.create_task(self._stop.wait())
         others = [stop, loop.create_task(self._prune())]
@@ -298,7 +300,8 @@ class Daemon:
             self._events.emit("reload", error=self._config_error)
             return
         self._config_error = None
-        config_file.save_last_good(text, config.queue.directory)
+        with suppress(OSError):  # a full disk, most likely, which the new configuration may be meant to mend
+            config_file.save_last_good(text, config.queue.directory)
         self._configure(config)
         if self._server is not None:
             self._server.desk = self._desk()

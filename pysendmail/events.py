@@ -16,7 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol, TextIO
 
 from pysendmail.records import Ended
@@ -26,6 +26,7 @@ Value = str | int | float | None
 _PLAIN = re.compile(r"[A-Za-z0-9@.,:;<>/+_=%~!*()\[\]{}|$#&?^'-]+")
 MAX_VALUE = 1000
 MAX_REFUSALS = 500  # lines a minute for one uid: he may go on for as long as he likes
+MAX_FOLLOWED = 10_000  # events that wait for a follower who reads slowly, or not at all; he misses the rest
 EVERY = ""  # instead of a queue id, to `follow` all that happens
 MAX_LINE = select.PIPE_BUF - 1  # a pipe that is ready takes so much without blocking (pipe(7))
 
@@ -104,7 +105,7 @@ class Events:
     @contextmanager
     def follow(self, queue_id: str) -> Iterator[asyncio.Queue[tuple[str, dict[str, Value]]]]:
         """Every event of one message, or with EVERY all events, as they happen."""
-        queue: asyncio.Queue[tuple[str, dict[str, Value]]] = asyncio.Queue()
+        queue: asyncio.Queue[tuple[str, dict[str, Value]]] = asyncio.Queue(MAX_FOLLOWED)
         followers = self._followers.setdefault(queue_id, [])
         followers.append(queue)
         try:
@@ -120,7 +121,8 @@ class Events:
         if self._followers:
             for about in (str(fields.get("queue_id")), EVERY):
                 for follower in self._followers.get(about, ()):
-                    follower.put_nowait((event, fields))
+                    with suppress(asyncio.QueueFull):
+                        follower.put_nowait((event, fields))
 
     def accepted(
         self,

@@ -1,7 +1,9 @@
 """Listing: what waits and what became of it, as JSON-able dictionaries (pysendmail(8), JSON).
 
 Every key is always there, null where there is nothing. Times are RFC 3339 in UTC, but `arrival_time`, which is
-Postfix's epoch number. Each function reads one page or one message: nobody holds a long transaction.
+Postfix's epoch number. Each function reads one page or one message: nobody holds a long transaction, or the thread
+that all look with. So a page has bounds of its own, whatever the messages are like: of messages, of recipients, and of
+rows that are looked at.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from pysendmail.status import Obstacle
 from pysendmail.units import rfc3339, time_or_null
 
 PAGE = 200
+PAGE_RECIPIENTS = 5000  # with the attempts; a message is never cut, so that its own may be more
+PAGE_LOOKED_AT = 2000  # rows, of which those that are asked for may be few
 WAITING = frozenset({"queued", "held", "attempting"})
 
 Entry = dict[str, Any]
@@ -67,18 +71,29 @@ def waiting_page(
 ) -> Page:
     """One page of the queue as `mailq --json` has it; with the body type of Sendmail's layout if that is wanted."""
     rows = queue.page(after, uid, PAGE)
-    entries = waiting_entries(queue, rows, obstacle)
+    more = len(rows) == PAGE
+    recipients = queue.waiting_recipients([row["id"] for row in rows], PAGE_RECIPIENTS + 1)
+    if len(recipients) > PAGE_RECIPIENTS:
+        # Up to the message that not all recipients are here of; that is whole in the next page, or alone in this one.
+        cut = recipients[-1]["message"]
+        alone = recipients[0]["message"] == cut
+        kept = [row for row in rows if row["id"] < cut + alone]
+        rows, more = kept, more or len(kept) < len(rows)
+        recipients = queue.waiting_recipients([cut]) if alone else [r for r in recipients if r["message"] != cut]
+    entries = _waiting_entries(queue, rows, recipients, obstacle)
     if with_body_type:
         for entry, row in zip(entries, rows, strict=True):
             entry["body_type"] = "8BITMIME" if row["eight_bit"] else ""
-    return entries, (rows[-1]["id"] if len(rows) == PAGE else None)
+    return entries, (rows[-1]["id"] if more else None)
 
 
-def waiting_entries(queue: Queue, rows: Sequence[Row | sqlite3.Row], obstacle: ObstacleOn) -> list[Entry]:
+def _waiting_entries(
+    queue: Queue, rows: Sequence[Row | sqlite3.Row], all_found: Sequence[sqlite3.Row], obstacle: ObstacleOn
+) -> list[Entry]:
     """Waiting messages, rows of `page`; their recipients are those that still wait."""
     recipients: dict[int, list[Values]] = {row["id"]: [] for row in rows}
     ways: dict[int, _Way] = {}
-    for found in queue.waiting_recipients(list(recipients)):
+    for found in all_found:
         recipient = tuple(found)
         if tuple(map(type, recipient)) not in _SOUND_RECIPIENTS:
             recipient = tuple(_sound_row(found).values())
@@ -90,7 +105,7 @@ def waiting_entries(queue: Queue, rows: Sequence[Row | sqlite3.Row], obstacle: O
 
 def waiting_entry(queue: Queue, row: Row | sqlite3.Row, obstacle: ObstacleOn) -> Entry:
     """One of them."""
-    return waiting_entries(queue, [row], obstacle)[0]
+    return _waiting_entries(queue, [row], queue.waiting_recipients([row["id"]]), obstacle)[0]
 
 
 _Way = tuple[str | None, float, str | None]  # what is in the way, until when, the first smarthost
@@ -149,8 +164,23 @@ def _waiting_entry(row: Row | sqlite3.Row, recipients: list[Values], ways: Mappi
 
 def history_page(queue: Queue, *, after: int, uid: int | None, since: float, to: str | None) -> Page:
     """One page of what became of messages."""
-    rows = queue.rows("history_page", after=after, uid=uid, since=since, recipient=to, limit=PAGE)
-    return [history_entry(queue, row) for row in rows], (rows[-1]["id"] if len(rows) == PAGE else None)
+    looked_at = {"after": after, "looked_at": PAGE_LOOKED_AT}
+    rows = queue.rows("history_page", uid=uid, since=since, recipient=to, limit=PAGE, **looked_at)
+    entries: list[Entry] = []
+    weight = 0
+    for row in rows:
+        entries.append(entry := history_entry(queue, row))
+        weight += sum(1 + len(recipient["attempts"]) for recipient in entry["recipients"])
+        if weight >= PAGE_RECIPIENTS:
+            return entries, row["id"]
+    return entries, _end(rows, queue.one("history_page_end", **looked_at))
+
+
+def _end(rows: Sequence[sqlite3.Row], last: sqlite3.Row) -> int | None:
+    """Where the next page begins: behind what was found, or behind what was looked at."""
+    if len(rows) == PAGE:
+        return int(rows[-1]["id"])
+    return int(last["id"]) if last["looked_at"] == PAGE_LOOKED_AT else None
 
 
 def history_entry(queue: Queue, row: Row | sqlite3.Row) -> Entry:
@@ -198,7 +228,8 @@ def _history_recipient(queue: Queue, row: Row) -> Entry:
 
 def bounces_page(queue: Queue, *, after: int, uid: int | None, since: float, to: str | None, about: str | None) -> Page:
     """One page of bounce records, also of those that no mail told of."""
-    rows = queue.rows("bounces_page", after=after, uid=uid, since=since, recipient=to, about=about, limit=PAGE)
+    looked_at = {"after": after, "looked_at": PAGE_LOOKED_AT}
+    rows = queue.rows("bounces_page", uid=uid, since=since, recipient=to, about=about, limit=PAGE, **looked_at)
     entries = [
         {
             "queue_id": row["about"],
@@ -216,4 +247,4 @@ def bounces_page(queue: Queue, *, after: int, uid: int | None, since: float, to:
         }
         for row in map(_sound_row, rows)
     ]
-    return entries, (rows[-1]["id"] if len(rows) == PAGE else None)
+    return entries, _end(rows, queue.one("bounces_page_end", **looked_at))

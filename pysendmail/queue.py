@@ -37,7 +37,11 @@ COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobod
 MAX_RECIPIENTS_PER_CLAIM = 1000
 PRUNED_AT_ONCE = 100  # messages of the history, reports; of bodies a tenth, ten times as many lanes
 REROUTED_AT_ONCE = 200  # messages: nobody else waits long for the writer
+FLUSHED_AT_ONCE = 20  # messages of a user, each with up to a thousand recipients; he may ask for it all day
 LANES_KNOWN = 10_000  # whose ids need no look
+# Lanes are in the daemon's memory. More than these of one message gain nothing, for its recipients travel together; and
+# a user whose messages each go to a thousand destinations would have a million lanes.
+LANES_OF_A_MESSAGE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +177,9 @@ class Queue(Store):
         names = {"after": after, "limit": limit}
         return self.rows("page", **names) if uid is None else self.rows("page_of", uid=uid, **names)
 
-    def waiting_recipients(self, messages: list[int]) -> list[sqlite3.Row]:
-        """The recipients of these messages that still wait."""
-        return self.rows("waiting_recipients", messages=json.dumps(messages))
+    def waiting_recipients(self, messages: list[int], limit: int = -1) -> list[sqlite3.Row]:
+        """The recipients of these messages that still wait, one message after the other; at most `limit`."""
+        return self.rows("waiting_recipients", messages=json.dumps(messages), limit=limit)
 
     def route_of(self, lane: int) -> tuple[str, ...]:
         row = self.first("lane", lane=lane)
@@ -242,12 +246,14 @@ class Queue(Store):
 
     def _add_recipients(self, message: int, new: NewMessage, now: float) -> None:
         self.owners.add(new.uid, 1, _size(new))
+        lanes: dict[tuple[str, ...], dict[str, int]] = {}
         for destination in new.destinations:
+            route, address = destination.route, destination.recipient.address
             self.run(
                 "add_recipient",
                 message=message,
-                lane=self._lane(destination.route, new.uid, destination.recipient.address),
-                address=destination.recipient.address,
+                lane=self._lane(lanes.setdefault(route, {}), route, new.uid, address),
+                address=address,
                 original=destination.original,
                 orcpt=destination.recipient.orcpt,
                 notify=",".join(sorted(destination.recipient.notify)),
@@ -258,8 +264,14 @@ class Queue(Store):
         """Drop a message that was never completed. By its id: a row that was rolled back may be another's by now."""
         self.run("forget_message", queue_id=queue_id)
 
-    def _lane(self, route: tuple[str, ...], uid: int, address: str) -> int:
-        return self._lane_of(route, uid, destination_of(address))
+    def _lane(self, lanes: dict[str, int], route: tuple[str, ...], uid: int, address: str) -> int:
+        """The lane of a message's recipient. `lanes`: those that the message has on this route, by destination."""
+        destination = destination_of(address)
+        if destination not in lanes:
+            if len(lanes) >= LANES_OF_A_MESSAGE:
+                return next(iter(lanes.values()))
+            lanes[destination] = self._lane_of(route, uid, destination)
+        return lanes[destination]
 
     def _lane_of(self, route: tuple[str, ...], uid: int, destination: str) -> int:
         key = "\n".join(route), uid, destination
@@ -426,6 +438,7 @@ class Queue(Store):
         Returns where the next page begins; None: that was the last.
         """
         rows = self.rows("reroute_lanes", after=after, limit=REROUTED_AT_ONCE)
+        lanes: dict[tuple[int, tuple[str, ...]], dict[str, int]] = {}
         for row in rows:
             if row["id"] is None:
                 continue  # nothing of it waits
@@ -435,7 +448,8 @@ class Queue(Store):
                 continue  # damaged: whoever claims it sets it aside
             if route != _route(row["route"]):
                 self._touched.add(row["lane"])
-                self.run("reroute", recipient=row["id"], lane=self._lane(route, row["uid"], row["address"]))
+                on_route = lanes.setdefault((row["message"], route), {})
+                self.run("reroute", recipient=row["id"], lane=self._lane(on_route, route, row["uid"], row["address"]))
         return rows[-1]["message"] if rows else None
 
     def reroute_all(self, route: tuple[str, ...]) -> None:
@@ -473,13 +487,18 @@ class Queue(Store):
 
     # -- what people do with the queue --
 
-    def flush(self, now: float, uid: int | None = None) -> None:
-        """Everything is due now; with `uid`, only what he submitted."""
-        if uid is None:
-            self.run("flush", now=now)
-        else:
-            self.run("flush_uid", now=now, uid=uid)
+    def flush(self, now: float) -> None:
+        """Everything is due now."""
+        self.run("flush", now=now)
         self._all_touched = True
+
+    def flush_of(self, uid: int, now: float, after: int = 0) -> int | None:
+        """What a user submitted is due now, a page of it. Returns where the next begins; None: that was the last."""
+        rows = self.page(after, uid, FLUSHED_AT_ONCE)
+        for row in rows:
+            self.run("flush_message", message=row["id"], now=now)
+            self._touch_message(row["id"])
+        return rows[-1]["id"] if len(rows) == FLUSHED_AT_ONCE else None
 
     def find(self, queue_id: str) -> sqlite3.Row | None:
         """id, uid, state and held of a message, or None."""
@@ -530,8 +549,7 @@ class Queue(Store):
         return True
 
     def _touch_message(self, message: int) -> None:
-        for recipient in self.recipients_of(message):
-            self.touch_recipient(recipient)
+        self._touched.update(row["lane"] for row in self.rows("message_lanes", message=message))
 
     # -- smarthosts' memory --
 

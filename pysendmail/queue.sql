@@ -235,10 +235,11 @@ UPDATE recipient SET next_attempt_at = next_attempt_at + :jump WHERE state = 'qu
 -- name: flush
 UPDATE recipient SET next_attempt_at = :now WHERE state = 'queued' AND next_attempt_at > :now;
 
--- name: flush_uid
-UPDATE recipient SET next_attempt_at = :now
-WHERE state = 'queued' AND next_attempt_at > :now AND message IN (
-    SELECT id FROM message WHERE uid = :uid AND state IN ('queued', 'damaged'));
+-- name: flush_message
+UPDATE recipient SET next_attempt_at = :now WHERE message = :message AND state = 'queued' AND next_attempt_at > :now;
+
+-- name: message_lanes
+SELECT DISTINCT lane FROM recipient WHERE message = :message;
 
 -- name: find_message
 SELECT id, uid, state, held FROM message WHERE queue_id = :queue_id;
@@ -346,7 +347,8 @@ SELECT
 SELECT count(*),
     coalesce(sum(EXISTS (SELECT 1 FROM recipient WHERE message = m.id AND state = 'queued' AND reply IS NOT NULL)), 0),
     coalesce(sum(held = 1), 0),
-    coalesce(sum(EXISTS (SELECT 1 FROM recipient WHERE message = m.id AND state = 'attempting')), 0),
+    coalesce(sum(EXISTS (
+        SELECT 1 FROM recipient INDEXED BY recipient_attempting WHERE message = m.id AND state = 'attempting')), 0),
     (SELECT count(*) FROM message WHERE body_until IS NOT NULL AND uid = :uid),
     min(CASE WHEN held = 0 THEN accepted_at END),
     (SELECT count(*) FROM message WHERE state = 'damaged')
@@ -371,11 +373,18 @@ SELECT id, queue_id, uid, sender, size, eight_bit, accepted_at, held, forced_exp
 FROM message WHERE state IN ('queued', 'damaged') AND uid = :uid AND id > :after ORDER BY id LIMIT :limit;
 
 -- name: history_page
+-- Of so many messages those that are asked for: who has few, or none, holds up no other who looks.
 SELECT id, queue_id, kind, uid, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
-FROM message WHERE state IN ('queued', 'done') AND id > :after AND (:uid IS NULL OR uid = :uid) AND accepted_at >= :since
+FROM message WHERE id > :after
+    AND id <= (SELECT max(id) FROM (SELECT id FROM message WHERE id > :after ORDER BY id LIMIT :looked_at))
+    AND state IN ('queued', 'done') AND (:uid IS NULL OR uid = :uid) AND accepted_at >= :since
     AND (:recipient IS NULL OR EXISTS (
         SELECT 1 FROM recipient WHERE message = message.id AND (address = :recipient OR original = :recipient)))
 ORDER BY id LIMIT :limit;
+
+-- name: history_page_end
+-- The last of the rows that it looked at, and how many these were.
+SELECT max(id) AS id, count(*) AS looked_at FROM (SELECT id FROM message WHERE id > :after ORDER BY id LIMIT :looked_at);
 
 -- name: one
 SELECT id, queue_id, kind, uid, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
@@ -387,11 +396,11 @@ SELECT r.id, r.address, r.original, r.state, r.attempts, r.next_attempt_at, r.co
 FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.message = :message ORDER BY r.id;
 
 -- name: waiting_recipients
--- Those of a page of messages, which come as a JSON list, that still wait; in no order.
+-- Those of a page of messages, which come as a JSON list, that still wait; message by message, as the list has them.
 SELECT r.message, r.id, r.address, r.state = 'attempting' AS under_way, r.attempts, r.next_attempt_at, r.reply, r.smarthost,
     r.lane
 FROM json_each(:messages) one CROSS JOIN recipient r ON r.message = one.value
-WHERE r.state IN ('queued', 'held', 'attempting');
+WHERE r.state IN ('queued', 'held', 'attempting') LIMIT :limit;
 
 -- name: page_attempts
 -- The last one may be under way.
@@ -404,6 +413,12 @@ ORDER BY id IS NULL, id;
 
 -- name: bounces_page
 SELECT id, at, kind, about, sender, uid, recipient, outcome, status, reply, queue_id, reported_to, silence
-FROM report WHERE id > :after AND at >= :since AND (:uid IS NULL OR uid = :uid) AND (:about IS NULL OR about = :about)
+FROM report WHERE id > :after
+    AND id <= (SELECT max(id) FROM (SELECT id FROM report WHERE id > :after ORDER BY id LIMIT :looked_at))
+    AND at >= :since AND (:uid IS NULL OR uid = :uid) AND (:about IS NULL OR about = :about)
     AND (:recipient IS NULL OR recipient = :recipient) AND kind IN ('bounce', 'postmaster')
 ORDER BY id LIMIT :limit;
+
+-- name: bounces_page_end
+-- As `history_page_end`.
+SELECT max(id) AS id, count(*) AS looked_at FROM (SELECT id FROM report WHERE id > :after ORDER BY id LIMIT :looked_at);

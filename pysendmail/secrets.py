@@ -103,8 +103,10 @@ class Secrets:
         try:
             if smarthost.password_file:
                 _single_line(self._read_file(Path(smarthost.password_file)))
-            elif credential_name(smarthost) not in self._credentials:
+            elif (credential := self._credentials.get(credential_name(smarthost))) is None:
                 return f"smarthost {smarthost.name}: no password_file, password_command or systemd credential"
+            else:
+                _single_line(credential.reveal())
         except SecretError as error:
             return f"smarthost {smarthost.name}: {error}"
         return ""

@@ -99,6 +99,22 @@ def _problem(name: str, sock: socket.socket) -> str:
     return ""
 
 
+def astray(listeners: Sequence[Listener], config: Config) -> list[str]:
+    """What to say of sockets that were handed over and that nobody finds, since `config` has them elsewhere."""
+    wanted = {SUBMIT: config.daemon.socket, CONTROL: config.daemon.control}
+    return [
+        f"{one.name}: was handed over at {path}, but commands look for it at {wanted[one.name]} ([daemon] socket): "
+        "ListenStream= in its .socket unit must be the same"
+        for one in listeners
+        if one.held and one.name in wanted
+        if (path := _place(one.sock)).resolve() != wanted[one.name].resolve()
+    ]
+
+
+def _place(sock: socket.socket) -> Path:
+    return Path(os.fsdecode(sock.getsockname()).replace("\0", "@"))  # an abstract one is spelled so
+
+
 def bind(config: Config, uid: int, gid: int, *, but: Collection[str] = ()) -> Sequence[Listener]:
     """The sockets whose names are not in `but`, bound by path. One that answers is another's: QueueError."""
     paths = {SUBMIT: config.daemon.socket, CONTROL: config.daemon.control}
@@ -129,6 +145,7 @@ def _bind(path: Path, mode: int, uid: int, gid: int) -> socket.socket:
     finally:
         os.umask(old)
     if os.geteuid() == 0:
-        os.chown(new, uid, gid)
+        # Not through a link: who owns the directory may have put one there since.
+        os.chown(new, uid, gid, follow_symlinks=False)
     new.rename(path)
     return sock

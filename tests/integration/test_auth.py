@@ -179,6 +179,23 @@ async def test_a_server_that_repeats_the_secret(form: str, account: dict[str, An
         assert secret not in text
 
 
+async def test_a_server_that_repeats_what_it_does_not_understand(account: dict[str, Any]) -> None:
+    """As many do with an unknown command: the token of OAUTHBEARER, which names host and port, does not show."""
+
+    async def repeats(client: Client) -> None:
+        await client.say("220 peer")
+        await client.hear("EHLO")
+        await client.say("250-peer", "250 AUTH OAUTHBEARER")
+        await client.say(f"500 5.5.1 unknown: {await client.hear('AUTH')}")
+
+    lines: list[str] = []
+    async with Peer(repeats) as peer:
+        with pytest.raises(SessionError) as raised:
+            await open_session(smarthost(peer, **account, auth=("OAUTHBEARER",)), trace=lines.append)
+    assert raised.value.trouble.reason == "500 5.5.1 unknown: AUTH OAUTHBEARER ***"
+    assert not any(len(word) > 20 for line in lines for word in line.split())
+
+
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"])
 async def test_trace_hides_the_exchange(mechanism: str, account: dict[str, Any]) -> None:
     """The trace names the mechanism and nothing that follows it."""

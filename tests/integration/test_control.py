@@ -388,6 +388,38 @@ async def test_pages(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [entry["queue_id"] for entry in await desk.ask(ALL, "history")] == ids
 
 
+async def test_a_page_of_many_recipients_is_shorter(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at the queue is short whatever is in it: a page ends where its recipients are many, no message is cut."""
+    monkeypatch.setattr(listing, "PAGE_RECIPIENTS", 5)
+    sizes = (2, 3, 3, 7, 2, 6)
+    ids = [desk.store.accept(*(f"{n}@example.org" for n in range(size))) for size in sizes]
+    pages = [page async for page in desk.control.waiting_pages(ALL, {})]
+    assert [[len(entry["recipients"]) for entry in page] for page in pages] == [[2, 3], [3], [7], [2], [6]]
+    assert [entry["queue_id"] for page in pages for entry in page] == ids
+    found, after = listing.history_page(desk.store.queue, after=0, uid=None, since=0.0, to=None)
+    assert [len(entry["recipients"]) for entry in found] == [2, 3]
+    assert after == desk.store.row(ids[1])
+    assert [entry["queue_id"] for entry in await desk.ask(ALL, "history")] == ids
+
+
+async def test_a_look_for_few_among_many_is_short(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has hardly any messages, or none, has the history looked through for them piece by piece."""
+    monkeypatch.setattr(listing, "PAGE_LOOKED_AT", 3)
+    others = [desk.store.accept() for _ in range(7)]
+    own = desk.store.accept(uid=EVE.uid)
+    found = listing.history_page(desk.store.queue, after=0, uid=EVE.uid, since=0.0, to=None)
+    assert found == ([], desk.store.row(others[2]))
+    assert [entry["queue_id"] for entry in await desk.ask(EVE, "history")] == [own]
+    assert await desk.ask(EVE, "history", to="nobody@example.org") == []
+    assert len(await desk.ask(ALL, "history")) == 8
+    for _ in range(8):
+        desk.store.settle(desk.store.claim(), BOUNCED)
+    silent = listing.bounces_page(desk.store.queue, after=0, uid=EVE.uid, since=0.0, to=None, about="")
+    assert silent == ([], 3)
+    assert len(await desk.ask(EVE, "history", bounces=True)) == 1
+    assert len(await desk.ask(ALL, "history", bounces=True)) == 8
+
+
 async def test_show_has_the_header(desk: Desk) -> None:
     """`queue show` gives the header section as it is sent."""
     queue_id = desk.store.accept(header=b"Subject: gr\xc3\xbcn\r\nX: \xff\r\n")

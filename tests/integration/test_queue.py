@@ -13,7 +13,7 @@ import pytest
 from pysendmail import listing, schema, spool
 from pysendmail.envelope import Recipient
 from pysendmail.outcome import Outcome, Scope
-from pysendmail.queue import PART_OCTETS, PRUNED_AT_ONCE, Queue
+from pysendmail.queue import FLUSHED_AT_ONCE, LANES_OF_A_MESSAGE, PART_OCTETS, PRUNED_AT_ONCE, Queue
 from pysendmail.schema import SchemaError
 from pysendmail.settling import MAX_ATTEMPTS_KEPT, Ending
 from pysendmail.store import SQL
@@ -323,6 +323,22 @@ def test_not_yet_due(store: Store) -> None:
     assert lane.due_at == NOW + 100
     assert store.do(store.queue.claim, lane, "main", NOW + 99) is None
     assert store.do(store.queue.claim, lane, "main", NOW + 100) is not None
+
+
+def test_lanes_of_one_message_have_a_bound(store: Store) -> None:
+    """However many destinations it has: each recipient is on a lane, of his route, also after a reload."""
+    many = [f"bob@d{number}.example" for number in range(3 * LANES_OF_A_MESSAGE)]
+    routes = {address: (("main",), ("other",))[number % 2] for number, address in enumerate(many)}
+    first = store.accept(*many, routes=routes)
+    assert len(store.queue.lanes()) == 2 * LANES_OF_A_MESSAGE
+    for route, odd in ((MAIN, 0), (("other",), 1)):
+        assert [one.recipient.address for one in store.claim(route).recipients] == many[odd::2]
+    second = store.accept(*many, routes=routes)
+    assert store.do(store.queue.reroute, lambda _sender, _recipient: ("new",)) is not None
+    lanes = "SELECT count(DISTINCT lane), count(*) FROM recipient JOIN message m ON m.id = message WHERE queue_id = ?"
+    for queue_id in (first, second):
+        assert [tuple(row) for row in store.sql(lanes, queue_id)] == [(LANES_OF_A_MESSAGE, len(many))]
+    assert len(store.claim(("new",)).recipients) == len(many)
 
 
 def test_touched_lanes(store: Store) -> None:
@@ -741,11 +757,26 @@ def test_flush(store: Store) -> None:
     for uid in (1000, 1001):
         store.accept(uid=uid)
         store.settle(store.claim(), DEFERRED)
-    store.do(store.queue.flush, NOW + 1, 1001)
+    assert store.do(store.queue.flush_of, 1001, NOW + 1) is None
     assert {lane.uid: lane.due_at for lane in store.queue.take_touched()} == {1000: NOW + 100, 1001: NOW + 1}
     store.do(store.queue.flush, NOW + 2)
     assert {lane.uid: lane.due_at for lane in store.queue.lanes()} == {1000: NOW + 2, 1001: NOW + 1}
     assert {1} == {row[0] for row in store.sql("SELECT attempts FROM recipient")}
+
+
+def test_a_flush_of_one_user_goes_page_by_page(store: Store) -> None:
+    """So many of his messages in a step; the lanes that are told are his, however many others there are."""
+    store.accept("bob@d.example")
+    for number in range(FLUSHED_AT_ONCE + 1):
+        store.accept(f"bob@d{number}.example", uid=1001)
+    store.do(store.queue.run, "shift_due", jump=100.0)
+    store.queue.take_touched()
+    after = store.do(store.queue.flush_of, 1001, NOW + 1)
+    told = store.queue.take_touched()
+    assert {lane.uid for lane in told} == {1001} and len(told) == FLUSHED_AT_ONCE
+    assert store.do(store.queue.flush_of, 1001, NOW + 1, after) is None
+    assert [lane.due_at for lane in store.queue.take_touched()] == [NOW + 1]
+    assert {lane.uid: lane.due_at for lane in store.queue.lanes()} == {1000: NOW + 100, 1001: NOW + 1}
 
 
 # -- start, clocks, retention --

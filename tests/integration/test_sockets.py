@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,6 +85,19 @@ def test_named_sockets_are_taken_and_the_variables_go(parent: Parent) -> None:
         one.sock.detach()
 
 
+def test_where_commands_look_is_held_against_where_sockets_are(parent: Parent, tmp_path: Path) -> None:
+    """A path by another name is the same; one elsewhere, or none at all, is named."""
+    (tmp_path / "run").symlink_to(tmp_path)
+    abstract = parent.keep(socket.socket(socket.AF_UNIX))
+    abstract.bind(f"\0pysendmail-test-{os.getpid()}")
+    given = [
+        sockets.Listener(name="submit", sock=parent.listening("submit"), held=True),
+        sockets.Listener(name="control", sock=abstract, held=True),
+    ]
+    [words] = sockets.astray(given, config(tmp_path / "run"))
+    assert words.startswith(f"control: was handed over at @pysendmail-test-{os.getpid()}, but commands look for it at")
+
+
 def test_a_loopback_address_is_taken(parent: Parent) -> None:
     """A port that only root may bind comes so; its name is smtp."""
     sock = parent.keep(socket.create_server(("127.0.0.1", 0)))
@@ -142,6 +157,37 @@ def test_what_cannot_be_answered_on_is_refused(parent: Parent, case: str) -> Non
     make, words = REFUSED[case]
     with pytest.raises(HandOverError, match=words):
         handed_over(make(parent), PID)
+
+
+IN_BETWEEN = """
+import os, sys
+from pathlib import Path
+from pysendmail import sockets
+from rig.store import config
+
+directory, victim = map(Path, sys.argv[1:])
+
+def replace(event, arguments):
+    if event == "os.chown" and Path(os.fsdecode(arguments[0])).name == ".new":
+        (directory / ".new").unlink()
+        (directory / ".new").symlink_to(victim)
+
+sys.addaudithook(replace)
+sockets.bind(config(directory), 66, 66)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_gives_away_no_file_but_the_socket(tmp_path: Path) -> None:
+    """A link that the directory's owner puts into the socket's place at the worst moment leads root nowhere."""
+    victim = tmp_path / "shadow"
+    victim.touch()
+    (tmp_path / "run").mkdir()
+    path = [*map(str, Path(__file__).parents[1:3]), *sys.path]
+    command = [sys.executable, "-c", IN_BETWEEN, str(tmp_path / "run"), str(victim)]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(path)}, check=True)
+    assert victim.stat().st_uid == 0
+    assert (tmp_path / "run" / "submit").is_symlink()  # it was put there
 
 
 def test_only_what_was_not_handed_over_is_bound(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rig.activation import Activation
+from rig.hostile import answer, submission
 from rig.instance import BIN, Instance, smarthost
 from rig.peer import PeerThread
 
@@ -42,6 +43,7 @@ def test_submissions_wait_for_the_next_daemon(held: Instance) -> None:
             held.wait_for("outcome", count=number, status="sent")
             assert held.pysendmail("status", "--json", code=None)
             held.signal(end)
+    assert held.matching("socket") == []
     assert places == [held.socket.stat().st_ino, held.socket.with_name("control").stat().st_ino]
 
 
@@ -57,6 +59,17 @@ def test_the_next_daemon_may_start_before_the_last_has_ended(held: Instance) -> 
     held.wait_for("start", after=seen)
     held.submit("bob@example.org")
     held.wait_for("outcome", status="sent")
+
+
+def test_a_socket_where_nobody_looks_is_named(held: Instance) -> None:
+    """[daemon] socket was changed, the units were not: it is answered where it can be, and the log says both places."""
+    where, elsewhere = held.socket, held.directory / "elsewhere" / "submit"
+    held.configure(daemon={"socket": str(elsewhere)})
+    held.start()
+    said = [held.wait_for("socket", count=number)["error"] for number in (1, 2)]
+    assert f"submit: was handed over at {where}, but commands look for it at {elsewhere} ([daemon] socket)" in said[0]
+    assert said[1].startswith("control: ")
+    assert answer(str(where), submission(b"bob@example.org"))[0] == 0
 
 
 def test_a_socket_that_cannot_be_used_is_named(held: Instance) -> None:

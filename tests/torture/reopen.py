@@ -118,7 +118,10 @@ class Bench:
                 self._sound.add(text)
 
     def _read(self, queue: Queue, later: float) -> tuple[tuple[Mail, ...], list[tuple[str, str]]]:
-        rows = queue.rows("history_page", after=0, uid=None, since=0.0, recipient=None, limit=listing.PAGE)
+        looked_at = listing.PAGE_LOOKED_AT
+        rows = queue.rows(
+            "history_page", after=0, uid=None, since=0.0, recipient=None, limit=listing.PAGE, looked_at=looked_at
+        )
         entries, _ = listing.history_page(queue, after=0, uid=None, since=0.0, to=None)
         waiting, _ = listing.waiting_page(queue, after=0, uid=None, obstacle=lambda route: None)
         bounces, _ = listing.bounces_page(queue, after=0, uid=None, since=0.0, to=None, about=None)

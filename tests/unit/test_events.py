@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pysendmail.events import MAX_REFUSALS, MAX_VALUE, Complaints, Events, Lines, line
+from pysendmail import events as events_module
+from pysendmail.events import EVERY, MAX_REFUSALS, MAX_VALUE, Complaints, Events, Lines, line
 from pysendmail.records import Ended
 from pysendmail.smtp.reply import printable
 
@@ -110,6 +111,17 @@ def test_a_pipe_that_nobody_reads_costs_the_line() -> None:
 def test_no_stderr_costs_the_line() -> None:
     """Started with stderr closed, Python has none."""
     Events(Lines(None)).emit("accepted", queue_id="Q")
+
+
+async def test_a_follower_who_does_not_read_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """He misses what comes then; whoever emits, and another who follows, notice nothing."""
+    monkeypatch.setattr(events_module, "MAX_FOLLOWED", 2)
+    events = Events(Lines(io.StringIO()))
+    with events.follow(EVERY) as reads, events.follow(EVERY) as sleeps:
+        for number in range(4):
+            events.emit("held", queue_id=f"Q{number}")
+            assert (await reads.get())[1]["queue_id"] == f"Q{number}"
+        assert [sleeps.get_nowait()[1]["queue_id"] for _ in range(sleeps.qsize())] == ["Q0", "Q1"]
 
 
 async def test_follow() -> None:

@@ -265,6 +265,15 @@ def test_systemd_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         asyncio.run(made.read(relay(name="other")))
 
 
+def test_check_reads_a_credential_as_a_connection_does(tmp_path: Path) -> None:
+    """One that is there and of no use is named by `check` and `status`, not only when mail has to wait for it."""
+    credential = tmp_path / "smarthost.main.password"
+    for content, words in ((WORD, ""), (b"\n", "the secret is empty"), (b"two\nlines\n", "more than one line")):
+        credential.write_bytes(content)
+        found = Secrets(credentials_directory=str(tmp_path)).check(relay())
+        assert words in found and bool(found) is bool(words)
+
+
 def test_check(file: Path) -> None:
     """check says what is wrong without a connection, and runs no command."""
     looks = Secrets(credentials_directory="")
