@@ -100,14 +100,10 @@ class Aliases:
         )
 
     def refreshed(self) -> Aliases:
-        """These, or those of the file as it is now, if it or a file that it includes has changed.
-
-        If that cannot be read at this moment, these hold, and it is tried again.
-        """
+        """These, or those of the file as it is now, if it or a file that it includes has changed, or was not read."""
         if not self.unread and all(_mark(path) == mark for path, mark in self.read_from):
             return self
-        new = Aliases.load(self.file)
-        return self if new.unread and not self.unread else new
+        return Aliases.load(self.file)
 
     def loops(self) -> tuple[AliasProblem, ...]:
         """Every name that cannot be expanded, for `check` and `newaliases`."""
