@@ -39,6 +39,8 @@ LARGE = 1_300_000  # stored in more than one commit, sent in more than one read
 HALF_A_LOG = 2_400_000  # SQLite writes its WAL back once it has 1,000 pages of 4 KiB
 SMALL = 1 << 20  # sendmail keeps so much of its input, and can tell it again to the next daemon
 ROUNDS = 50  # looks at the queue until it must be empty
+CONFIG = 78
+UNREAD = ("cannot read the configuration", "it cannot be read")
 DEAD = "@dead.example"  # its smarthost is not there
 DEAD_PORT = 1
 TIMES = ("at", "started", "ended", "opened", "closed", "answered_at", "handshake_at")  # in evidence
@@ -258,7 +260,8 @@ def unexpected(evidence: Evidence) -> Iterator[Violation]:
     """Whoever lived to hear it was told 0, or nothing had to work; what could be sent was sent, and nothing else."""
     for call in evidence.calls:
         allowed = (None, 0) if len(call.text) < SMALL and not evidence.excuses else (None, 0, TEMPFAIL)
-        if call.code not in allowed:
+        unread = evidence.excuses and call.code == CONFIG and any(words in call.stderr for words in UNREAD)
+        if call.code not in allowed and not unread:
             yield Violation(invariant="answer", text=f"{call.token}: sendmail said {call.code}: {call.stderr}")
         if not call.accepted:
             continue
