@@ -54,9 +54,10 @@ DESCRIPTORS = 4096  # if we may: the usual limit of 1024 is for programs that us
 
 
 class AliasBook:
-    """The aliases as the file has them now."""
+    """The aliases as the file `path` has them now."""
 
     def __init__(self, path: str) -> None:
+        self.path = path
         self._aliases = Aliases.load(path)
 
     def __call__(self) -> Aliases:
@@ -89,6 +90,7 @@ class Daemon:
         self._bodies = Reader(directory, "bodies")
         self._looks = Reader(directory, "looks")
         self._ids = queue.ids
+        self._aliases = AliasBook(self._config.aliases.file)
         self._configure(self._config)
         delivery = self._delivery
         assert delivery is not None
@@ -155,7 +157,8 @@ class Daemon:
     def _configure(self, config: Config) -> None:
         self._config = config
         self._secrets = Secrets()
-        self._aliases = AliasBook(config.aliases.file)
+        if self._aliases.path != config.aliases.file:  # else what was read holds while it cannot be read again
+            self._aliases = AliasBook(config.aliases.file)
         self._postmaster = Postmaster(config, self._aliases)
         if self._delivery is None:
             self._delivery = Delivery(

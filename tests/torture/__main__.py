@@ -28,6 +28,8 @@ PARTS = {
     "hand-over": "torture.handover:run",
     "load": "torture.load:run",
     "power-cut": "torture.power_cut:run",
+    "call-faults": "torture.call_faults:run",
+    "matrix": "torture.matrix:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
 

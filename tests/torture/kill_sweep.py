@@ -53,7 +53,9 @@ SHOWN = 3000  # octets of a log
 ACCEPTED = "half-refused:writer:fdatasync:4"  # when one message is accepted, its submitter knows, and not all is sent
 HANDED_OVER = "submit:main:recvfrom:1"  # when sendmail has said all, and the daemon has read nothing of it
 WORKERS = 2 * (os.cpu_count() or 1)  # half of a case is waiting
-_LINE = re.compile(r"(?:(?P<thread>\d+) +)?(?P<call>\w+)\((?:\d+<(?P<file>/[^>]*)>)?")
+_LINE = re.compile(
+    r"(?:(?P<thread>\d+) +)?(?P<call>\w+)\((?:\d+<(?P<file>/[^>]*)>|AT_FDCWD<[^>]*>, \"(?P<name>[^\"]*)\")?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -62,22 +64,21 @@ class Point:
     who: str
     call: str
     k: int
+    error: str = ""  # instead of the kill, the call fails with it
     file: str = field(default="", compare=False)  # what it is a call on, where a count told
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        scenario, who, call, k = text.split(":")
-        return cls(scenario=scenario, who=who, call=call, k=int(k))
+        scenario, who, call, k, *error = text.split(":")
+        return cls(scenario=scenario, who=who, call=call, k=int(k), error="".join(error))
 
     def __str__(self) -> str:
-        return f"{self.scenario}:{self.who}:{self.call}:{self.k}"
+        return f"{self.scenario}:{self.who}:{self.call}:{self.k}" + (f":{self.error}" if self.error else "")
 
     @property
     def inject(self) -> list[str]:
-        return ["-e", f"trace={self.call}", "-e", f"inject={self.call}:signal=KILL:when={self.k}"]
-
-
-ALL = ["-y", "-e", f"trace={','.join(f'?{call}' for call in CALLS)}"]
+        how = f"error={self.error}" if self.error else "signal=KILL"
+        return ["-e", f"trace={self.call}", "-e", f"inject={self.call}:{how}:when={self.k}"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,9 @@ class Verdict:
 
 class Sweep:
     """What all points share: strace, and each scenario's queue to begin with."""
+
+    calls: Sequence[str] = CALLS
+    on_files: Sequence[str] = ()  # those that count only on the queue's files, and what else is beside it
 
     def __init__(self, directory: Path, strace: str) -> None:
         self._strace = strace
@@ -106,21 +110,28 @@ class Sweep:
     def count(self, scenario: Scenario, who: str) -> tuple[list[Point], Verdict]:
         """Every point of one player: for each call as many as the thread makes that makes the most of them."""
         output = self._directory / f"{scenario.name}.{who}"
-        verdict = self._run(scenario, who, ALL, output)
+        everything = ["-y", "-e", f"trace={','.join(f'?{call}' for call in self.calls)}"]
+        verdict = self._run(scenario, who, everything, output)
         made: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # call -> thread -> files
         for line in output.read_text(errors="replace").splitlines():
             if match := _LINE.match(line):
-                made[match["call"]][match["thread"]].append(Path(match["file"] or "").name)
+                made[match["call"]][match["thread"]].append(match["file"] or match["name"] or "")
         points = [
-            Point(scenario=scenario.name, who=who, call=call, k=k, file=file)
+            Point(scenario=scenario.name, who=who, call=call, k=k, file=Path(file).name)
             for call, threads in sorted(made.items())
             for k, file in enumerate(max(threads.values(), key=len), 1)
+            if call not in self.on_files or file.startswith(str(self._directory))
         ]
         return points, verdict
 
-    def kill(self, point: Point, sabotage: Callable[[Stage], None] = lambda stage: None) -> Verdict:
-        """The scenario with a kill at this point. `sabotage`: what else is broken, for a control."""
-        return self._run(SCENARIOS[point.scenario], point.who, point.inject, Path(os.devnull), sabotage)
+    def visit(self, point: Point, sabotage: Callable[[Stage], None] = lambda stage: None) -> Verdict:
+        """The scenario with what happens at this point. `sabotage`: what else is broken, for a control."""
+        output = Path(os.devnull)
+        what = point.inject
+        if point.error:
+            output = self._directory / f"{next(self._numbers)}.strace"
+            what = ["-ttt", *what]
+        return self._run(SCENARIOS[point.scenario], point.who, what, output, sabotage)
 
     def _run(
         self,
@@ -135,6 +146,7 @@ class Sweep:
         stage = Stage(scenario, directory, self._templates[scenario.name])
         sabotage(stage)
         old_stops, old_calls = len(stage.subject.stops), len(stage.ledger.calls)
+        reached = False
         wrapper = [self._strace, "-D", "-f", "-qqq", "-o", str(output), *what]
         with stage:
             try:
@@ -149,6 +161,7 @@ class Sweep:
                         scenario.play(stage)
                         stage.settle()
                 stage.settle()
+                reached = self._reached(stage, output)
                 violations = stage.judge()
             except (AssertionError, subprocess.TimeoutExpired) as error:
                 violations = [Violation(invariant="rest", text=f"it does not come to rest: {str(error)[-SHOWN:]}")]
@@ -156,10 +169,14 @@ class Sweep:
         if not violations:
             shutil.rmtree(directory)
         return Verdict(
-            reached=bool(stops) or any(call.killed for call in calls),
+            reached=reached or bool(stops) or any(call.killed for call in calls),
             violations=violations,
             lived=sum(call.accepted and any(call.started < stop.at < call.ended for stop in stops) for call in calls),
         )
+
+    def _reached(self, _stage: Stage, _output: Path) -> bool:
+        """Whether what was to happen did, where neither a daemon's end nor a client's shows it."""
+        return False
 
     @contextmanager
     def _watched(self, stage: Stage, who: str, what: Sequence[str], output: Path) -> Iterator[None]:
@@ -226,20 +243,19 @@ def traces(strace: str) -> bool:
     return False
 
 
-def choose(points: Sequence[Point], size: Size, seed: int) -> list[Point]:
-    """The points to go to, in the order in which they are gone to.
+def choose(points: Sequence[Point], size: Size, seed: int, most: int | None) -> list[Point]:
+    """The points to go to, in the order in which they are gone to; `most`: no more than so many.
 
-    A sample takes from each kind in turn, so that the few of one are not lost among the many of another.
+    Each kind has its turn again and again, so that the few of one are not lost among the many of another.
     """
     dice = random.Random(seed)
     kinds: dict[tuple[str, ...], list[Point]] = defaultdict(list)
     for point in points:
-        kinds[point.scenario, point.who, point.call, point.file].append(point)
-    most = MOST * size.times
-    hands = [dice.sample(kind, min(len(kind), most)) for kind in kinds.values()]
+        kinds[point.scenario, point.who, point.call, point.error, point.file].append(point)
+    hands = [dice.sample(kind, min(len(kind), MOST * size.times)) for kind in kinds.values()]
     dice.shuffle(hands)
     turns = [point for turn in itertools.zip_longest(*hands) for point in turn if point is not None]
-    return turns[:SAMPLE] if size.name == "sample" else turns
+    return turns[:most]
 
 
 def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
@@ -253,17 +269,17 @@ def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
     if only:
         point = Point.parse(only)
         sweep.prepare([SCENARIOS[point.scenario]])
-        _case(part, sweep, point)
+        told(part, sweep, point)
         return part
     sweep.prepare(SCENARIOS.values())
     jobs = [(scenario, who) for scenario in SCENARIOS.values() for who in players(scenario)]
     with ThreadPoolExecutor(WORKERS) as pool:
         points = [point for found in pool.map(lambda job: _count(part, sweep, *job), jobs) for point in found]
-        chosen = choose(points, size, seed)
-        verdicts = list(pool.map(lambda point: _case(part, sweep, point), chosen))
+        chosen = choose(points, size, seed, SAMPLE if size.name == "sample" else None)
+        verdicts = list(pool.map(lambda point: told(part, sweep, point), chosen))
     missed = [point for point, verdict in zip(chosen, verdicts, strict=True) if not verdict.reached]
     for name, (point, sabotage) in CONTROLS.items():
-        found = sweep.kill(Point.parse(point), sabotage).violations
+        found = sweep.visit(Point.parse(point), sabotage).violations
         part.control(name, caught="I1" in {one.invariant for one in found})
     part.note(f"{len(points)} points counted, {len(chosen)} chosen, {len(chosen) - len(missed)} reached")
     part.note(f"chosen: {_figures(f'{point.scenario}:{point.who}' for point in chosen)}")
@@ -281,17 +297,18 @@ def _figures(names: Iterable[str]) -> str:
 def _count(part: Part, sweep: Sweep, scenario: Scenario, who: str) -> list[Point]:
     points, verdict = sweep.count(scenario, who)
     if verdict.violations:  # without a kill
-        _told(part, Point(scenario=scenario.name, who=who, call="write", k=NEVER), verdict)
+        _tell(part, Point(scenario=scenario.name, who=who, call="write", k=NEVER), verdict)
     return points
 
 
-def _case(part: Part, sweep: Sweep, point: Point) -> Verdict:
-    verdict = sweep.kill(point)
+def told(part: Part, sweep: Sweep, point: Point) -> Verdict:
+    """Go to this point, and count it if it was reached."""
+    verdict = sweep.visit(point)
     if verdict.reached or verdict.violations:
-        _told(part, point, verdict)
+        _tell(part, point, verdict)
     return verdict
 
 
-def _told(part: Part, point: Point, verdict: Verdict) -> None:
-    again = f"python -m torture kill-sweep --only {point} --seed {part.seed}"
+def _tell(part: Part, point: Point, verdict: Verdict) -> None:
+    again = f"python -m torture {part.name} --only {point} --seed {part.seed}"
     part.case(str(point), verdict.violations, again=again)

@@ -47,7 +47,7 @@ def swept(sweep: Sweep) -> Sequence[Verdict]:
     """Each point, once."""
     points = [Point.parse(text) for text in POINTS]
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(sweep.kill, points))
+        return list(pool.map(sweep.visit, points))
 
 
 def broken(swept: Sequence[Verdict], *invariants: str) -> list[str]:
@@ -64,7 +64,7 @@ def broken(swept: Sequence[Verdict], *invariants: str) -> list[str]:
 def test_a_loss_is_seen(sweep: Sweep, control: str) -> None:
     """A daemon that takes its log with it, and a sendmail that says 0 without an answer, are found out."""
     point, sabotage = CONTROLS[control]
-    assert "I1" in {one.invariant for one in sweep.kill(Point.parse(point), sabotage).violations}
+    assert "I1" in {one.invariant for one in sweep.visit(Point.parse(point), sabotage).violations}
 
 
 def test_the_sweep_goes_where_it_is_sent(swept: Sequence[Verdict]) -> None:
@@ -103,12 +103,12 @@ def test_a_sample_takes_from_every_kind_and_a_night_takes_all_that_are_few() -> 
         return [Point(scenario="submit", who="writer", call=call, k=k, file=file) for k in range(1, number + 1)]
 
     pages, few = points("pwrite64", "queue.db-wal", 5000), [*points("rename", "", 1), *points("fdatasync", "wal", 9)]
-    sample = choose([*pages, *few], Size(name="sample"), 1)
-    night = choose([*pages, *few], Size(name="nightly"), 1)
+    sample = choose([*pages, *few], Size(name="sample"), 1, SAMPLE)
+    night = choose([*pages, *few], Size(name="nightly"), 1, None)
     assert len(sample) == min(SAMPLE, MOST + len(few))
     assert set(few) < set(sample)
     assert set(few) < set(night)
     assert len(night) == MOST + len(few)
-    assert len(choose([*pages, *few], Size(name="nightly", times=3), 1)) == 3 * MOST + len(few)
-    assert choose([*pages, *few], Size(name="nightly"), 1) == night
-    assert set(choose([*pages, *few], Size(name="nightly"), 2)) != set(night)
+    assert len(choose([*pages, *few], Size(name="nightly", times=3), 1, None)) == 3 * MOST + len(few)
+    assert choose([*pages, *few], Size(name="nightly"), 1, None) == night
+    assert set(choose([*pages, *few], Size(name="nightly"), 2, None)) != set(night)
