@@ -184,6 +184,17 @@ class BounceSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """When to tell that mail does not leave, and how."""
+
+    command: Annotated[tuple[str, ...], Kind("command")] = ()
+    file: FileName = ""  # the notice; under systemd there is one without this
+    after: DurationOrZero = 2 * MINUTE  # how long a smarthost is in trouble
+    oldest: DurationOrZero = 4 * HOUR  # how long the oldest message waits; 0: as long as it likes
+    interval: DurationOrZero = HOUR  # between two tellings of a condition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One instance's configuration. `file` is where it was read from (or would have been), for messages."""
 
@@ -201,6 +212,7 @@ class Config:
     rewrite: Rewrite = field(default_factory=Rewrite)
     headers: Headers = field(default_factory=Headers)
     bounce: BounceSection = field(default_factory=BounceSection)
+    alarm: Alarm = field(default_factory=Alarm)
 
     @property
     def public_domain(self) -> bool:

@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from pysendmail import config_file, journal, manager, probe, route, schedule, status
+from pysendmail.alarm import Sight
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance, Loaded
@@ -44,6 +45,7 @@ from pysendmail.settling import Settling
 from pysendmail.sockets import SMTP, SUBMIT, HandOverError, Listener, bind, handed_over
 from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
+from pysendmail.watch import Watch
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 T = TypeVar("T")
@@ -89,6 +91,7 @@ class Daemon:
         self._bodies = Reader(directory, "bodies")
         self._looks = Reader(directory, "looks")
         self._ids = queue.ids
+        self._watch = Watch(self._config, look=self._sight, events=self._events)
         self._configure(self._config)
         delivery = self._delivery
         assert delivery is not None
@@ -111,6 +114,8 @@ class Daemon:
         stop = loop.create_task(self._stop.wait())
         others = [stop, loop.create_task(self._prune())]
         self._manager.ready()
+        if not once:
+            others.append(loop.create_task(self._watch.run()))
         if self._manager.listens:
             others.append(loop.create_task(self._attend(self._manager, delivery)))
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -152,6 +157,7 @@ class Daemon:
 
     def _configure(self, config: Config) -> None:
         self._config = config
+        self._watch.configure(config)
         self._secrets = Secrets()
         self._aliases = AliasBook(config.aliases.file)
         self._postmaster = Postmaster(config, self._aliases)
@@ -225,10 +231,21 @@ class Daemon:
             },
         )
 
+    async def _sight(self) -> Sight:
+        """What `Watch` judges."""
+        assert self._delivery is not None
+        oldest_at = await self.look(lambda queue: queue.one("oldest")[0])
+        return Sight(
+            relays=self._delivery.relays,
+            oldest_at=oldest_at if isinstance(oldest_at, float) else None,
+            reserve_used=self._reserve.given_up,
+        )
+
     # -- what happens --
 
     def _committed(self, lanes: list[LaneState], reports: list[NewMessage]) -> None:
         self._changed.set()
+        self._watch.wake()
         for report in reports:
             self._events.bounce(
                 queue_id=report.queue_id,

@@ -341,6 +341,12 @@ SELECT
         ORDER BY id LIMIT 1),
     (SELECT count(*) FROM message WHERE state = 'damaged');
 
+-- name: oldest
+-- The longest waiting message that nobody holds.
+SELECT min(accepted_at) FROM (
+    SELECT accepted_at FROM message WHERE state IN ('queued', 'damaged') AND state = 'queued' AND held = 0
+    ORDER BY id LIMIT 1);
+
 -- name: counts_of
 -- The same of one user's, whose messages are few.
 SELECT count(*),
