@@ -159,6 +159,7 @@ class Trouble:
     reason: str
     status: str
     code: int | None = None
+    offline: bool = False  # this machine has no way there, or nobody to ask for names: nothing was tried
 
     def __post_init__(self) -> None:
         if not self.reason or not self.status:

@@ -145,6 +145,9 @@ def files(root: Path) -> None:
     place(root / "usr/lib/tmpfiles.d/pysendmail.conf", (systemd / "tmpfiles.conf").read_bytes())
     place(root / "etc/pysendmail/pysendmail.toml", (HERE / "pysendmail.toml").read_bytes())
     place(root / "usr/share/python3/runtime.d/pysendmail.rtupdate", (HERE / "rtupdate").read_bytes(), mode=0o755)
+    flush = (ROOT / "contrib/network/pysendmail-flush").read_bytes()
+    for where in ("NetworkManager/dispatcher.d/50-", "networkd-dispatcher/routable.d/50-", "systemd/system-sleep/"):
+        place(root / f"usr/lib/{where}pysendmail", flush, mode=0o755)
     profile = ROOT / "contrib/profile.d/pysendmail-alarm.sh"
     place(root / "etc/profile.d" / profile.name, profile.read_bytes())
     completion = (ROOT / "contrib/completions/pysendmail.bash").read_bytes()
