@@ -213,8 +213,11 @@ def _queue(options: argparse.Namespace) -> int:
                 for words in entry["words"]:
                     print(f"  {words}")
         case "show":
+            from pysendmail.explain import submitted
+
             for entry in answers:
                 _print_history(entry)
+                print(f"  {submitted(entry)}")
                 print("\n".join(f"    {line}" for line in entry["header"].splitlines()))
         case _:
             for entry in answers:

@@ -174,6 +174,7 @@ class Rewrite:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headers:
     received: Literal["full", "minimal", "none"] = "full"
+    origin: bool = False  # whether a full one names the process, and what it claims to be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

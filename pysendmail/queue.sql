@@ -35,15 +35,15 @@ UPDATE body SET part = part - :by WHERE message = :message;
 -- name: accept
 -- C1 of a message that is all here.
 INSERT INTO message (queue_id, kind, state, uid, about, submission, sender, message_id, envid, ret, smtputf8, eight_bit,
-    size, header, accepted_at, expires_at, warn_at)
+    size, header, accepted_at, expires_at, warn_at, pid, command, unit)
 VALUES (:queue_id, :kind, 'queued', :uid, :about, :submission, :sender, :message_id, :envid, :ret, :smtputf8, :eight_bit,
-    :size, :header, :now, :expires_at, :warn_at);
+    :size, :header, :now, :expires_at, :warn_at, :pid, :command, :unit);
 
 -- name: make_ready
 -- C1 of one whose body came before.
 UPDATE message SET state = 'queued', submission = :submission, sender = :sender, message_id = :message_id, envid = :envid, ret = :ret,
     smtputf8 = :smtputf8, eight_bit = :eight_bit, size = :size, header = :header, accepted_at = :now,
-    expires_at = :expires_at, warn_at = :warn_at
+    expires_at = :expires_at, warn_at = :warn_at, pid = :pid, command = :command, unit = :unit
 WHERE id = :message;
 
 -- name: add_lane
@@ -377,14 +377,14 @@ SELECT id, queue_id, uid, sender, size, eight_bit, accepted_at, held, forced_exp
 FROM message WHERE state IN ('queued', 'damaged') AND uid = :uid AND id > :after ORDER BY id LIMIT :limit;
 
 -- name: history_page
-SELECT id, queue_id, kind, uid, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
+SELECT id, queue_id, kind, uid, pid, command, unit, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
 FROM message WHERE state IN ('queued', 'done') AND id > :after AND (:uid IS NULL OR uid = :uid) AND accepted_at >= :since
     AND (:recipient IS NULL OR EXISTS (
         SELECT 1 FROM recipient WHERE message = message.id AND (address = :recipient OR original = :recipient)))
 ORDER BY id LIMIT :limit;
 
 -- name: one
-SELECT id, queue_id, kind, uid, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
+SELECT id, queue_id, kind, uid, pid, command, unit, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
 FROM message WHERE queue_id = :queue_id AND state != 'receiving';
 
 -- name: page_recipients
