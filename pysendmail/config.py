@@ -196,6 +196,14 @@ class Alarm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """For Prometheus."""
+
+    file: FileName = ""  # for node_exporter's textfile collector
+    listen: Annotated[tuple[str, ...], Kind("list of loopback addresses")] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One instance's configuration. `file` is where it was read from (or would have been), for messages."""
 
@@ -214,6 +222,7 @@ class Config:
     headers: Headers = field(default_factory=Headers)
     bounce: BounceSection = field(default_factory=BounceSection)
     alarm: Alarm = field(default_factory=Alarm)
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def public_domain(self) -> bool:

@@ -19,7 +19,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from pysendmail.events import Complaints, Events
 from pysendmail.exits import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.loopback import Loopback
 from pysendmail.manager import STATUS_S, Manager
+from pysendmail.metrics import Metrics, Tally
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
@@ -67,18 +68,20 @@ class AliasBook:
 
 
 class Daemon:
-    def __init__(self, instance: Instance, loaded: Loaded, events: Events, manager: Manager) -> None:
+    def __init__(self, instance: Instance, loaded: Loaded, tally: Tally, manager: Manager) -> None:
         self._instance = instance
         self._manager = manager
         self._changed = asyncio.Event()
         self._config = loaded.config
         self._config_error: str | None = str(loaded.error) if loaded.error else None
-        self._events = events
+        self._events = Events(tally)
+        self._totals = tally.totals
         self._stop = asyncio.Event()
         self._store_error: str | None = None
         self._delivery: Delivery | None = None
         self._server: Server | None = None
         self._loopback: Loopback | None = None
+        self._metrics: Metrics | None = None
         self._rerouting: asyncio.Task[None] | None = None
 
     async def run(self, queue: Queue, listeners: Sequence[Listener], *, once: bool) -> int:
@@ -102,6 +105,9 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         self._listen(server, listeners, once=once)
+        if not once:
+            self._metrics = Metrics(self._totals, look=self._report, alarms=lambda: self._watch.up, events=self._events)
+            await self._metrics.configure(self._config)
         self._events.emit(
             "start",
             pid=os.getpid(),
@@ -144,6 +150,8 @@ class Daemon:
         deadline = clock() + STOP_S
         if self._loopback is not None:
             self._loopback.close()
+        if self._metrics is not None:
+            self._metrics.stop()
         await server.stop(min(STOP_S, 5.0))
         self._writer.hurry()
         await delivery.stop(deadline - clock())
@@ -241,6 +249,10 @@ class Daemon:
             reserve_used=self._reserve.given_up,
         )
 
+    async def _report(self) -> Mapping[str, Any]:
+        """`status` of everything."""
+        return await anext(self._control.status(Right(uid=os.geteuid(), all=True), {}))
+
     # -- what happens --
 
     def _committed(self, lanes: list[LaneState], reports: list[NewMessage]) -> None:
@@ -321,13 +333,14 @@ class Daemon:
             self._server.desk = self._desk()
         if self._loopback is not None:
             self._loopback.configure(config.daemon.listen)
+        if self._metrics is not None:
+            await self._metrics.configure(config)
         self._events.emit("reload", config=str(config.file))
         with suppress(StoreBroken):
             await self._reroute()
 
     async def _attend(self, manager: Manager, delivery: Delivery) -> None:
         """Tell the service manager how the queue is, and that the scheduler and the writer answer."""
-        everything = Right(uid=os.geteuid(), all=True)
         while True:
             self._changed.clear()
             await delivery.turn()
@@ -335,8 +348,7 @@ class Daemon:
                 await self._writer.run(lambda queue: None)
             manager.alive()
             with suppress(sqlite3.Error):
-                async for report in self._control.status(everything, {}):
-                    manager.status(status.summary(report))
+                manager.status(status.summary(await self._report()))
             pause_s = min(STATUS_S, manager.interval_s)
             await asyncio.sleep(pause_s)
             with suppress(TimeoutError):
@@ -411,13 +423,12 @@ def serve(instance: Instance, *, once: bool = False) -> int:
 
 
 async def _serve(instance: Instance, loaded: Loaded, queue: Queue, listeners: Sequence[Listener], *, once: bool) -> int:
-    sink = journal.sink()
-    events = Events(sink)
-    logging.getLogger().addHandler(Complaints(events))
+    tally = Tally(journal.sink())
+    logging.getLogger().addHandler(Complaints(Events(tally)))
     try:
-        return await Daemon(instance, loaded, events, manager.from_environment()).run(queue, listeners, once=once)
+        return await Daemon(instance, loaded, tally, manager.from_environment()).run(queue, listeners, once=once)
     finally:
-        sink.close()
+        tally.close()
 
 
 def _failed(code: int, text: str) -> int:

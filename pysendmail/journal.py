@@ -35,6 +35,7 @@ PRIORITIES: Mapping[str, int] = {
     "socket": WARNING,
     "lost": WARNING,
     "library": WARNING,
+    "metrics": WARNING,
     "bounce": NOTICE,
     "clock": NOTICE,
     "refused": NOTICE,

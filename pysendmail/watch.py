@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -57,6 +58,11 @@ class Watch:
     def configure(self, config: Config) -> None:
         self._config = config
         self.wake()
+
+    @property
+    def up(self) -> Counter[str]:
+        """How many alarms of each kind were told and are not over."""
+        return Counter(key.partition(" ")[0] for key, told in self._book.items() if not told.over)
 
     def wake(self) -> None:
         self._changed.set()

@@ -368,7 +368,8 @@ def test_every_field_has_a_form_in_the_file() -> None:
     assert {"file"} == {f.name for f in fields(Config)} - set(
         re.findall(
             r"\w+",
-            "hostname domain queue daemon access retry smarthost timeout route aliases rewrite headers bounce alarm",
+            "hostname domain queue daemon access retry smarthost timeout route aliases rewrite headers bounce alarm "
+            "metrics",
         )
     )
 
