@@ -79,7 +79,11 @@ class Place(Root):
         """A service: it stays in the foreground, or leaves daemons behind."""
         command = [*_joining(self._services), *super().command(*argv, user=user)]
         with self.path(log).open("ab") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            # In a session of its own, as services have it: the kernel shares the processors out by sessions, and a
+            # service that signals its process group does not mean us.
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
         self._started.append(process)
         return process
 
@@ -96,7 +100,8 @@ class Place(Root):
 
     def _pids(self) -> list[int]:
         """Of the services and of those who hold them, as this machine numbers them."""
-        return [int(pid) for pid in (self._services / "cgroup.procs").read_text().split()]
+        listed = map(int, (self._services / "cgroup.procs").read_text().split())
+        return [pid for pid in listed if pid > 0]  # 0: it has ended meanwhile; and as a target, it is all of us
 
     def inside(self) -> list[int]:
         """The services alone."""

@@ -156,13 +156,23 @@ def chart(figures: Figures) -> str:
 
 
 def _panel(figures: Figures, title: str, note: str, what: str, absent: str) -> Panel:
-    bars = []
-    for who, name in NAMES.items():
-        ways = WAYS if who == OURS else ("SMTP",)
-        value = max((one for way in ways if (one := figures.median(what.format(way), who)) is not None), default=None)
-        if value is None and who == OUR_C:
-            continue
-        kind = {OURS: "ours", OUR_C: "also"}.get(who, "")
-        shown = (absent or "not measured") if value is None else digits(value)
-        bars.append(Bar(name=name, value=value, shown=shown, kind=kind))
+    values = {who: _shown(figures, what, who) for who in NAMES}
+    if absent == "" or all(value is None for value in values.values()):
+        absent = "not measured"
+    bars = [
+        Bar(
+            name=NAMES[who],
+            value=value,
+            shown=absent if value is None else digits(value),
+            kind={OURS: "ours", OUR_C: "also"}.get(who, ""),
+        )
+        for who, value in values.items()
+        if value is not None or who != OUR_C
+    ]
     return Panel(title=title, note=note, bars=bars)
+
+
+def _shown(figures: Figures, what: str, who: str) -> float | None:
+    """`what` may leave open by which way: then it is the best of them."""
+    ways = WAYS if who == OURS else ("SMTP",)
+    return max((one for way in ways if (one := figures.median(what.format(way), who)) is not None), default=None)
