@@ -27,8 +27,8 @@ def message(
     now: float,
 ) -> Entry:
     """`words` is one line of English each; the other keys are those of `history --json`."""
-    words = [submitted(history)]
-    words.append(_where(waiting) if waiting["recipients"] else "It is not in the queue any more.")
+    words = [_where(waiting)] if waiting["recipients"] else ["It is not in the queue any more."]
+    words.append(submitted(history))
     if waiting["queue_name"] == "hold":
         words.append(f"It is held and waits until it is released: pysendmail queue release {history['queue_id']}")
     for recipient in history["recipients"]:
