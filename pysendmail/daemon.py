@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from pysendmail import config_file, journal, manager, probe, route, schedule, status
-from pysendmail.alarm import Sight
+from pysendmail.alarms import Sight
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance, Loaded

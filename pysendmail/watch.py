@@ -1,6 +1,6 @@
 """Watch: looks whether mail leaves, and raises the alarm where it does not: a command, a file, an event.
 
-What is to be told is decided by `alarm`. The book of what was told lies in the queue's directory and is written after
+What is to be told is decided by `alarms`. The book of what was told lies in the queue's directory and is written after
 the telling: a crash in between tells twice, never not at all. A command that fails is tried again after RETRY_S, and
 the book waits for it. The notice, for login shells and for systemd's path units, is a file that is replaced when its
 text changes, and empty, or not there, when all is well.
@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from pysendmail import alarm, command, small_file
-from pysendmail.alarm import Book, Decision, Sight
+from pysendmail import alarms, command, small_file
+from pysendmail.alarms import Book, Decision, Sight
 from pysendmail.command import CommandError
 from pysendmail.config import Config
 from pysendmail.events import Events
@@ -70,7 +70,7 @@ class Watch:
     async def run(self) -> None:
         """Until it is cancelled."""
         book = await asyncio.to_thread(_content, self._config.queue.directory / BOOK)
-        self._book = alarm.from_text(book or b"")
+        self._book = alarms.from_text(book or b"")
         while True:
             self._changed.clear()
             wait: float | None = ROUND_S
@@ -87,7 +87,7 @@ class Watch:
         """One look; seconds until the next that nobody asks for."""
         sight = await self._look()
         now = time.time()
-        decision = alarm.decide(self._book, sight, self._config.alarm, now)
+        decision = alarms.decide(self._book, sight, self._config.alarm, now)
         await self._post(decision.book)
         if decision.raised or decision.cleared:
             if time.monotonic() >= self._retry_at:
@@ -104,7 +104,7 @@ class Watch:
         """The command first: what it has not heard is not in the book."""
         settings = self._config.alarm
         if settings.command:
-            text = alarm.letter(decision, self._config.hostname)
+            text = alarms.letter(decision, self._config.hostname)
             try:
                 await command.run(settings.command, environment=ENVIRONMENT, stdin=text)
             except CommandError as error:
@@ -122,14 +122,14 @@ class Watch:
 
     async def _keep(self, book: Book) -> None:
         self._book = book
-        await self._write(self._config.queue.directory / BOOK, alarm.to_text(book), 0o600)
+        await self._write(self._config.queue.directory / BOOK, alarms.to_text(book), 0o600)
 
     async def _post(self, book: Book) -> None:
         """The notice, where it says something else by now: whoever watches the file is woken by that only."""
         path = notice_file(self._config, os.environ)
         if path is None:
             return
-        text = alarm.notice(book, self._config.hostname)
+        text = alarms.notice(book, self._config.hostname)
         if self._posted == (path, text):
             return
         old = await asyncio.to_thread(_content, path)

@@ -1,4 +1,4 @@
-"""Alarm: mail cannot leave, or no longer in the way it should: which conditions hold, and what is to be told now.
+"""Alarms: mail cannot leave, or no longer in the way it should: which conditions hold, and what is to be told now.
 
     account  a smarthost does not take our account, or the password cannot be had
     tls      a smarthost does not meet its TLS policy

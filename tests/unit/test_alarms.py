@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pysendmail.alarm import Decision, Sight, Told, decide, from_text, letter, notice, to_text
+from pysendmail.alarms import Decision, Sight, Told, decide, from_text, letter, notice, to_text
 from pysendmail.config import Alarm, Retry, Smarthost
 from pysendmail.outcome import Fault, Outcome, Scope, Stage, Trouble, Verdict
 from pysendmail.relay import Relay
