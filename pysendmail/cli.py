@@ -214,8 +214,11 @@ def _queue(options: argparse.Namespace) -> int:
                 for words in entry["words"]:
                     print(f"  {words}")
         case "show":
+            from pysendmail.explain import submitted
+
             for entry in answers:
                 _print_history(entry)
+                print(f"  {submitted(entry)}")
                 for line in entry["header"].removesuffix("\r\n").split("\r\n"):
                     # As its sender wrote it, who may be anybody; this may be root's terminal.
                     shown = line.expandtabs()

@@ -174,6 +174,7 @@ class Rewrite:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headers:
     received: Literal["full", "minimal", "none"] = "full"
+    origin: bool = False  # whether a full one names the process, and what it claims to be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +182,25 @@ class BounceSection:
     postmaster: LocalOrMailbox = "root"
     sender: Mailbox = ""
     max_return: Size = MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """When to tell that mail does not leave, and how."""
+
+    command: Annotated[tuple[str, ...], Kind("command")] = ()
+    file: FileName = ""  # the notice; under systemd there is one without this
+    after: DurationOrZero = 2 * MINUTE  # how long a smarthost is in trouble
+    oldest: DurationOrZero = 4 * HOUR  # how long the oldest message waits; 0: as long as it likes
+    interval: DurationOrZero = HOUR  # between two tellings of a condition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """For Prometheus."""
+
+    file: FileName = ""  # for node_exporter's textfile collector
+    listen: Annotated[tuple[str, ...], Kind("list of loopback addresses")] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +221,8 @@ class Config:
     rewrite: Rewrite = field(default_factory=Rewrite)
     headers: Headers = field(default_factory=Headers)
     bounce: BounceSection = field(default_factory=BounceSection)
+    alarm: Alarm = field(default_factory=Alarm)
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def public_domain(self) -> bool:

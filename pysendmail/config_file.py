@@ -580,14 +580,7 @@ def save_last_good(config_text: str, directory: Path) -> None:
     with contextlib.suppress(OSError, UnicodeError):
         if _read_last_good(directory) == config_text:
             return  # two fsyncs saved at every start
-    new = directory / f"{LAST_GOOD}.new"
-    with contextlib.suppress(FileNotFoundError):
-        new.unlink()  # left by a crash; also never written through, whatever it is
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(config_text.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(directory / LAST_GOOD)
+    small_file.replace(directory / LAST_GOOD, config_text.encode("utf-8"), 0o600)
     spool.sync(directory)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 from base64 import b64encode
@@ -38,6 +39,8 @@ from pysendmail.tlspolicy import Check, TlsPlan
 
 # A name with more addresses than this would hold one attempt up for minutes (Postfix tries 5).
 MAX_ADDRESSES = 5
+# No way there from this machine: what a laptop says on a train, not what a smarthost does.
+NO_WAY = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH})
 # How long a peer that we leave may take to see it; nothing depends on it.
 LEAVE_S = 1.0
 
@@ -164,6 +167,7 @@ class Opener:
     async def _resolve(self) -> Sequence[Any]:
         """The addresses in the resolver's order (RFC 6724), at most MAX_ADDRESSES."""
         host, port = self._smarthost.host, self._smarthost.port
+        offline = False
         try:
             with contextlib.suppress(socket.gaierror):
                 return socket.getaddrinfo(
@@ -172,24 +176,27 @@ class Opener:
             async with asyncio.timeout(self._timeout.connect):
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except TimeoutError:
-            reason = f"no answer about the name {host} in {self._timeout.connect:g} s"
+            offline, reason = True, f"no answer about the name {host} in {self._timeout.connect:g} s"
         except (socket.gaierror, UnicodeError) as error:
+            offline = error.args[0] == socket.EAI_AGAIN  # no resolver answers, or it cannot ask anybody
             reason = f"{host}: {error.strerror if isinstance(error, socket.gaierror) else error}"
         else:
             if found:
                 return found[:MAX_ADDRESSES]
             reason = f"{host} has no address"
-        raise _Stop(Trouble.from_fault(Stage.CONNECT, Fault.NAME, printable(reason)))
+        raise _Stop(replace(Trouble.from_fault(Stage.CONNECT, Fault.NAME, printable(reason)), offline=offline))
 
     async def _dial(self, addresses: Sequence[Any]) -> socket.socket:
-        """A connected socket to the first address that answers."""
+        """A connected socket to the first address that answers. An address without a way to it is not the one to blame
+        where another is: a machine without IPv6 has no way to half of them.
+        """
         self._stage = Stage.CONNECT
         loop = asyncio.get_running_loop()
-        reason, fault = "", Fault.UNREACHABLE
+        trouble: Trouble | None = None
         for sockaddr in addresses:
             family, kind, protocol, _, where = sockaddr
-            self._address, self._sockaddr = where[0], sockaddr
-            sock = None
+            self._sockaddr = sockaddr
+            sock, offline = None, False
             try:
                 sock = socket.socket(family, kind, protocol)
                 sock.setblocking(False)
@@ -198,16 +205,21 @@ class Opener:
                 async with asyncio.timeout(self._timeout.connect):
                     await loop.sock_connect(sock, where)
                 connected, sock = sock, None
+                self._address = where[0]
                 return connected
             except TimeoutError:
                 reason, fault = f"no connection in {self._timeout.connect:g} s", Fault.TIMEOUT
             except OSError as error:
-                reason, fault = words(error), Fault.UNREACHABLE
+                reason, fault, offline = words(error), Fault.UNREACHABLE, error.errno in NO_WAY
             finally:
                 if sock is not None:
                     sock.close()
-        reason = f"{self._smarthost.host} [{self._address}] port {self._smarthost.port}: {reason}"
-        raise _Stop(Trouble.from_fault(Stage.CONNECT, fault, printable(reason)))
+            if trouble is None or trouble.offline or not offline:
+                self._address = where[0]
+                reason = printable(f"{self._smarthost.host} [{where[0]}] port {self._smarthost.port}: {reason}")
+                trouble = replace(Trouble.from_fault(Stage.CONNECT, fault, reason), offline=offline)
+        assert trouble is not None  # there is no empty list of addresses
+        raise _Stop(trouble)
 
     async def _establish(self, sock: socket.socket, secret: Secret | None, *, tls: bool) -> Connection:
         """The conversation up to MAIL over a connected socket, which is closed if it fails."""

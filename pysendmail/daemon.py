@@ -19,11 +19,12 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from pysendmail import config_file, journal, manager, probe, route, schedule, status
+from pysendmail.alarms import Sight
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance, Loaded
@@ -33,6 +34,7 @@ from pysendmail.events import Complaints, Events
 from pysendmail.exits import EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL
 from pysendmail.loopback import Loopback
 from pysendmail.manager import STATUS_S, Manager
+from pysendmail.metrics import Metrics, Tally
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
@@ -44,6 +46,7 @@ from pysendmail.settling import Settling
 from pysendmail.sockets import SMTP, SUBMIT, HandOverError, Listener, astray, bind, handed_over
 from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
+from pysendmail.watch import Watch
 from pysendmail.writer import StoreBroken, StoreFull, Writer
 
 T = TypeVar("T")
@@ -54,10 +57,9 @@ DESCRIPTORS = 4096  # if we may: the usual limit of 1024 is for programs that us
 
 
 class AliasBook:
-    """The aliases as the file `path` has them now."""
+    """The aliases as the file has them now."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
         self._aliases = Aliases.load(path)
 
     def __call__(self) -> Aliases:
@@ -66,18 +68,20 @@ class AliasBook:
 
 
 class Daemon:
-    def __init__(self, instance: Instance, loaded: Loaded, events: Events, manager: Manager) -> None:
+    def __init__(self, instance: Instance, loaded: Loaded, tally: Tally, manager: Manager) -> None:
         self._instance = instance
         self._manager = manager
         self._changed = asyncio.Event()
         self._config = loaded.config
         self._config_error: str | None = str(loaded.error) if loaded.error else None
-        self._events = events
+        self._events = Events(tally)
+        self._totals = tally.totals
         self._stop = asyncio.Event()
         self._store_error: str | None = None
         self._delivery: Delivery | None = None
         self._server: Server | None = None
         self._loopback: Loopback | None = None
+        self._metrics: Metrics | None = None
         self._rerouting: asyncio.Task[None] | None = None
 
     async def run(self, queue: Queue, listeners: Sequence[Listener], *, once: bool) -> int:
@@ -90,7 +94,7 @@ class Daemon:
         self._bodies = Reader(directory, "bodies")
         self._looks = Reader(directory, "looks")
         self._ids = queue.ids
-        self._aliases = AliasBook(self._config.aliases.file)
+        self._watch = Watch(self._config, look=self._sight, events=self._events)
         self._configure(self._config)
         delivery = self._delivery
         assert delivery is not None
@@ -101,6 +105,9 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         self._listen(server, listeners, once=once)
+        if not once:
+            self._metrics = Metrics(self._totals, look=self._report, alarms=lambda: self._watch.up, events=self._events)
+            await self._metrics.configure(self._config)
         self._events.emit(
             "start",
             pid=os.getpid(),
@@ -115,6 +122,8 @@ class Daemon:
         stop = loop.create_task(self._stop.wait())
         others = [stop, loop.create_task(self._prune())]
         self._manager.ready()
+        if not once:
+            others.append(loop.create_task(self._watch.run()))
         if self._manager.listens:
             others.append(loop.create_task(self._attend(self._manager, delivery)))
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -143,6 +152,8 @@ class Daemon:
         deadline = clock() + STOP_S
         if self._loopback is not None:
             self._loopback.close()
+        if self._metrics is not None:
+            self._metrics.stop()
         await server.stop(min(STOP_S, 5.0))
         self._writer.hurry()
         await delivery.stop(deadline - clock())
@@ -156,9 +167,9 @@ class Daemon:
 
     def _configure(self, config: Config) -> None:
         self._config = config
+        self._watch.configure(config)
         self._secrets = Secrets()
-        if self._aliases.path != config.aliases.file:  # else what was read holds while it cannot be read again
-            self._aliases = AliasBook(config.aliases.file)
+        self._aliases = AliasBook(config.aliases.file)
         self._postmaster = Postmaster(config, self._aliases)
         if self._delivery is None:
             self._delivery = Delivery(
@@ -230,10 +241,25 @@ class Daemon:
             },
         )
 
+    async def _sight(self) -> Sight:
+        """What `Watch` judges."""
+        assert self._delivery is not None
+        oldest_at = await self.look(lambda queue: queue.one("oldest")[0])
+        return Sight(
+            relays=self._delivery.relays,
+            oldest_at=oldest_at if isinstance(oldest_at, float) else None,
+            reserve_used=self._reserve.given_up,
+        )
+
+    async def _report(self) -> Mapping[str, Any]:
+        """`status` of everything."""
+        return await anext(self._control.status(Right(uid=os.geteuid(), all=True), {}))
+
     # -- what happens --
 
     def _committed(self, lanes: list[LaneState], reports: list[NewMessage]) -> None:
         self._changed.set()
+        self._watch.wake()
         for report in reports:
             self._events.bounce(
                 queue_id=report.queue_id,
@@ -310,13 +336,14 @@ class Daemon:
             self._server.desk = self._desk()
         if self._loopback is not None:
             self._loopback.configure(config.daemon.listen)
+        if self._metrics is not None:
+            await self._metrics.configure(config)
         self._events.emit("reload", config=str(config.file))
         with suppress(StoreBroken):
             await self._reroute()
 
     async def _attend(self, manager: Manager, delivery: Delivery) -> None:
         """Tell the service manager how the queue is, and that the scheduler and the writer answer."""
-        everything = Right(uid=os.geteuid(), all=True)
         while True:
             self._changed.clear()
             await delivery.turn()
@@ -324,8 +351,7 @@ class Daemon:
                 await self._writer.run(lambda queue: None)
             manager.alive()
             with suppress(sqlite3.Error):
-                async for report in self._control.status(everything, {}):
-                    manager.status(status.summary(report))
+                manager.status(status.summary(await self._report()))
             pause_s = min(STATUS_S, manager.interval_s)
             await asyncio.sleep(pause_s)
             with suppress(TimeoutError):
@@ -400,13 +426,12 @@ def serve(instance: Instance, *, once: bool = False) -> int:
 
 
 async def _serve(instance: Instance, loaded: Loaded, queue: Queue, listeners: Sequence[Listener], *, once: bool) -> int:
-    sink = journal.sink()
-    events = Events(sink)
-    logging.getLogger().addHandler(Complaints(events))
+    tally = Tally(journal.sink())
+    logging.getLogger().addHandler(Complaints(Events(tally)))
     try:
-        return await Daemon(instance, loaded, events, manager.from_environment()).run(queue, listeners, once=once)
+        return await Daemon(instance, loaded, tally, manager.from_environment()).run(queue, listeners, once=once)
     finally:
-        sink.close()
+        tally.close()
 
 
 def _failed(code: int, text: str) -> int:

@@ -605,6 +605,9 @@ class Delivery:
             await self._give_back(claim)
             return
         self._fail(relay, trouble, tls_held=error.tls_held)
+        if trouble.offline:  # that was no attempt
+            await self._give_back(claim)
+            return
         results = [
             Result(
                 address=claimed.recipient.address,

@@ -31,6 +31,7 @@ from pysendmail.config_file import ConfigError, Instance, Loaded
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events, Lines
 from pysendmail.exits import EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.origin import origin
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.reception import IDLE_S, Reception
@@ -111,7 +112,7 @@ def run(
         if invocation.mode is Mode.SUBMIT:
             return _submit(invocation, environ, chunks, submission_id, config, socket_path)
         if invocation.mode is Mode.SMTP:
-            return asyncio.run(_smtp(invocation, chunks, config, socket_path))
+            return asyncio.run(_smtp(invocation, environ, chunks, config, socket_path))
         asyncio.run(_perform(invocation, loaded, socket_path, chunks))
         if invocation.mode is Mode.FLUSH and invocation.wait:
             return _daemon(instance, once=True)
@@ -146,12 +147,12 @@ def _submit(
     uid = os.getuid()
     _check_right(config, socket_path)
     aliases = Aliases.load(config.aliases.file)
-    name = environ.get(b"NAME", b"").decode("utf-8", "replace")
+    caller = Caller.known(uid, os.getpid(), environ)
 
     def begin(queue_id: str) -> Submission:
         return Submission(
             invocation,
-            caller=Caller(uid=uid, full_name=name),
+            caller=caller,
             config=config,
             aliases=aliases,
             queue_id=queue_id,
@@ -193,7 +194,13 @@ def _check_right(config: Config, socket_path: str) -> None:
         )
 
 
-async def _smtp(invocation: Invocation, chunks: Iterator[bytes], config: Config, socket_path: str) -> int:
+async def _smtp(
+    invocation: Invocation,
+    environ: Mapping[bytes, bytes],
+    chunks: Iterator[bytes],
+    config: Config,
+    socket_path: str,
+) -> int:
     """-bs: the dialogue of `reception` on our own standard input and output."""
     try:
         _check_right(config, socket_path)
@@ -203,7 +210,7 @@ async def _smtp(invocation: Invocation, chunks: Iterator[bytes], config: Config,
     aliases = Aliases.load(config.aliases.file)
     reception = Reception(
         invocation,
-        caller=Caller(uid=os.getuid()),
+        caller=Caller(uid=os.getuid(), origin=origin(os.getpid(), environ)),
         config=config,
         aliases=lambda: aliases,
         store=QueueInTurns(config, Path(socket_path)),

@@ -145,6 +145,9 @@ class Events:
         stray: int = 0,
         reencoded: str = "",
         tag: str = "",
+        pid: int | None = None,
+        command: str | None = None,
+        unit: str | None = None,
     ) -> None:
         self.emit(
             "accepted",
@@ -158,6 +161,9 @@ class Events:
             stray_octets=stray or None,
             reencoded=reencoded or None,
             tag=tag or None,
+            pid=pid,
+            command=command,
+            unit=unit,
         )
 
     def refused(self, *, uid: int, code: int, reason: str) -> None:

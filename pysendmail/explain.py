@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pysendmail import rewrite
+from pysendmail import origin, rewrite
 from pysendmail.config import Config
 from pysendmail.hints import PASSING, hint
 from pysendmail.relay import Relay
@@ -28,6 +28,7 @@ def message(
 ) -> Entry:
     """`words` is one line of English each; the other keys are those of `history --json`."""
     words = [_where(waiting)] if waiting["recipients"] else ["It is not in the queue any more."]
+    words.append(submitted(history))
     if waiting["queue_name"] == "hold":
         words.append(f"It is held and waits until it is released: pysendmail queue release {history['queue_id']}")
     for recipient in history["recipients"]:
@@ -35,6 +36,11 @@ def message(
     if waiting["recipients"] and waiting["queue_name"] != "hold":
         words += [*_next(waiting, relays, config, now), *_senders(history["sender"] or "", config)]
     return {**history, "words": words}
+
+
+def submitted(entry: Entry) -> str:
+    """Whose message it is, of which process, and what that claims to be."""
+    return f"It was submitted by {origin.words(entry['uid'], entry['pid'], entry['command'], entry['unit'])}."
 
 
 def _where(waiting: Entry) -> str:

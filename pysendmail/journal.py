@@ -31,9 +31,11 @@ PRIORITIES: Mapping[str, int] = {
     "full": ERROR,
     "trouble": WARNING,
     "fallback": WARNING,
+    "alarm": ERROR,
     "socket": WARNING,
     "lost": WARNING,
     "library": WARNING,
+    "metrics": WARNING,
     "bounce": NOTICE,
     "clock": NOTICE,
     "refused": NOTICE,
@@ -49,6 +51,8 @@ def priority(event: str, fields: Mapping[str, Value]) -> int:
         return OUTCOMES.get(str(fields.get("status")), INFO)
     if event in ("reload", "listen") and fields.get("error"):
         return WARNING
+    if event == "alarm" and fields.get("state") == "cleared":
+        return NOTICE
     return PRIORITIES.get(event, INFO)
 
 

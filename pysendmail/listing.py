@@ -31,7 +31,7 @@ ObstacleOn = Callable[[tuple[str, ...]], Obstacle | None]
 
 
 _NUMBERS = frozenset({"size", "accepted_at", "expires_at", "held", "forced_expire", "uid", "attempts", "at"})
-_NUMBERS_OR_NULL = frozenset({"next_attempt_at", "finished_at", "removed_by", "code", "duration_s"})
+_NUMBERS_OR_NULL = frozenset({"pid", "next_attempt_at", "finished_at", "removed_by", "code", "duration_s"})
 # The types of what stands in a row of `page` and of `waiting_recipients`, unless it is damaged.
 _MESSAGE = ("id", "queue_id", "uid", "sender", "size", "eight_bit", "accepted_at", "held", "forced_expire", "state")
 _SOUND_MESSAGE = (int, str, int, str, int, int, float, int, int, str)
@@ -196,6 +196,9 @@ def history_entry(queue: Queue, row: Row | sqlite3.Row) -> Entry:
         "accepted_at": rfc3339(row["accepted_at"]),
         "size": row["size"],
         "recipients": [_history_recipient(queue, _sound_row(recipient), most) for recipient in recipients],
+        "pid": row["pid"],
+        "command": row["command"],
+        "unit": row["unit"],
     }
 
 

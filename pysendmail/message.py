@@ -26,6 +26,7 @@ from itertools import pairwise
 from typing import Literal
 
 from pysendmail.address import parse_list
+from pysendmail.origin import Origin
 from pysendmail.smtp.reply import printable
 
 # RFC 5322 §2.1.1, without CRLF.
@@ -67,6 +68,7 @@ _AROUND_GAPS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|\((?:[^()\\]|\\.)*+\)?|\[[^\[\]
 _RUN_OF_BLANKS = re.compile(rb"[ \t]++")
 _BLANKS_AT_END = re.compile(rb"(?<=[^ \t\r\n]) (?=\r\n)")
 _BLANKS_AND_FOLDS = re.compile(rb"([ \t\r\n]+)")
+_NOT_CLAIMED = re.compile(r"[^A-Za-z0-9._:@+-]")  # anybody's words, in a comment
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:\[\]-]")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -575,19 +577,24 @@ def received(
     date: str,
     uid: int | None,
     style: Literal["full", "minimal", "none"],
+    origin: Origin | None = None,
     helo: str = "",
     esmtp: bool = False,
 ) -> bytes:
     """Our Received field (RFC 5321 §4.4), or nothing with the style "none".
 
     "minimal" shows neither the uid nor what the client called itself. `helo` is whatever a client said: only
-    what a name is made of gets into the field. Never a "for" clause: it could name a Bcc.
+    what a name is made of gets into the field. `origin` is what it may show of a process. Never a "for" clause: it
+    could name a Bcc.
     """
     if style == "none":
         return b""
     full = style == "full"
     client = f"from {_NOT_IN_A_NAME.sub('?', helo)[:255]} " if helo and full else ""
     who = f", from uid {uid}" if uid is not None and full else ""
+    if origin is not None and full:
+        claims = {"process": origin.pid, "command": origin.command, "unit": origin.unit}
+        who += "".join(f", {what} {_NOT_CLAIMED.sub('?', str(claim))}" for what, claim in claims.items() if claim)
     protocol = f" with {'ESMTP' if esmtp else 'SMTP'}" if helo else ""
     return _field("Received", f"{client}by {host} (pysendmail{who}){protocol} id {queue_id};", date)
 

@@ -74,7 +74,7 @@ class Verdict:
     outcome: Outcome
 
 
-_ACCOUNT_CODES = frozenset({530, 534, 535, 538})
+ACCOUNT_CODES = frozenset({530, 534, 535, 538})
 _SETUP = frozenset({Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.TLS, Stage.AUTH})
 
 
@@ -97,7 +97,7 @@ def _judge_reply(stage: Stage, reply: Reply) -> Verdict:
         # only if no other connection works (the daemon sees that, this table cannot).
         busy = stage in (Stage.GREETING, Stage.EHLO) and reply.first_digit == 4
         return Verdict(Scope.SESSION if busy else Scope.SMARTHOST, Outcome.DEFERRED)
-    if reply.code in _ACCOUNT_CODES:
+    if reply.code in ACCOUNT_CODES:
         return Verdict(Scope.SMARTHOST, Outcome.DEFERRED)
     if stage is Stage.RCPT and reply.code == 552:
         return Verdict(Scope.RECIPIENT, Outcome.DEFERRED)
@@ -159,6 +159,7 @@ class Trouble:
     reason: str
     status: str
     code: int | None = None
+    offline: bool = False  # this machine has no way there, or nobody to ask for names: nothing was tried
 
     def __post_init__(self) -> None:
         if not self.reason or not self.status:

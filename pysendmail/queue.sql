@@ -35,15 +35,15 @@ UPDATE body SET part = part - :by WHERE message = :message;
 -- name: accept
 -- C1 of a message that is all here.
 INSERT INTO message (queue_id, kind, state, uid, about, submission, sender, message_id, envid, ret, smtputf8, eight_bit,
-    size, header, accepted_at, expires_at, warn_at)
+    size, header, accepted_at, expires_at, warn_at, pid, command, unit)
 VALUES (:queue_id, :kind, 'queued', :uid, :about, :submission, :sender, :message_id, :envid, :ret, :smtputf8, :eight_bit,
-    :size, :header, :now, :expires_at, :warn_at);
+    :size, :header, :now, :expires_at, :warn_at, :pid, :command, :unit);
 
 -- name: make_ready
 -- C1 of one whose body came before.
 UPDATE message SET state = 'queued', submission = :submission, sender = :sender, message_id = :message_id, envid = :envid, ret = :ret,
     smtputf8 = :smtputf8, eight_bit = :eight_bit, size = :size, header = :header, accepted_at = :now,
-    expires_at = :expires_at, warn_at = :warn_at
+    expires_at = :expires_at, warn_at = :warn_at, pid = :pid, command = :command, unit = :unit
 WHERE id = :message;
 
 -- name: add_lane
@@ -342,6 +342,12 @@ SELECT
         ORDER BY id LIMIT 1),
     (SELECT count(*) FROM message WHERE state = 'damaged');
 
+-- name: oldest
+-- The longest waiting message that nobody holds.
+SELECT min(accepted_at) FROM (
+    SELECT accepted_at FROM message WHERE state IN ('queued', 'damaged') AND state = 'queued' AND held = 0
+    ORDER BY id LIMIT 1);
+
 -- name: counts_of
 -- The same of one user's, whose messages are few.
 SELECT count(*),
@@ -374,7 +380,7 @@ FROM message WHERE state IN ('queued', 'damaged') AND uid = :uid AND id > :after
 
 -- name: history_page
 -- Of so many messages those that are asked for: who has few, or none, holds up no other who looks.
-SELECT id, queue_id, kind, uid, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
+SELECT id, queue_id, kind, uid, pid, command, unit, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
 FROM message WHERE id > :after
     AND id <= (SELECT max(id) FROM (SELECT id FROM message WHERE id > :after ORDER BY id LIMIT :looked_at))
     AND state IN ('queued', 'done') AND (:uid IS NULL OR uid = :uid) AND accepted_at >= :since
@@ -387,7 +393,7 @@ ORDER BY id LIMIT :limit;
 SELECT max(id) AS id, count(*) AS looked_at FROM (SELECT id FROM message WHERE id > :after ORDER BY id LIMIT :looked_at);
 
 -- name: one
-SELECT id, queue_id, kind, uid, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
+SELECT id, queue_id, kind, uid, pid, command, unit, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
 FROM message WHERE queue_id = :queue_id AND state != 'receiving';
 
 -- name: page_recipients

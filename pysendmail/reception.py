@@ -25,6 +25,7 @@ from pysendmail.argv import Invocation, Mode
 from pysendmail.config import Config
 from pysendmail.events import Events
 from pysendmail.exits import EX_DATAERR, EX_NOPERM, EX_OK, EX_TEMPFAIL, EX_USAGE
+from pysendmail.origin import Origin
 from pysendmail.queue import Queue
 from pysendmail.records import Accepted
 from pysendmail.smtp.service import Add, Begin, Drop, Finish, Leave, Limits, Refusal, Say, Service, Take
@@ -127,6 +128,10 @@ class Reception:
         finally:
             await self._drop()
         return self._code
+
+    def claimed(self, origin: Origin) -> None:
+        """What the client says of itself has come."""
+        self._caller = replace(self._caller, origin=origin)
 
     def stop(self) -> None:
         """The daemon stops: take no further message, and end when the one under way is done."""
@@ -275,4 +280,7 @@ def log_accepted(events: Events, submission: Submission, accepted: Accepted) -> 
         stray=submission.stray,
         reencoded=submission.reencoded,
         tag=submission.tag,
+        pid=new.pid,
+        command=new.command,
+        unit=new.unit,
     )

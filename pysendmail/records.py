@@ -39,6 +39,9 @@ class NewMessage:
     lifetime: float
     warn_after: float  # 0: no delay notice
     about: str | None = None
+    pid: int | None = None  # of who submitted it; see `origin` for these three
+    command: str | None = None
+    unit: str | None = None
     wait: float = 0.0  # seconds until it is due for the first time
 
 

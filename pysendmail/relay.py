@@ -15,6 +15,8 @@ from pysendmail.outcome import Trouble
 from pysendmail.records import Claim, LaneState
 
 FIRST_CONNECTIONS = 2
+# So long a machine may be without a network after its start or a flush before that lets old mail expire.
+OFFLINE_S = 600.0
 GOOD_ANSWERS_TO_GROW = 8  # messages answered well before one more connection is opened
 
 
@@ -23,7 +25,10 @@ class Relay:
     smarthost: Smarthost
     trouble: Trouble | None = None
     since: float = 0.0  # wall clock: since when it is in trouble
-    failed_at: float = 0.0  # wall clock: the last failure
+    failed_at: float = 0.0  # wall clock: the last failure, for mail that is past its lifetime
+    offline: float | None = (
+        None  # monotonic, which stands still while a laptop sleeps: since when there is no way there
+    )
     failures: int = 0
     next_try: float = 0.0  # monotonic
     next_try_at: float | None = None  # the same by the wall clock, for people
@@ -129,7 +134,12 @@ class Relay:
         if self.trouble is None:
             self.since = now
             self.failures = 0
-        self.failed_at = now
+        if not trouble.offline:
+            self.offline = None
+        elif self.offline is None:
+            self.offline = clock
+        if self.offline is None or clock - self.offline >= OFFLINE_S:
+            self.failed_at = now
         if self.trouble is not None and clock < self.next_try:
             return  # one of many connections that failed together: one failure, not the longest rest at once
         self.trouble = trouble
@@ -141,6 +151,7 @@ class Relay:
 
     def recover(self) -> None:
         self.trouble = None
+        self.offline = None
         self.failures = 0
         self.next_try_at = None
         self.tls_held = False
@@ -148,6 +159,7 @@ class Relay:
     def probe_now(self, clock: float, now: float) -> None:
         """A flush: don't rest any longer."""
         self.next_try = clock
+        self.offline = None
         if self.trouble is not None:
             self.next_try_at = now
 

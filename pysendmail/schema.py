@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 
-VERSION = 2
+VERSION = 3
 
 
 class SchemaError(Exception):
@@ -131,23 +131,6 @@ CREATE INDEX message_kept ON message(body_until) WHERE body_until IS NOT NULL;
 CREATE INDEX report_about ON report(about);
 CREATE INDEX report_at ON report(at);
 
-CREATE VIEW queue AS
-SELECT m.queue_id, strftime('%Y-%m-%dT%H:%M:%SZ', m.accepted_at, 'unixepoch') AS accepted_at, m.kind, m.uid, m.sender,
-    r.address AS recipient, r.state, m.size, r.attempts,
-    strftime('%Y-%m-%dT%H:%M:%SZ', r.next_attempt_at, 'unixepoch') AS next_attempt_at, r.smarthost, r.status, r.reply,
-    strftime('%Y-%m-%dT%H:%M:%SZ', m.expires_at, 'unixepoch') AS expires_at, m.message_id
-FROM message m JOIN recipient r ON r.message = m.id
-WHERE m.state = 'queued' AND r.state IN ('queued', 'held', 'attempting');
-
-CREATE VIEW history AS
-SELECT m.queue_id, m.message_id, m.kind, m.uid, m.sender, r.address AS recipient,
-    CASE WHEN r.finished_at IS NULL THEN NULL ELSE r.state END AS outcome,
-    strftime('%Y-%m-%dT%H:%M:%SZ', m.accepted_at, 'unixepoch') AS accepted_at,
-    strftime('%Y-%m-%dT%H:%M:%SZ', r.finished_at, 'unixepoch') AS finished_at,
-    m.size, r.attempts, r.smarthost, r.code, r.status, r.reply, r.removed_by
-FROM message m JOIN recipient r ON r.message = m.id
-WHERE m.state IN ('queued', 'done');
-
 CREATE VIEW bounces AS
 SELECT about AS queue_id, strftime('%Y-%m-%dT%H:%M:%SZ', at, 'unixepoch') AS at, kind, sender, uid, recipient, outcome,
     status, reply, queue_id AS report_queue_id, reported_to, silence
@@ -168,6 +151,31 @@ DROP INDEX message_owner;
 CREATE INDEX message_owner ON message(uid, id, state, size) WHERE state IN ('queued', 'damaged');
 CREATE INDEX message_held ON message(id) WHERE state = 'queued' AND held = 1;
 CREATE INDEX recipient_deferred ON recipient(message) WHERE state = 'queued' AND reply IS NOT NULL;
+"""
+
+# Which process a message is of; see `origin`. New columns of a view come last. Two views are made here for new queues,
+# too: older ones have them since the first schema, without these columns.
+_THIRD = """
+ALTER TABLE message ADD COLUMN pid INTEGER;
+ALTER TABLE message ADD COLUMN command TEXT;
+ALTER TABLE message ADD COLUMN unit TEXT;
+DROP VIEW IF EXISTS queue;
+CREATE VIEW queue AS
+SELECT m.queue_id, strftime('%Y-%m-%dT%H:%M:%SZ', m.accepted_at, 'unixepoch') AS accepted_at, m.kind, m.uid, m.sender,
+    r.address AS recipient, r.state, m.size, r.attempts,
+    strftime('%Y-%m-%dT%H:%M:%SZ', r.next_attempt_at, 'unixepoch') AS next_attempt_at, r.smarthost, r.status, r.reply,
+    strftime('%Y-%m-%dT%H:%M:%SZ', m.expires_at, 'unixepoch') AS expires_at, m.message_id, m.pid, m.command, m.unit
+FROM message m JOIN recipient r ON r.message = m.id
+WHERE m.state = 'queued' AND r.state IN ('queued', 'held', 'attempting');
+DROP VIEW IF EXISTS history;
+CREATE VIEW history AS
+SELECT m.queue_id, m.message_id, m.kind, m.uid, m.sender, r.address AS recipient,
+    CASE WHEN r.finished_at IS NULL THEN NULL ELSE r.state END AS outcome,
+    strftime('%Y-%m-%dT%H:%M:%SZ', m.accepted_at, 'unixepoch') AS accepted_at,
+    strftime('%Y-%m-%dT%H:%M:%SZ', r.finished_at, 'unixepoch') AS finished_at,
+    m.size, r.attempts, r.smarthost, r.code, r.status, r.reply, r.removed_by, m.pid, m.command, m.unit
+FROM message m JOIN recipient r ON r.message = m.id
+WHERE m.state IN ('queued', 'done');
 """
 
 
@@ -196,6 +204,10 @@ def ensure(connection: sqlite3.Connection) -> None:
     @migrations()
     def m0002_attempts(database: Database) -> None:
         _run(database.conn, _SECOND)
+
+    @migrations()
+    def m0003_origin(database: Database) -> None:
+        _run(database.conn, _THIRD)
 
     connection.execute("BEGIN IMMEDIATE")
     try:

@@ -16,18 +16,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import stat
 from pathlib import Path
 from typing import NoReturn
 
+from pysendmail import command
+from pysendmail.command import CommandError
 from pysendmail.config import Smarthost
 
-# An OAuth token has some KiB; more is the wrong file or a command gone mad.
+# An OAuth token has some KiB; more is the wrong file.
 MAX_OCTETS = 64 * 1024
-COMMAND_DEADLINE_S = 30.0
-# What a service manager says to its service alone; a command that believed it would speak in our name.
-_FOR_THE_DAEMON = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "JOURNAL_STREAM", "INVOCATION_ID", "SYSTEMD_EXEC_PID")
 
 
 class Secret:
@@ -166,54 +164,9 @@ def _single_line(octets: bytes) -> bytes:
     return secret
 
 
-class _Output(asyncio.SubprocessProtocol):
-    """What a command writes, until it has ended and all of its output is here, or until that is too much."""
-
-    def __init__(self) -> None:
-        self.octets = b""
-        self.exited = asyncio.Event()
-        self.over = asyncio.Event()
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self.octets += data
-        if len(self.octets) > MAX_OCTETS:
-            self.over.set()
-
-    def process_exited(self) -> None:
-        self.exited.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.over.set()
-
-
-async def _run(command: tuple[str, ...]) -> bytes:
-    """The command's output. It has its own process group, and what is left of that in the end is killed."""
+async def _run(words: tuple[str, ...]) -> bytes:
+    """The output of a password_command."""
     try:
-        transport, output = await asyncio.get_running_loop().subprocess_exec(
-            _Output,
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-            env={name: value for name, value in os.environ.items() if not name.startswith(_FOR_THE_DAEMON)},
-        )
-    except OSError as error:
-        raise SecretError(f"password_command {command[0]}: {error.strerror}") from None
-    try:
-        async with asyncio.timeout(COMMAND_DEADLINE_S):
-            await output.over.wait()
-    except TimeoutError:
-        raise SecretError(f"password_command {command[0]}: no answer in {COMMAND_DEADLINE_S:.0f} s") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left; or he is another user by now
-            os.killpg(transport.get_pid(), signal.SIGKILL)
-        with contextlib.suppress(TimeoutError):  # the kernel may not let it go
-            async with asyncio.timeout(1):
-                await output.exited.wait()
-        transport.close()  # a grandchild that left the group may hold the other end of the pipe
-    if len(output.octets) > MAX_OCTETS:
-        raise SecretError(f"password_command {command[0]}: more than {MAX_OCTETS} octets of output")
-    if code := transport.get_returncode():
-        raise SecretError(f"password_command {command[0]}: exit status {code}")
-    return output.octets
+        return await command.run(words, environment=command.own_environment())
+    except CommandError as error:
+        raise SecretError(f"password_command {words[0]}: {error}") from None

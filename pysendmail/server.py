@@ -18,11 +18,11 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pysendmail import argv, explain, frames, mailq, modes, whereto
 from pysendmail.aliases import Aliases
@@ -32,6 +32,7 @@ from pysendmail.config import Config
 from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events, Value
 from pysendmail.exits import EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.origin import NOBODY_SAID, Origin, origin
 from pysendmail.queue_id import QueueIds
 from pysendmail.reception import IDLE_S as DIALOGUE_S
 from pysendmail.reception import Reception, log_accepted
@@ -89,10 +90,10 @@ class Desk:
         self.ids = ids
         self.events = events
 
-    def reception(self, invocation: Invocation, user: User) -> Reception:
+    def reception(self, invocation: Invocation, user: User, origin: Origin = NOBODY_SAID) -> Reception:
         return Reception(
             invocation,
-            caller=Caller(uid=user.uid),
+            caller=Caller(uid=user.uid, origin=origin),
             apart=user.apart,
             config=self.config,
             aliases=self.aliases,
@@ -220,23 +221,24 @@ class Server:
 
     def _everything(self, peer: socket.socket) -> Coroutine[Any, Any, None] | None:
         """Who comes to `control`."""
-        uid = _peer_uid(peer)
-        return None if uid is None else self._converse(peer, self._enter(uid), everything=True)
+        if (who := _peer(peer)) is None:
+            return None
+        return self._converse(peer, self._enter(who.uid), who.pid, everything=True)
 
     def _own(self, peer: socket.socket) -> Coroutine[Any, Any, None] | None:
         """Who comes to `submit`."""
-        if (uid := _peer_uid(peer)) is None:
+        if (who := _peer(peer)) is None:
             return None
-        if reason := self._too_many(uid):
+        if reason := self._too_many(who.uid):
             with suppress(OSError):
                 peer.send(_turned_away(reason))
             return None
-        return self._converse(peer, self._enter(uid), everything=False)
+        return self._converse(peer, self._enter(who.uid), who.pid, everything=False)
 
-    async def _converse(self, peer: socket.socket, user: User, *, everything: bool) -> None:
+    async def _converse(self, peer: socket.socket, user: User, pid: int, *, everything: bool) -> None:
         with self._stay(user):
             right = Right(uid=user.uid, all=everything)
-            await Conversation(self.desk, Channel(peer), user, right, self._pending, self.under_way).run()
+            await Conversation(self.desk, Channel(peer), user, pid, right, self._pending, self.under_way).run()
 
     @contextmanager
     def place(self, uid: int) -> Iterator[User | str]:
@@ -281,7 +283,15 @@ class Server:
             del self._receptions[reception]
 
 
-def _peer_uid(peer: socket.socket) -> int | None:
+class _Peer(NamedTuple):
+    """By the kernel's word, of the moment when it connected. In another pid namespace than ours it has no pid: 0."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def _peer(peer: socket.socket) -> _Peer | None:
     try:
         if peer.recv(1, socket.MSG_PEEK) == b"":
             return None  # he has gone before he said a word
@@ -289,8 +299,7 @@ def _peer_uid(peer: socket.socket) -> int | None:
         pass
     except OSError:
         return None
-    _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(uid)
+    return _Peer(*_CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)))
 
 
 def _turned_away(reason: str) -> bytes:
@@ -306,6 +315,7 @@ class Conversation:
         desk: Desk,
         channel: Channel,
         user: User,
+        pid: int,
         right: Right,
         pending: dict[bytes, asyncio.Future[int | None]],
         under_way: Callable[[Reception, Channel], AbstractContextManager[None]],
@@ -313,6 +323,7 @@ class Conversation:
         self._desk = desk
         self._channel = channel
         self._user = user
+        self._pid = pid
         self._right = right
         self._pending = pending
         self._under_way = under_way
@@ -509,10 +520,12 @@ class Conversation:
 
     async def _smtp(self, invocation: Invocation) -> None:
         """-bs: the client carries octets both ways."""
-        reception = self._desk.reception(invocation, self._user)
+        reception = self._desk.reception(invocation, self._user, origin(self._pid, {}))
 
         async def read() -> bytes:
             while (frame := await self._frame(self._within(DIALOGUE_S))).kind != frames.END:
+                if frame.kind == frames.ENVIRONMENT:  # before the client's first word, and after our greeting
+                    reception.claimed(origin(self._pid, frames.parse_environment(frame.payload)))
                 if frame.kind == frames.DATA and frame.payload:
                     return frame.payload
             return b""
@@ -528,13 +541,13 @@ class Conversation:
         """All of stdin, up to its end or a lone dot."""
         desk = self._desk
         frame = await self._frame(self._within(IDLE_S))
-        name = ""
+        environment: Mapping[bytes, bytes] = {}
         if frame.kind == frames.ENVIRONMENT:
-            name = frames.parse_environment(frame.payload).get(b"NAME", b"").decode("utf-8", "replace")
+            environment = frames.parse_environment(frame.payload)
             frame = await self._frame(self._within(IDLE_S))
         submission = Submission(
             invocation,
-            caller=Caller(uid=self._right.uid, full_name=name),
+            caller=Caller.known(self._right.uid, self._pid, environment),
             config=desk.config,
             aliases=desk.aliases(),
             queue_id=desk.ids.new(time.time()),

@@ -1,10 +1,11 @@
-"""small_file: the octets of a regular file that is small, read without ever waiting.
+"""small_file: the octets of a regular file that is small, read without ever waiting, and replaced in one step.
 
 For files that an administrator names: in their place may be a FIFO, a terminal, a directory or a disk's image.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -39,3 +40,16 @@ def _open_without_waiting(path: str, flags: int) -> int:
         os.close(handle)
         raise OSError(0, "it is not a file")
     return handle
+
+
+def replace(path: Path, octets: bytes, mode: int) -> None:
+    """Make this the file's content: a crash leaves the old one or the new, whole. Its directory is not synced."""
+    new = path.with_name(f"{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        new.unlink()  # left by a crash; also never written through, whatever it is
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(octets)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import pwd
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -26,6 +26,7 @@ from pysendmail.config import Config
 from pysendmail.envelope import Envelope, Recipient
 from pysendmail.exits import EX_DATAERR, EX_NOPERM, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.message import Intake, MessageError, complete, hops, received, recipients, rfc5322_date
+from pysendmail.origin import NOBODY_SAID, Origin, origin
 from pysendmail.queue import COMMIT_OCTETS, PART_OCTETS, Queue
 from pysendmail.records import Accepted, Destination, NewMessage
 from pysendmail.smtp.reply import printable
@@ -64,6 +65,13 @@ class Caller:
 
     uid: int
     full_name: str = ""  # $NAME, a claim
+    origin: Origin = NOBODY_SAID
+
+    @classmethod
+    def known(cls, uid: int, pid: int, environment: Mapping[bytes, bytes]) -> Caller:
+        """By the kernel's word, and by the variables that the client passes on."""
+        name = environment.get(b"NAME", b"").decode("utf-8", "replace")
+        return cls(uid=uid, full_name=name, origin=origin(pid, environment))
 
     @property
     def login(self) -> str:
@@ -302,6 +310,7 @@ class Submission:
             date=date,
             uid=self._caller.uid,
             style=config.headers.received,
+            origin=self._caller.origin if config.headers.origin else None,
             helo=self._mail.hello.name if self._mail else "",
             esmtp=self._mail is not None and self._mail.hello.extended,
         )
@@ -319,6 +328,9 @@ class Submission:
             queue_id=self.queue_id,
             kind="mail",
             uid=self._caller.uid,
+            pid=self._caller.origin.pid,
+            command=self._caller.origin.command,
+            unit=self._caller.origin.unit,
             envelope=envelope,
             destinations=destinations,
             header=trace + header,

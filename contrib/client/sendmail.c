@@ -35,7 +35,7 @@ enum { /* as in thin/client.py, but that times are milliseconds */
     MAX_CHUNK = 256 << 10, MAX_SOCKET_OCTETS = 107, BUFFER = 1 << 20, READ = 64 << 10,
     TRIES = 3, PAUSE_MS = 50, RESTART_MS = 5000, ANSWER_MS = 60000, ASK_MS = 10000, OUTPUT_MS = 5000,
     DRAIN_MS = 5000, DRAIN_QUIET_MS = 1000, IOERR = 74, TEMPFAIL = 75,
-    SPOOL = 64 << 20, /* of input that is handed over: it is memory */
+    MAX_CLAIM_OCTETS = 1000, SPOOL = 64 << 20, /* of input that is handed over: it is memory */
     UNKNOWN = -1, LOST = -2, NOBODY = -3, UNFINISHED = -4 /* what an answer may be, beside an exit code */
 };
 
@@ -47,9 +47,9 @@ static bool dot_ends = true, dotted; /* no -i; a line with a lone dot was read *
 static bool ended, whole = true;     /* standard input has; all that was read of it is on the wire */
 static bool complete;                /* the daemon has all of it */
 static unsigned char hello[1 + ID_OCTETS] = {VERSION};
-static unsigned char wire[MAX_ARGV_OCTETS + BUFFER + READ + 256]; /* to the daemon: V and A, then D and Z */
+static unsigned char wire[MAX_ARGV_OCTETS + BUFFER + READ + 4096]; /* to the daemon: V, A and E, then D and Z */
 static unsigned char came[HEADER_OCTETS + MAX_CHUNK];             /* and back */
-static size_t opening, filled, got;  /* octets of V and A; on the wire; that came */
+static size_t opening, filled, got;  /* octets of V, A and E; on the wire; that came */
 
 static long long now(void)
 {
@@ -145,7 +145,7 @@ static void find_instance(const char *named)
     const char *home = getenv("HOME");
     struct stat st;
     if (getuid() != geteuid() || getgid() != getegid() || getenv("NAME"))
-        python(); /* a set-id program's environment is that of whoever started it; an E frame is not made here */
+        python(); /* a set-id program's environment is that of whoever started it; no name goes into E here */
     if (!named || !*named)
         named = getenv("PYSENDMAIL_CONFIG");
     if (named && *named) {
@@ -176,6 +176,22 @@ static void put(char kind, const void *payload, size_t size)
     filled += HEADER_OCTETS + size;
 }
 
+static unsigned char *claim(unsigned char *at, const char *variable, const char *path, const char *begin)
+{ /* what this process is of: the rest of a line of that file */
+    char found[MAX_CLAIM_OCTETS + 1], *line = found, *end;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, found, MAX_CLAIM_OCTETS);
+    if (fd >= 0)
+        close(fd);
+    if (n < 0)
+        return at;
+    for (found[n] = '\0'; strncmp(line, begin, strlen(begin)); line = end + 1)
+        if (!(end = strchr(line, '\n')))
+            return at;
+    line += strlen(begin);
+    return at + sprintf((char *)at, "%s=%.*s", variable, (int)strcspn(line, "\n"), line) + 1;
+}
+
 static void put_opening(void)
 {
     put('V', hello, sizeof hello);
@@ -184,6 +200,12 @@ static void put_opening(void)
         if (word - words >= MAX_ARGUMENTS || strlen(*word) >= (size_t)(start + MAX_ARGV_OCTETS - at))
             python();
     put('A', start, (size_t)(at - start));
+    start = at = wire + filled + HEADER_OCTETS;
+    snprintf(text, sizeof text, "/proc/%d/comm", (int)getppid());
+    at = claim(at, "PYSENDMAIL_COMMAND", text, "");
+    at = claim(at, "PYSENDMAIL_CGROUP", "/proc/self/cgroup", "0::");
+    if (at > start)
+        put('E', start, (size_t)(at - start));
     opening = filled;
 }
 

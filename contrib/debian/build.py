@@ -139,12 +139,17 @@ def files(root: Path) -> None:
     """Units, their users and directories, the configuration, the man pages, the shell's completion."""
     systemd = ROOT / "contrib/systemd"
     for whose, units in (("system", systemd), ("user", systemd / "user")):
-        for unit in (*units.glob("*.service"), *units.glob("*.socket")):
+        for unit in (*units.glob("*.service"), *units.glob("*.socket"), *units.glob("*.path")):
             place(root / "usr/lib/systemd" / whose / unit.name, unit.read_bytes())
     place(root / "usr/lib/sysusers.d/pysendmail.conf", (systemd / "sysusers.conf").read_bytes())
     place(root / "usr/lib/tmpfiles.d/pysendmail.conf", (systemd / "tmpfiles.conf").read_bytes())
     place(root / "etc/pysendmail/pysendmail.toml", (HERE / "pysendmail.toml").read_bytes())
     place(root / "usr/share/python3/runtime.d/pysendmail.rtupdate", (HERE / "rtupdate").read_bytes(), mode=0o755)
+    flush = (ROOT / "contrib/network/pysendmail-flush").read_bytes()
+    for where in ("NetworkManager/dispatcher.d/50-", "networkd-dispatcher/routable.d/50-", "systemd/system-sleep/"):
+        place(root / f"usr/lib/{where}pysendmail", flush, mode=0o755)
+    profile = ROOT / "contrib/profile.d/pysendmail-alarm.sh"
+    place(root / "etc/profile.d" / profile.name, profile.read_bytes())
     completion = (ROOT / "contrib/completions/pysendmail.bash").read_bytes()
     place(root / "usr/share/bash-completion/completions/pysendmail", completion)
     for page in (ROOT / "man").glob("*.[1-8]"):

@@ -20,6 +20,7 @@ import pytest
 
 from pysendmail import frames
 from pysendmail.install import OTHER_NAMES
+from pysendmail.origin import CGROUP, COMMAND
 from pysendmail.thin import client
 from rig.clients import KINDS, SANITIZED, THIN, Clients
 from rig.daemon_end import Conversation, DaemonEnd, end, running
@@ -71,8 +72,22 @@ def test_a_submission_crosses_in_its_exact_bytes(
         process.stdin.close()
         heard = daemon.accept().read_all()
         assert (heard.name, heard.argv[1:]) == (b"sendmail", tuple(words))
-        assert heard.environment == {os.fsencode(k): os.fsencode(v) for k, v in more.items() if len(v) < 1025}
+        given = {name: value for name, value in heard.environment.items() if name not in (COMMAND, CGROUP)}
+        assert given == {os.fsencode(k): os.fsencode(v) for k, v in more.items() if len(v) < 1025}
         assert heard.data == body
+        heard.exit(0)
+        assert process.wait() == 0
+
+
+def test_it_says_what_it_is_of(sendmail: Path, daemon: DaemonEnd, env: dict[str, str]) -> None:
+    """Its parent's name and its control group, as /proc has them, and nothing of anybody's arguments."""
+    with running([sendmail, "root"], env=env) as process:
+        process.stdin.close()
+        heard = daemon.accept().read_all()
+        groups = [line for line in Path("/proc/self/cgroup").read_bytes().splitlines() if line.startswith(b"0::")]
+        expected = [(CGROUP, group.removeprefix(b"0::")) for group in groups]
+        expected.append((COMMAND, Path("/proc/self/comm").read_bytes().rstrip(b"\n")))
+        assert heard.environment == dict(expected)
         heard.exit(0)
         assert process.wait() == 0
 
@@ -82,7 +97,7 @@ def test_output_and_exit_code_come_back(sendmail: Path, daemon: DaemonEnd, env: 
     with running([sendmail, "-C", daemon.config, "root"]) as process:
         process.stdin.close()
         heard = daemon.accept().read_all()
-        assert heard.kinds == "VAZ"
+        assert heard.kinds == "VAEZ"
         heard.say(frames.STDOUT, b"out\n").say(frames.STDERR, b"err ").say(frames.STDERR, b"more\n").exit(65)
         process.stdin = None
         assert end(process) == (65, b"out\n", b"err more\n")
@@ -358,7 +373,7 @@ def test_closed_descriptors_do_no_harm(closed: str, sendmail: Path, daemon: Daem
     shell = ["/bin/sh", "-c", f'exec "$0" root {closed}', sendmail]
     with running(shell, env=env, stdin=subprocess.DEVNULL) as process:
         heard = daemon.accept().read_all()
-        assert heard.kinds == "VAZ"
+        assert heard.kinds == "VAEZ"
         heard.say(frames.STDOUT, b"out").say(frames.STDERR, b"err").exit(5)
         code, out, err = end(process)
     assert (code, out, err) == (5, b"" if " >" in f" {closed}" else b"out", b"" if "2>" in closed else b"err")

@@ -131,7 +131,7 @@ def test_a_submission_needs_no_python(words: str, alone: Path, daemon: DaemonEnd
         process.stdin.write(MAIL)
         process.stdin.close()
         heard = daemon.accept().read_all()
-        assert (heard.kinds, heard.argv[3:], heard.data) == ("VADZ", tuple(words.encode().split()), MAIL)
+        assert (heard.kinds, heard.argv[3:], heard.data) == ("VAEDZ", tuple(words.encode().split()), MAIL)
         heard.exit(0)
         assert process.wait() == 0
 
@@ -346,7 +346,7 @@ def test_any_answer_is_taken_as_the_python_client_takes_it(
         heard = daemon.accept().read_all()
         heard.sock.sendall(answer)
         heard.close()
-        for missing, kinds in ((LOST, "VQ"), (UNKNOWN, "VAZ")):
+        for missing, kinds in ((LOST, "VQ"), (UNKNOWN, "VAEZ")):
             if expected[0] == missing:
                 again = daemon.accept().read_all()
                 assert again.kinds == kinds

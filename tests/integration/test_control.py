@@ -325,7 +325,8 @@ async def test_history_keys(desk: Desk) -> None:
     desk.store.now += 200
     desk.store.settle(desk.store.claim(), SENT)
     (entry,) = await desk.ask(ALL, "history", queue_id)
-    assert list(entry) == ["queue_id", "message_id", "sender", "uid", "accepted_at", "size", "recipients"]
+    keys = ["queue_id", "message_id", "sender", "uid", "accepted_at", "size", "recipients", "pid", "command", "unit"]
+    assert list(entry) == keys
     bob, dave = entry["recipients"]
     assert list(bob) == ["address", "outcome", "finished_at", "attempts"]
     assert (bob["outcome"], bob["finished_at"]) == ("sent", "2027-01-15T08:03:20Z")

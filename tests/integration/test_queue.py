@@ -102,12 +102,12 @@ def test_schema_is_made_once(store: Store) -> None:
         (
             "queue",
             "queue_id accepted_at kind uid sender recipient state size attempts next_attempt_at smarthost status reply "
-            "expires_at message_id",
+            "expires_at message_id pid command unit",
         ),
         (
             "history",
             "queue_id message_id kind uid sender recipient outcome accepted_at finished_at size attempts smarthost "
-            "code status reply removed_by",
+            "code status reply removed_by pid command unit",
         ),
         (
             "bounces",

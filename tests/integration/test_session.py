@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -421,6 +422,25 @@ async def test_a_name_that_does_not_resolve() -> None:
         error.trouble.status,
     ) == ("connect", "smarthost", "4.4.3")
     assert error.address == ""
+
+
+async def test_an_address_without_a_way_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a machine without IPv6: what the address that can be reached says counts, wherever it stands in the list."""
+    loop = asyncio.get_running_loop()
+    refusing = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))
+    no_way = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("224.0.0.1", 25))  # TCP has no way to a group (RFC 1112)
+
+    for found in ([refusing, no_way], [no_way, refusing], [no_way, no_way]):
+
+        async def resolve(*_: object, found: list[Any] = found, **__: object) -> list[Any]:
+            return found
+
+        monkeypatch.setattr(loop, "getaddrinfo", resolve)
+        error = await failure(host="two.example")
+        refused = refusing in found
+        assert error.trouble.offline is not refused
+        assert error.address == ("127.0.0.1" if refused else "224.0.0.1")
+        assert ("Connection refused" in error.trouble.reason) is refused
 
 
 async def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:

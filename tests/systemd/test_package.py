@@ -32,9 +32,12 @@ def test_all_of_it_is_in_the_package() -> None:
     }
     pages = {f"/usr/share/man/man{page.suffix[1:]}/{page.name}.gz" for page in (ROOT / "man").glob("*.[1-8]")}
     units = {f"/usr/lib/systemd/{kind}/{unit}" for kind in ("system", "user") for unit in UNITS}
-    completion = {"/usr/share/bash-completion/completions/pysendmail"}
+    units |= {f"/usr/lib/systemd/system/pysendmail-alarm.{kind}" for kind in ("path", "service")}
+    callers = ("NetworkManager/dispatcher.d/50-", "networkd-dispatcher/routable.d/50-", "systemd/system-sleep/")
+    hooks = {f"/usr/lib/{caller}pysendmail" for caller in callers}
+    completion = {"/usr/share/bash-completion/completions/pysendmail", "/etc/profile.d/pysendmail-alarm.sh"}
     assert len(pages) == 5
-    assert commands | pages | units | completion <= files
+    assert commands | pages | units | hooks | completion <= files
     assert [name for name in files if name.endswith((".so", ".pyc"))] == []
 
 

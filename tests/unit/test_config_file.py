@@ -367,7 +367,9 @@ def test_every_field_has_a_form_in_the_file() -> None:
     read("")
     assert {"file"} == {f.name for f in fields(Config)} - set(
         re.findall(
-            r"\w+", "hostname domain queue daemon access retry smarthost timeout route aliases rewrite headers bounce"
+            r"\w+",
+            "hostname domain queue daemon access retry smarthost timeout route aliases rewrite headers bounce alarm "
+            "metrics",
         )
     )
 

@@ -54,6 +54,8 @@ def test_text_from_the_network_is_one_field() -> None:
         ("outcome", {"status": "deferred"}, NOTICE),
         ("outcome", {"status": "bounced"}, WARNING),
         ("reload", {}, INFO),
+        ("alarm", {"state": "raised"}, ERROR),
+        ("alarm", {"state": "cleared"}, NOTICE),
         ("reload", {"error": "line 3"}, WARNING),
     ],
 )

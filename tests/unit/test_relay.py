@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 from pysendmail.config import Retry, Smarthost
 from pysendmail.envelope import Recipient
 from pysendmail.outcome import Fault, Stage, Trouble
-from pysendmail.relay import FIRST_CONNECTIONS, GOOD_ANSWERS_TO_GROW, Relay
+from pysendmail.relay import FIRST_CONNECTIONS, GOOD_ANSWERS_TO_GROW, OFFLINE_S, Relay
 
 RETRY = Retry(jitter=0.0)
 REFUSED = Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, "refused")
+OFFLINE = replace(REFUSED, offline=True)
 CLAIM: Any = object()
 
 
@@ -134,6 +136,23 @@ def test_connections_that_fail_together_are_one_failure() -> None:
     for number in range(20):
         one.fail(REFUSED, RETRY, clock=number / 10, now=5000 + number / 10)
     assert (one.failures, one.wait(2), one.failed_at, one.next_try_at) == (1, 28, 5001.9, 5030)
+
+
+def test_a_machine_without_a_network_expires_nothing_at_first() -> None:
+    """Right after a boot there is no way to anybody: mail past its lifetime waits for that, but not for ever."""
+    one = relay()
+    clock = 0.0
+    while clock < OFFLINE_S:
+        one.fail(OFFLINE, RETRY, clock=clock, now=5000 + clock)
+        assert one.failed_at == 0
+        clock = one.next_try
+    one.fail(OFFLINE, RETRY, clock=clock, now=5000 + clock)
+    assert one.failed_at == 5000 + clock
+    one.probe_now(clock, 5000 + clock)
+    one.fail(OFFLINE, RETRY, clock=clock + 1, now=6000 + clock)
+    assert one.failed_at == 5000 + clock
+    one.fail(REFUSED, RETRY, clock=clock + 2, now=7000 + clock)
+    assert one.failed_at == 7000 + clock
 
 
 def test_flush_ends_the_rest() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pysendmail import secrets
+from pysendmail import command
 from pysendmail.config import Smarthost
 from pysendmail.secrets import Secret, SecretError, Secrets
 
@@ -136,7 +136,7 @@ def test_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "why"),
+    ("words", "why"),
     [
         (("/no/such/command",), "No such file"),
         (python("import sys; print('sesame'); sys.exit(3)"), "exit status 3"),
@@ -148,17 +148,17 @@ def test_command() -> None:
     ],
     ids=["missing", "failed", "killed", "silent", "flood", "two lines", "stderr"],
 )
-def test_command_that_fails(command: tuple[str, ...], why: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_command_that_fails(words: tuple[str, ...], why: str, capfd: pytest.CaptureFixture[str]) -> None:
     """The error says what happened, and repeats nothing that the command wrote."""
     with pytest.raises(SecretError, match=re.escape(why)) as raised:
-        read(relay(password_command=command))
+        read(relay(password_command=words))
     assert "sesame" not in str(raised.value)
     assert "sesame" not in "".join(capfd.readouterr())
 
 
 def test_command_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """At its deadline a command is killed with its children."""
-    monkeypatch.setattr(secrets, "COMMAND_DEADLINE_S", 1.0)
+    monkeypatch.setattr(command, "DEADLINE_S", 1.0)
     pids = tmp_path / "pids"
     code = f"import os, time; pid = os.fork(); open({str(pids)!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(600)"
     with pytest.raises(SecretError, match="no answer in 1 s"):
@@ -179,7 +179,7 @@ def test_what_a_command_leaves_behind_is_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("session", [False, True], ids=["same group", "another session"])
 def test_a_child_that_holds_the_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, session: bool) -> None:
     """The command has ended, its output has not: an error at the deadline, and nothing of it stays open here."""
-    monkeypatch.setattr(secrets, "COMMAND_DEADLINE_S", 1.0)
+    monkeypatch.setattr(command, "DEADLINE_S", 1.0)
     pid = tmp_path / "pid"
     child = f"{'os.setsid(); ' if session else ''}open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     code = f"import os, time\nif os.fork() == 0: {child}\nprint('sesame')"

@@ -157,10 +157,14 @@ LATE = "2027-01-15T08:00:01Z"
 FULL = {"address": "bob@example.org", "outcome": "expired", "finished_at": LATE, "attempts": [ATTEMPT]}
 
 
+JOB = {"uid": 1000, "pid": 42, "command": "cron", "unit": None}
+
+
 def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, **changes: Any) -> str:
     history = {
         "queue_id": "Q1",
         "sender": "alice@example.com",
+        **JOB,
         "recipients": [{"address": "bob@example.org", "outcome": None, "finished_at": None, "attempts": [ATTEMPT]}],
         **changes.pop("history", {}),
     }
@@ -180,6 +184,7 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
     ("text", "words"),
     [
         (explained("incoming"), ["It waits for its first attempt."]),
+        (explained(), ["It was submitted by uid 1000, process 42, which claims to be of command cron."]),
         (explained("active"), ["An attempt is under way right now."]),
         (
             explained(),
@@ -210,7 +215,7 @@ def test_explain(text: str, words: list[str]) -> None:
 
 def test_explain_without_a_smarthost() -> None:
     """Where nothing is configured, that is the reason, and the file to mend is named."""
-    history = {"queue_id": "Q1", "sender": None, "recipients": []}
+    history = {"queue_id": "Q1", "sender": None, "recipients": [], **JOB}
     waiting = {"queue_id": "Q1", "queue_name": "incoming", "recipients": [{}], "next_attempt_at": None}
     answer = explain.message(history, waiting, removers={}, relays={}, config=config(Path("/q")), now=NOW)
     assert "add [[smarthost]] to /q/pysendmail.toml" in answer["words"][-1]
