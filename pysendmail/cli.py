@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -65,9 +66,13 @@ def parser() -> argparse.ArgumentParser:
     )
     queue.add_argument("ids", nargs="*", metavar="ID", help="queue ids")
     queue.add_argument("--all", action="store_true", help="every message that waits")
+    _choosing(queue)
+    queue.add_argument("--yes", action="store_true", help="do it to many messages without a question")
     queue.add_argument("--json", action="store_true", help="JSON Lines")
 
-    verb("flush", "make everything due now", _flush)
+    flush = verb("flush", "make everything due now", _flush)
+    _choosing(flush)
+    flush.add_argument("--wait", action="store_true", help="until all of it was tried")
 
     status = verb("status", "health: exit 0, 1 or 2", _status)
     status.add_argument("--json", action="store_true", help="one JSON object")
@@ -92,6 +97,14 @@ def parser() -> argparse.ArgumentParser:
 
     verb("demo", "a message from sendmail to a local smarthost, and one that bounces", _demo)
     return top
+
+
+def _choosing(command: argparse.ArgumentParser) -> None:
+    """The options that choose among the messages that wait; all that are given have to fit."""
+    command.add_argument("--to", metavar="ADDR", help="to this address, or to @domain")
+    command.add_argument("--from", metavar="ADDR", dest="sender", help="from this address, @domain, or <>")
+    command.add_argument("--older", metavar="T", help="accepted so long ago (2h, 3d), or before an RFC 3339 time")
+    command.add_argument("--reason", metavar="TEXT", help="that wait for a reason with this text in it")
 
 
 def run() -> None:
@@ -136,24 +149,55 @@ def _instance(options: argparse.Namespace) -> Instance:
 # -- asking --
 
 
-def ask(options: argparse.Namespace, request: Entry, *, everything: bool = True) -> Iterator[Entry]:
-    """The answer to a request, from the daemon or from the queue itself. Raises Failure."""
+def ask(options: argparse.Namespace, request: Entry) -> Iterator[Entry]:
+    """The answer to a request, from the daemon or from the queue itself, when it is complete. Raises Failure."""
+    entries: list[Entry] = []
+    try:
+        follow(options, request, entries.append)
+    except Failure:
+        yield from entries
+        raise
+    yield from entries
+
+
+def follow(options: argparse.Namespace, request: Entry, show: Callable[[Entry], None]) -> None:
+    """The same, each entry as it comes."""
     named = os.fsencode(options.config) if options.config else None
     socket_path = client.find_instance(named, *client.trusted_environ()).socket
     argv = (b"pysendmail", json.dumps(request).encode())
     control = socket_path.rpartition(b"/")[0] + b"/control"
     for path in (control, socket_path):
         try:
-            code, output, error = client.talk(path, argv, {})
+            sock = client.connect(path)
         except OSError:
             continue
+        answer = _Answer(show)
+        try:
+            code = client.converse(sock, argv, {}, answer.take)
         except client.Lost as lost:
             raise Failure(EX_TEMPFAIL, f"pysendmail: the daemon at {os.fsdecode(path)}: {lost}") from None
-        yield from (json.loads(line) for line in output.splitlines())
         if code:
-            raise Failure(code, error.decode("utf-8", "replace").rstrip("\n"))
+            raise Failure(code, answer.error.decode("utf-8", "replace").rstrip("\n"))
         return
-    yield from _ask_queue(options, request, os.fsdecode(socket_path))
+    for entry in _ask_queue(options, request, os.fsdecode(socket_path)):
+        show(entry)
+
+
+class _Answer:
+    """What the daemon says, cut into entries."""
+
+    def __init__(self, show: Callable[[Entry], None]) -> None:
+        self.error = bytearray()
+        self._show = show
+        self._begun = b""
+
+    def take(self, kind: bytes, data: bytes) -> None:
+        if kind == client.STDERR:
+            self.error += data
+            return
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        for line in lines:
+            self._show(json.loads(line))
 
 
 def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) -> Iterator[Entry]:
@@ -170,7 +214,7 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
 
     async def collect() -> list[Entry]:
         desk, right = direct.control(loaded, socket_path)
-        return [entry async for entry in desk.answer(right, request)]
+        return [entry async for entry in desk.answer(right, request) if entry]
 
     try:
         yield from asyncio.run(collect())
@@ -193,15 +237,73 @@ def _daemon(options: argparse.Namespace) -> int:
 
 
 def _flush(options: argparse.Namespace) -> int:
-    for entry in ask(options, {"verb": "flush"}):
-        print("Everything is due now." if entry["flushed"] == "all" else "All your own messages are due now.")
+    request: Entry = {"verb": "flush", "filters": _filters(options)}
+    if options.wait:
+        return _flush_and_wait(options, request)
+    for entry in ask(options, request):
+        _print_flushed(entry["flushed"])
     return EX_OK
 
 
+def _print_flushed(flushed: str | int) -> None:
+    words = {"all": "Everything is due now.", "own": "All your own messages are due now."}
+    print(words[flushed] if isinstance(flushed, str) else f"{_messages(flushed)} due now.")
+
+
+def _flush_and_wait(options: argparse.Namespace, request: Entry) -> int:
+    """What is due now is tried by the daemon; where none runs, by this process."""
+    outcomes: Counter[str] = Counter()
+    expected = 0
+    with terminal.Bar("Trying", shown=terminal.somebody_looks()) as bar:
+
+        def show(entry: Entry) -> None:
+            nonlocal expected
+            if "flushed" in entry:
+                expected = entry["recipients"]
+                bar.expect(expected)
+            elif entry["event"] == "outcome":
+                outcomes[entry["status"]] += 1
+                bar.step()
+
+        try:
+            follow(options, {**request, "wait": True}, show)
+        except Failure as error:
+            if error.code != EX_UNAVAILABLE:
+                raise
+            here = True  # no daemon; who may not work on the queue hears that from `ask`
+        else:
+            here = False
+    if here:
+        for entry in ask(options, request):
+            _print_flushed(entry["flushed"])
+        from pysendmail import daemon
+
+        return daemon.serve(_instance(options), once=True)
+    tried = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
+    print(f"Recipients: {expected}" + (f"; {tried}" if tried else ""))
+    if sum(outcomes.values()) < expected:
+        print("The others wait for a smarthost: pysendmail status says why")
+    return EX_OK
+
+
+_CHANGING = frozenset({"hold", "release", "remove", "retry", "expire"})
+
+
 def _queue(options: argparse.Namespace) -> int:
-    if options.verb != "list" and not options.ids and not options.all:
-        raise Failure(EX_USAGE, f"pysendmail: queue {options.verb}: name a queue id, or --all; mailq lists them")
-    answers = ask(options, {"verb": options.verb, "ids": options.ids, "all": options.all})
+    filters = _filters(options)
+    every = options.all or bool(filters)
+    if options.ids and every:
+        raise Failure(EX_USAGE, f"pysendmail: queue {options.verb}: queue ids, or options that choose, not both")
+    if options.verb != "list" and not options.ids and not every:
+        raise Failure(
+            EX_USAGE,
+            f"pysendmail: queue {options.verb}: name a queue id, --all, or choose by --to, --from, --older, --reason; "
+            "mailq lists what waits",
+        )
+    request: Entry = {"verb": options.verb, "ids": options.ids, "all": every, "filters": filters}
+    if options.verb in _CHANGING:
+        return _change(options, request)
+    answers = ask(options, request)
     if options.json:
         return _print_json(answers)
     match options.verb:
@@ -209,17 +311,69 @@ def _queue(options: argparse.Namespace) -> int:
             terminal.show_queue(list(answers))
         case "explain":
             for entry in answers:
-                print(f"{entry['queue_id']} from <{entry['sender']}>, accepted {entry['accepted_at']}")
-                for words in entry["words"]:
-                    print(f"  {words}")
-        case "show":
-            for entry in answers:
-                _print_history(entry)
-                print("\n".join(f"    {line}" for line in entry["header"].splitlines()))
+                terminal.say(f"{entry['queue_id']} from <{entry['sender']}>, accepted {entry['accepted_at']}")
+                terminal.say(*(f"  {words}" for words in entry["words"]))
         case _:
             for entry in answers:
-                print(f"{entry['queue_id']}: {entry['done']}")
+                _print_history(entry)
+                terminal.say(*(f"    {line}" for line in entry["header"].split("\r\n") if line))
     return EX_OK
+
+
+def _change(options: argparse.Namespace, request: Entry) -> int:
+    """Hold, release, remove, retry, expire: many messages only when that is what is meant."""
+    many, person = request["all"], terminal.somebody_looks()
+    total, done = None, 0
+    if many and not person and not options.yes:
+        raise Failure(
+            EX_USAGE,
+            f"pysendmail: queue {options.verb}: for all that are chosen it takes --yes where no terminal can ask: "
+            "nothing was done",
+        )
+    if many and person:
+        (counted,) = ask(options, {**request, "verb": "count"})
+        total = counted["messages"]
+        if not total:
+            print("No message that waits is chosen.")
+            return EX_OK
+        if not options.yes and not terminal.confirmed(f"{options.verb.capitalize()} {_messages(total)}?"):
+            print("Nothing was done.")
+            return EX_OK
+    quiet = many and person and not options.json  # thousands of lines tell nobody anything
+
+    def show(entry: Entry) -> None:
+        nonlocal done
+        done += 1
+        bar.step()
+        if options.json:
+            print(json.dumps(entry))
+        elif not quiet:
+            terminal.say(f"{entry['queue_id']}: {entry['done']}")
+
+    with terminal.Bar(options.verb.capitalize(), total, shown=quiet) as bar:
+        follow(options, request, show)
+    if quiet:
+        print(f"{options.verb.capitalize()}: {_messages(done)}")
+    return EX_OK
+
+
+def _filters(options: argparse.Namespace) -> list[Entry]:
+    """The options that choose, as `control` takes them."""
+    chosen = {"to": options.to, "from": options.sender, "reason": options.reason}
+    if options.older is not None:
+        chosen["before"] = str(_instant("--older", options.older))
+    return [{"what": what, "text": text} for what, text in chosen.items() if text is not None]
+
+
+def _instant(option: str, text: str) -> float:
+    try:
+        return parse_time(text, time.time())
+    except ValueError as error:
+        raise Failure(EX_USAGE, f"pysendmail: {option} {text}: {error}") from None
+
+
+def _messages(number: int) -> str:
+    return f"{number} message{'s' if number != 1 else ''}"
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -244,10 +398,7 @@ def _status(options: argparse.Namespace) -> int:
 def _history(options: argparse.Namespace) -> int:
     request: Entry = {"verb": "history", "ids": options.ids, "to": options.to, "bounces": options.bounces}
     if options.since:
-        try:
-            request["since"] = parse_time(options.since, time.time())
-        except ValueError as error:
-            raise Failure(EX_USAGE, f"pysendmail: --since {options.since}: {error}") from None
+        request["since"] = _instant("--since", options.since)
     answers = ask(options, request)
     if options.json:
         return _print_json(answers)
@@ -258,7 +409,7 @@ def _history(options: argparse.Namespace) -> int:
                 if entry["report_queue_id"]
                 else entry["silence"]
             )
-            print(
+            terminal.say(
                 f"{entry['at']} {entry['queue_id']} {entry['recipient']}: {entry['outcome']}: {entry['reply']}; {told}"
             )
         else:
@@ -328,7 +479,7 @@ def _print_json(answers: Iterator[Entry]) -> int:
 
 def _print_history(entry: Entry) -> None:
     who = f"from <{entry['sender']}> uid {entry['uid']}"
-    print(f"{entry['queue_id']} {entry['accepted_at']} {who}, {entry['size']} octets")
+    terminal.say(f"{entry['queue_id']} {entry['accepted_at']} {who}, {entry['size']} octets")
     for recipient in entry["recipients"]:
         last = recipient["attempts"][-1] if recipient["attempts"] else None
         outcome = recipient["outcome"] or "waiting"
@@ -336,7 +487,7 @@ def _print_history(entry: Entry) -> None:
         count = len(recipient["attempts"])
         tries = f"{count} attempt{'s' if count != 1 else ''}"
         how = f" via {last['smarthost']} ({tries}): {last['reply']}" if last else ""
-        print(f"  {recipient['address']}: {outcome}{when}{how}")
+        terminal.say(f"  {recipient['address']}: {outcome}{when}{how}")
 
 
 def _print_probe(entry: Entry) -> None:

@@ -4,7 +4,7 @@ flush, history, status, probe.
 One `Control` serves a command, whether it reached the daemon's socket or owns the queue by itself. A caller of the
 `submit` socket, root too, has his own messages; the `control` socket has all. What is another's looks as if it did
 not exist. A uid that passes from one to another (`passes_on`) has no messages at all. Answers are dictionaries, one a
-line of JSON; `ControlError` carries the exit code and the words.
+line of JSON, and {} for a sign of life in work that takes long; `ControlError` carries the exit code and the words.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ NO_ONE = -1
 MAX_IDS = 10_000
 MAX_TIME = 1e12  # seconds since the epoch
 MAX_FILTERS = 100  # each is held against each message
+COUNTED_AT_ONCE = 10_000
+AT_ONCE = 50  # messages that one step changes: who submits meanwhile waits for no more than these
 LOST_REPORTS_S = 5 * 86400.0  # how long `status` reminds of a bounce that reached nobody
 
 
@@ -207,8 +209,30 @@ class Control:
 
     # -- changing --
 
+    async def count(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        """How many messages `all` and the filters choose, before something is done to them."""
+        number = 0
+        if _filters(request):
+            async for entries in self.waiting_pages(right, {"filters": request["filters"]}):
+                number += len(entries)
+                yield {}
+        else:
+            after: int | None = 0
+            while after is not None:
+                rows = await self._store.look(partial(Queue.page, after=after, uid=right.only, limit=COUNTED_AT_ONCE))
+                number += len(rows)
+                after = rows[-1]["id"] if len(rows) == COUNTED_AT_ONCE else None
+        yield {"messages": number}
+
     async def flush(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        """Make everything that he may touch due now; with filters, what they choose: then `flushed` is their number."""
+        """Make everything that he may touch due now; with filters, what they choose: then `flushed` is their number.
+
+        With `wait`, as `flush_and_wait`.
+        """
+        if request.get("wait"):
+            async for entry in self.flush_and_wait(right, {**request, "wait": False}):
+                yield entry
+            return
         now = time.time()
         scope = "all" if right.all else "own"
         number = 0
@@ -227,12 +251,15 @@ class Control:
     async def flush_and_wait(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         """Flush; then what happens to that mail, until all of it was tried or its smarthosts rest again.
 
-        An entry is an event with its fields, or {}: still at it.
+        The first entry is that of the flush, with the number of recipients who are waited for. Any other is an event
+        with its fields, or {}: still at it.
         """
+        self._need_daemon()
         with self._events.follow(EVERY) as following:
-            async for _flushed in self.flush(right, request):
-                pass
-            while untried := await self._untried(right, request):
+            flushed = [entry async for entry in self.flush(right, request)]
+            untried = await self._untried(right, request)
+            yield {**flushed[0], "recipients": len(untried)}
+            while untried:
                 ids = {queue_id for queue_id, _ in untried}
                 rested = False
                 while untried and not rested:
@@ -247,6 +274,7 @@ class Control:
                     if event == "outcome":
                         untried.discard((str(fields["queue_id"]), str(fields["recipient"])))
                     rested = event == "trouble"
+                untried = await self._untried(right, request)
 
     async def _untried(self, right: Right, request: Entry) -> set[tuple[str, str]]:
         """Queue id and `<recipient>` of what is due or being attempted, but for mail whose smarthosts rest."""
@@ -296,6 +324,14 @@ class Control:
             yield entry
 
     async def retry(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        def due(queue: Queue, message: int, now: float) -> list[Ended]:
+            queue.make_due(message, now)
+            return []
+
+        if request.get("all"):
+            async for entry in self._each(right, request, "retried", due, words="due now"):
+                yield entry
+            return
         async for queue_id in self._named(right, request):
             row = await self._find(right, queue_id)
             now = time.time()
@@ -327,23 +363,39 @@ class Control:
         self,
         right: Right,
         request: Entry,
-        done: str,
+        event: str,
         step: Callable[..., list[Ended]],
+        *,
+        words: str = "",
         **fields: str | None,
     ) -> AsyncIterator[Entry]:
-        """Do one thing to each message named, a commit each; `fields` are for the log."""
-        async for queue_id in self._named(right, request):
-            try:
-                row = await self._waiting(right, queue_id)
-            except ControlError:
-                if request.get("all"):
-                    continue  # it left since we began: there is nothing to do to it
-                raise
-            ended = await self._store.change(partial(step, message=row["id"], now=time.time()))
-            self._events.emit(done, queue_id=queue_id, uid=right.uid, **fields)
-            for one in ended:
-                self._events.ended(one, smarthost=None, tls=None)
-            yield {"queue_id": queue_id, "done": done}
+        """Do one thing to each message named, a commit each, or to all that are chosen, AT_ONCE in a commit.
+
+        `fields` are for the log. {} where a page of the queue had nothing that the filters choose.
+        """
+        async for ids in self._chosen(right, request):
+            if not ids:
+                yield {}
+            changed = await self._store.change(partial(_each_of, ids=ids, step=step, now=time.time())) if ids else {}
+            for queue_id, ended in changed.items():
+                self._events.emit(event, queue_id=queue_id, uid=right.uid, **fields)
+                for one in ended:
+                    self._events.ended(one, smarthost=None, tls=None)
+                yield {"queue_id": queue_id, "done": words or event}
+
+    async def _chosen(self, right: Right, request: Entry) -> AsyncIterator[list[str]]:
+        """The messages that wait and are to be changed together."""
+        if not request.get("all"):
+            async for queue_id in self._named(right, request):
+                await self._waiting(right, queue_id)
+                yield [queue_id]
+            return
+        filtered = bool(_filters(request))
+        async for entries in self.waiting_pages(right, {"filters": request.get("filters")}):
+            if filtered and not entries:
+                yield []
+            for at in range(0, len(entries), AT_ONCE):
+                yield [entry["queue_id"] for entry in entries[at : at + AT_ONCE]]
 
     async def _named(self, right: Right, request: Entry) -> AsyncIterator[str]:
         """The queue ids that a request is about: those given, or with `all` every waiting one that he may touch."""
@@ -416,6 +468,7 @@ class Control:
 
 _VERBS: dict[str, Verb] = {
     "list": Control.waiting,
+    "count": Control.count,
     "history": Control.history,
     "explain": Control.explain,
     "show": Control.show,
@@ -428,6 +481,16 @@ _VERBS: dict[str, Verb] = {
     "expire": Control.expire,
     "probe": Control.probe,
 }
+
+
+def _each_of(queue: Queue, ids: list[str], step: Callable[..., list[Ended]], now: float) -> dict[str, list[Ended]]:
+    """The step for each of these messages that is still there: one that has left since it was listed needs nothing."""
+    changed = {}
+    for queue_id in ids:
+        row = queue.find(queue_id)
+        if row is not None and row["state"] in ("queued", "damaged"):
+            changed[queue_id] = step(queue, message=row["id"], now=now)
+    return changed
 
 
 def _make_due(queue: Queue, ids: list[str], now: float) -> int:
@@ -450,7 +513,7 @@ def _filters(request: Entry) -> tuple[QueueFilter, ...]:
         found = tuple(one if isinstance(one, QueueFilter) else QueueFilter(**one) for one in filters)
         if any(one.what not in FILTERED or not isinstance(one.text, str) for one in found):
             raise TypeError
-    except TypeError:
+    except (TypeError, ValueError):
         raise ControlError(EX_USAGE, "filters: a list of objects with what, text and negated is expected") from None
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pysendmail import listing
+from pysendmail import control, listing
 from pysendmail.config import Smarthost
 from pysendmail.control import MAX_FILTERS, MAX_IDS, Control, ControlError, Right
 from pysendmail.events import Events, Lines
@@ -401,3 +401,73 @@ async def test_explain_says_words(desk: Desk) -> None:
     (entry,) = await desk.ask(ALICE, "explain", queue_id)
     assert entry["queue_id"] == queue_id
     assert any("451 4.3.0 later" in words for words in entry["words"])
+
+
+# -- many at once --
+
+
+async def test_many_are_changed_in_pages(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step of the writer has more than so many messages, so that who submits meanwhile waits for no more."""
+    monkeypatch.setattr(control, "AT_ONCE", 2)
+    ids = [desk.store.accept(uid=1000) for _ in range(5)]
+    steps = []
+    desk.before_change = lambda: steps.append(len(ids))
+    assert [entry["queue_id"] for entry in await desk.ask(ALICE, "remove", all=True)] == ids
+    assert len(steps) == 3
+    assert await desk.ask(ALICE, "list") == []
+
+
+@pytest.mark.parametrize("verb", ["hold", "release", "remove", "retry", "expire"])
+async def test_many_of_ones_own_are_chosen(desk: Desk, verb: str) -> None:
+    """Filters choose among what he may touch; what they don't choose, and what is another's, is left alone."""
+    wanted = [desk.store.accept(BOB), desk.store.accept(BOB)]
+    others = [desk.store.accept(DAVE), desk.store.accept(BOB, uid=1001)]
+    filters = [{"what": "to", "text": "@EXAMPLE.ORG"}, {"what": "to", "text": BOB}]
+    assert await desk.ask(ALICE, "count", filters=filters) == [{}, {"messages": 2}]
+    assert await desk.ask(ALICE, "count", all=True) == [{"messages": 3}]
+    done = await desk.ask(ALICE, verb, all=True, filters=filters)
+    assert [entry["queue_id"] for entry in done] == wanted
+    assert all(state == "queued" for queue_id in others for state in desk.store.states(queue_id).values())
+
+
+async def test_damage_stops_no_bulk_work(desk: Desk) -> None:
+    """Promise 15: a damaged row among many is no reason to leave the others."""
+    ids = [desk.store.accept() for _ in range(3)]
+    desk.store.sql("UPDATE message SET sender = CAST(x'ff' AS TEXT) WHERE queue_id = ?", ids[1])
+    for verb in ("hold", "release", "retry", "expire"):
+        assert {ids[0], ids[2]} <= {entry["queue_id"] for entry in await desk.ask(ALL, verb, all=True)}
+    assert desk.store.states(ids[0]) == desk.store.states(ids[2]) == {BOB: "expired"}
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "fits"),
+    [
+        ("from", "alice@example.com", True),
+        ("from", "@example.com", True),
+        ("from", "lice@example.com", False),
+        ("from", "<>", False),
+        ("to", "bob", False),
+        ("reason", "LATER", True),
+        ("reason", "never", False),
+        ("before", str(NOW), True),
+        ("before", str(NOW - 1), False),
+    ],
+)
+async def test_filters_of_the_queue(desk: Desk, what: str, text: str, fits: bool) -> None:
+    """Addresses are whole or a domain, a reason is a part of it, a time is that of acceptance."""
+    queue_id = desk.store.accept()
+    desk.store.settle(desk.store.claim(), DEFERRED)
+    found = await desk.ask(ALL, "list", filters=[{"what": what, "text": text}])
+    assert [entry["queue_id"] for entry in found] == [queue_id] * fits
+
+
+async def test_the_null_sender_can_be_chosen(desk: Desk) -> None:
+    """As <>, or under the name that listings give it."""
+    desk.store.accept(sender="")
+    for text in ("<>", "mailer-daemon"):
+        assert len(await desk.ask(ALL, "list", filters=[{"what": "from", "text": text}])) == 1
+
+
+async def test_a_time_that_is_none_is_refused(desk: Desk) -> None:
+    """As every filter that makes no sense: 64."""
+    assert (await desk.refused(ALL, "list", filters=[{"what": "before", "text": "soon"}]))[0] == 64
