@@ -32,9 +32,13 @@ def test_all_of_it_is_in_the_package() -> None:
     }
     pages = {f"/usr/share/man/man{page.suffix[1:]}/{page.name}.gz" for page in (ROOT / "man").glob("*.[1-8]")}
     units = {f"/usr/lib/systemd/{kind}/{unit}" for kind in ("system", "user") for unit in UNITS}
-    completion = {"/usr/share/bash-completion/completions/pysendmail"}
+    completions = {
+        "/usr/share/bash-completion/completions/pysendmail",
+        "/usr/share/zsh/vendor-completions/_pysendmail",
+        "/usr/share/fish/vendor_completions.d/pysendmail.fish",
+    }
     assert len(pages) == 5
-    assert commands | pages | units | completion <= files
+    assert commands | pages | units | completions <= files
     assert [name for name in files if name.endswith((".so", ".pyc"))] == []
 
 

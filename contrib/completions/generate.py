@@ -1,0 +1,157 @@
+"""Write the completions for zsh and fish: what the command line's parser takes, in their words.
+
+    PYTHONPATH=. python contrib/completions/generate.py
+
+A test holds the files beside this one to what this prints; that for bash is written by hand. A value is completed by
+the name that it has in the usage: FILE and DIR are paths, ID and NAME are asked of pysendmail.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from pysendmail.cli import parser
+
+HERE = Path(__file__).parent
+ASKED = {"ID": ("queue_id", "queue list --json"), "NAME": ("name", "status --json")}  # key, and who knows the values
+ZSH_VALUES = {"FILE": "_files", "DIR": "_files -/", "ID": "_pysendmail_ids", "NAME": "_pysendmail_names"}
+FISH_VALUES = {
+    "FILE": "-r -F",
+    "DIR": "-x -a '(__fish_complete_directories)'",
+    "ID": "-x -a '(__pysendmail_ids)'",
+    "NAME": "-x -a '(__pysendmail_names)'",
+}
+
+
+def commands() -> dict[str, tuple[str, argparse.ArgumentParser]]:
+    """Name -> what it does, and its parser."""
+    (found,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    words = {action.dest: action.help or "" for action in found._choices_actions}
+    return {name: (words[name], command) for name, command in found.choices.items()}
+
+
+def options(command: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    return (action for action in command._actions if action.option_strings and action.help != argparse.SUPPRESS)
+
+
+def operands(command: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    return (action for action in command._actions if not action.option_strings and action.dest != "command")
+
+
+def value(action: argparse.Action) -> str:
+    """The name of its value; "" if it takes none."""
+    return "" if action.nargs == 0 else str(action.metavar or "")
+
+
+# -- zsh --
+
+
+def _zsh_option(action: argparse.Action) -> str:
+    names = action.option_strings
+    spelled = names[0] if len(names) == 1 else f"({' '.join(names)})'{{{','.join(names)}}}'"
+    taken = f":{value(action).lower()}:{ZSH_VALUES.get(value(action), '')}" if value(action) else ""
+    return f"'{spelled}[{_quoted(action.help or '')}]{taken}'"
+
+
+def _quoted(words: str) -> str:
+    return words.replace("'", "'\\''").replace("[", "\\[").replace("]", "\\]")
+
+
+def _zsh_operand(action: argparse.Action) -> str:
+    many = "*" if action.nargs in ("*", "+") else ""
+    name = str(action.metavar or action.dest)
+    chosen = f"({' '.join(map(str, action.choices))})" if action.choices else ZSH_VALUES.get(name, "")
+    return f"'{many}:{name.lower()}:{chosen}'"
+
+
+def zsh() -> str:
+    lines = [
+        "#compdef pysendmail",
+        "# zsh completion for pysendmail(8). Written by generate.py.",
+        "",
+        "_pysendmail() {",
+        "    local line state",
+        "    _arguments -C \\",
+        *(f"        {_zsh_option(action)} \\" for action in options(parser())),
+        "        '1:command:->command' '*::argument:->argument'",
+        "    case $state in",
+        "    command)",
+        "        local -a commands=(",
+        *(f"            '{name}:{_quoted(words)}'" for name, (words, _) in commands().items()),
+        "        )",
+        "        _describe command commands",
+        "        ;;",
+        "    argument)",
+        "        case $line[1] in",
+    ]
+    for name, (_, command) in commands().items():
+        taken = [*map(_zsh_option, options(command)), *map(_zsh_operand, operands(command))]
+        lines += [f"        {name})", "            _arguments \\"]
+        lines += [f"                {one} \\" for one in taken[:-1]] + [
+            f"                {taken[-1]}",
+            "            ;;",
+        ]
+    lines += ["        esac", "        ;;", "    esac", "}", ""]
+    for name, (key, command) in zip(("ids", "names"), ASKED.values(), strict=True):
+        lines += [
+            f"_pysendmail_{name}() {{",
+            f'    compadd -- ${{(f)"$(pysendmail {command} 2>/dev/null | {_values_of(key)})"}}',
+            "}",
+            "",
+        ]
+    return "\n".join([*lines, '_pysendmail "$@"', ""])
+
+
+def _values_of(key: str) -> str:
+    """As for bash: the values of one key in JSON."""
+    return f"""grep -o '"{key}": "[^"]*"' | cut -d '"' -f 4"""
+
+
+# -- fish --
+
+
+def _fish(action: argparse.Action, condition: str) -> str:
+    names = [f"-{'l' if name.startswith('--') else 's'} {name.lstrip('-')}" for name in action.option_strings]
+    taken = (FISH_VALUES.get(value(action), "-x")) if value(action) else ""
+    return _fish_line(condition, *names, taken, f"-d '{_fish_quoted(action.help or '')}'")
+
+
+def _fish_line(condition: str, *words: str) -> str:
+    return " ".join(word for word in ("complete -c pysendmail", f"-n '{condition}'", *words) if word)
+
+
+def _fish_quoted(words: str) -> str:
+    return words.replace("'", "\\'")
+
+
+def fish() -> str:
+    lines = ["# fish completion for pysendmail(8). Written by generate.py.", ""]
+    for name, (key, command) in zip(("ids", "names"), ASKED.values(), strict=True):
+        lines += [
+            f"function __pysendmail_{name}",
+            f"    pysendmail {command} 2>/dev/null | {_values_of(key)}",
+            "end",
+            "",
+        ]
+    lines.append("complete -c pysendmail -f")
+    lines += [_fish(action, "__fish_use_subcommand") for action in options(parser())]
+    for name, (words, command) in commands().items():
+        lines += ["", _fish_line("__fish_use_subcommand", f"-a {name}", f"-d '{_fish_quoted(words)}'")]
+        seen = f"__fish_seen_subcommand_from {name}"
+        lines += [_fish(action, seen) for action in options(command)]
+        for action in operands(command):
+            if action.choices:
+                verbs = " ".join(map(str, action.choices))
+                lines.append(_fish_line(f"{seen}; and not __fish_seen_subcommand_from {verbs}", f"-a '{verbs}'"))
+            elif taken := FISH_VALUES.get(str(action.metavar)):
+                lines.append(_fish_line(seen, taken.replace("-r -F", "-F").replace("-x ", "")))
+    return "\n".join([*lines, ""])
+
+
+FILES = {"_pysendmail": zsh, "pysendmail.fish": fish}
+
+if __name__ == "__main__":
+    for file, text in FILES.items():
+        (HERE / file).write_text(text(), encoding="utf-8")
