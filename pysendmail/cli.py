@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pysendmail import __version__, terminal
 from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.thin import client
-from pysendmail.units import parse_time
+from pysendmail.units import parse_time, time_or_null
 
 if TYPE_CHECKING:
     from pysendmail.config_file import Instance
@@ -83,6 +83,14 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--since", metavar="T", help="a duration (2h, 3d) or an RFC 3339 time")
     history.add_argument("--bounces", action="store_true", help="the bounce records")
     history.add_argument("--json", action="store_true", help="JSON Lines")
+
+    backup = verb("backup", "copy the queue to a new file, while it is in use", _backup)
+    backup.add_argument("file", metavar="FILE")
+
+    restore = verb("restore", "put a copy in the queue's place; not while a daemon runs", _restore)
+    restore.add_argument("file", metavar="FILE")
+    restore.add_argument("--hold", action="store_true", help="hold all that waits in it first")
+    restore.add_argument("--yes", action="store_true", help="without a question")
 
     verb("check", "look for what is wrong: configuration, permissions, database, names", _check)
 
@@ -414,6 +422,58 @@ def _history(options: argparse.Namespace) -> int:
             )
         else:
             _print_history(entry)
+    return EX_OK
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from pysendmail import backup, config_file
+
+    loaded = config_file.load_or_last_good(_instance(options))
+    file = Path(options.file)
+    try:
+        with terminal.Bar("Copying", shown=terminal.somebody_looks()) as bar:
+            waiting = backup.copy(loaded.config, file, bar.reach)
+    except backup.BackupError as error:
+        raise Failure(error.code, f"pysendmail: {error}") from None
+    terminal.say(f"{file}: {file.stat().st_size} octets; {_messages(waiting)} waiting in it")
+    return EX_OK
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from pysendmail import backup, config_file
+    from pysendmail.spool import QueueError
+
+    if not options.yes and not terminal.somebody_looks():
+        raise Failure(EX_USAGE, "pysendmail: restore: it takes --yes where no terminal can ask: nothing was done")
+    loaded = config_file.load_or_last_good(_instance(options))
+    try:
+        with backup.Restoration(loaded.config, Path(options.file)) as restoration:
+            newest = time_or_null(restoration.newest_at) or "nothing"
+            terminal.say(
+                f"{options.file}: {_messages(restoration.waiting)} waiting; the last it knows of: {newest}",
+                "What has been delivered since then is not in it and would be sent again; --hold holds it all first.",
+            )
+            if restoration.waiting_now:
+                terminal.say(
+                    f"In the queue as it is now, {_messages(restoration.waiting_now)} waiting: "
+                    "set aside, they are not delivered any more."
+                )
+            hold = options.hold or (
+                not options.yes and bool(restoration.waiting) and terminal.confirmed("Hold all of it first?")
+            )
+            if not options.yes and not terminal.confirmed("Put it in the queue's place?"):
+                print("Nothing was done.")
+                return EX_OK
+            if hold:
+                restoration.hold_all()
+            aside = restoration.finish(time.time())
+    except backup.BackupError as error:
+        raise Failure(error.code, f"pysendmail: {error}") from None
+    except (QueueError, OSError) as error:
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {error}: nothing was done") from None
+    print("Restored" + (", and held: pysendmail queue release lets it go" if hold else ""))
+    if aside is not None:
+        terminal.say(f"The queue that was there is now {aside}")
     return EX_OK
 
 

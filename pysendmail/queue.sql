@@ -407,3 +407,13 @@ SELECT id, at, kind, about, sender, uid, recipient, outcome, status, reply, queu
 FROM report WHERE id > :after AND at >= :since AND (:uid IS NULL OR uid = :uid) AND (:about IS NULL OR about = :about)
     AND (:recipient IS NULL OR recipient = :recipient) AND kind IN ('bounce', 'postmaster')
 ORDER BY id LIMIT :limit;
+
+-- name: newest
+-- The last thing that this queue knows of.
+SELECT max(at) FROM (
+    SELECT max(accepted_at) AS at FROM message UNION ALL SELECT max(finished_at) FROM message
+    UNION ALL SELECT max(at) FROM attempt);
+
+-- name: objects
+-- What a database consists of.
+SELECT type, name FROM sqlite_master;

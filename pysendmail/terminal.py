@@ -71,6 +71,11 @@ class Bar(AbstractContextManager["Bar"]):
         if self._progress is not None:
             self._progress.update(self._task, total=total)
 
+    def reach(self, done: int, total: int) -> None:
+        """It is as far as this."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
     def step(self) -> None:
         if self._progress is not None:
             self._progress.advance(self._task)

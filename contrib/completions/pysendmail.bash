@@ -15,7 +15,7 @@ _pysendmail() {
         esac
     done
     case $command in
-    '') words='daemon queue flush status history check probe install-client demo --config --version --help' ;;
+    '') words='daemon queue flush status history backup restore check probe install-client demo --config --version --help' ;;
     daemon) words='--once' ;;
     queue)
         words='--all --to --from --older --reason --yes --json'
@@ -29,6 +29,11 @@ _pysendmail() {
     status) words='--json' ;;
     history) words="--to --since --bounces --json $(_pysendmail_named queue_id queue list --json)" ;;
     probe) words="--forget --json $(_pysendmail_named name status --json)" ;;
+    backup) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    restore)
+        words='--hold --yes'
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
     install-client)
         words='--force'
         mapfile -t COMPREPLY < <(compgen -d -- "$word")

@@ -49,6 +49,16 @@ complete -c pysendmail -n '__fish_seen_subcommand_from history' -l bounces -d 't
 complete -c pysendmail -n '__fish_seen_subcommand_from history' -l json -d 'JSON Lines'
 complete -c pysendmail -n '__fish_seen_subcommand_from history' -a '(__pysendmail_ids)'
 
+complete -c pysendmail -n '__fish_use_subcommand' -a backup -d 'copy the queue to a new file, while it is in use'
+complete -c pysendmail -n '__fish_seen_subcommand_from backup' -s h -l help -d 'show this help message and exit'
+complete -c pysendmail -n '__fish_seen_subcommand_from backup' -F
+
+complete -c pysendmail -n '__fish_use_subcommand' -a restore -d 'put a copy in the queue\'s place; not while a daemon runs'
+complete -c pysendmail -n '__fish_seen_subcommand_from restore' -s h -l help -d 'show this help message and exit'
+complete -c pysendmail -n '__fish_seen_subcommand_from restore' -l hold -d 'hold all that waits in it first'
+complete -c pysendmail -n '__fish_seen_subcommand_from restore' -l yes -d 'without a question'
+complete -c pysendmail -n '__fish_seen_subcommand_from restore' -F
+
 complete -c pysendmail -n '__fish_use_subcommand' -a check -d 'look for what is wrong: configuration, permissions, database, names'
 complete -c pysendmail -n '__fish_seen_subcommand_from check' -s h -l help -d 'show this help message and exit'
 
