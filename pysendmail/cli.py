@@ -122,7 +122,7 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     try:
-        options = parser().parse_args(arguments)
+        options = parse(arguments)
     except SystemExit as error:
         return EX_USAGE if error.code else EX_OK
     try:
@@ -146,6 +146,17 @@ def main(arguments: Sequence[str]) -> int:
         for line in str(error).splitlines():
             print(f"pysendmail: {line}", file=sys.stderr)
         return EX_CONFIG
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """As argparse does, and queue ids and names may stand behind options, too (bpo-14191)."""
+    options, behind = parser().parse_known_args(arguments)
+    several = next((getattr(options, name) for name in ("ids", "names") if hasattr(options, name)), None)
+    if behind and (several is None or any(word.startswith("-") for word in behind)):
+        parser().error(f"unrecognized arguments: {' '.join(behind)}")
+    if several is not None:
+        several += behind
+    return options
 
 
 def _instance(options: argparse.Namespace) -> Instance:
