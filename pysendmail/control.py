@@ -172,7 +172,13 @@ class Control:
             waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
             removers = await self._store.look(partial(listing.removers, row=row))
             yield explain.message(
-                history, waiting, removers=removers, relays=self._relays(), config=self._config, now=time.time()
+                history,
+                waiting,
+                removers=removers,
+                relays=self._relays(),
+                config=self._config,
+                now=time.time(),
+                expires_at=row["expires_at"] if isinstance(row["expires_at"], float) else None,
             )
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:

@@ -401,6 +401,16 @@ async def test_explain_says_words(desk: Desk) -> None:
     (entry,) = await desk.ask(ALICE, "explain", queue_id)
     assert entry["queue_id"] == queue_id
     assert any("451 4.3.0 later" in words for words in entry["words"])
+    assert f"and <alice@example.com> is told; pysendmail queue expire {queue_id} does it now." in entry["words"][-1]
+
+
+async def test_explain_says_what_uncertain_means(desk: Desk) -> None:
+    """That the smarthost may have it, where only the history's word stood before."""
+    desk.store.accept(sender="")
+    desk.store.settle(desk.store.claim(), UNCERTAIN)
+    (entry,) = await desk.ask(ALL, "explain", all=True)
+    assert any("The smarthost may have it" in words for words in entry["words"])
+    assert "nobody is told" in entry["words"][-1]
 
 
 # -- many at once --
