@@ -8,6 +8,7 @@ terminal only; rich is imported for nothing else, and the daemon's parts only wh
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from pysendmail.config_file import Instance
 
 Entry = dict[str, Any]
+OUTCOMES = ("sent", "bounced", "expired", "discarded", "removed", "waiting")
+DAY_S = 86400.0
+CHART_SLOTS = 24
 
 
 class Failure(Exception):
@@ -79,8 +83,13 @@ def parser() -> argparse.ArgumentParser:
 
     history = verb("history", "what became of past messages", _history)
     history.add_argument("ids", nargs="*", metavar="ID", help="queue ids")
-    history.add_argument("--to", metavar="ADDR", help="messages to this address")
+    history.add_argument("--to", metavar="ADDR", help="messages to this address, or to @domain")
+    history.add_argument("--from", metavar="ADDR", dest="sender", help="from this address, @domain, or <>")
     history.add_argument("--since", metavar="T", help="a duration (2h, 3d) or an RFC 3339 time")
+    history.add_argument("--until", metavar="T", help="the same, for the end")
+    history.add_argument("--outcome", choices=OUTCOMES, metavar="WORD", help=f"one of {', '.join(OUTCOMES)}")
+    history.add_argument("--reason", metavar="TEXT", help="with this text in the last answer")
+    history.add_argument("--chart", action="store_true", help="the last day's deliveries, deferrals and delays")
     history.add_argument("--bounces", action="store_true", help="the bounce records")
     history.add_argument("--json", action="store_true", help="JSON Lines")
 
@@ -117,6 +126,9 @@ def _choosing(command: argparse.ArgumentParser) -> None:
 
 def run() -> None:
     """The entry point."""
+    for stream in (sys.stdout, sys.stderr):  # a locale without a letter is no reason to say nothing
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
 
@@ -415,9 +427,21 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _history(options: argparse.Namespace) -> int:
-    request: Entry = {"verb": "history", "ids": options.ids, "to": options.to, "bounces": options.bounces}
+    request: Entry = {
+        "verb": "history",
+        "ids": options.ids,
+        "to": options.to,
+        "from": options.sender,
+        "outcome": options.outcome,
+        "reason": options.reason,
+        "bounces": options.bounces,
+    }
     if options.since:
         request["since"] = _instant("--since", options.since)
+    if options.until:
+        request["until"] = _instant("--until", options.until)
+    if options.chart:
+        return _chart(options, request)
     answers = ask(options, request)
     if options.json:
         return _print_json(answers)
@@ -433,6 +457,21 @@ def _history(options: argparse.Namespace) -> int:
             )
         else:
             _print_history(entry)
+    return EX_OK
+
+
+def _chart(options: argparse.Namespace, asked: Entry) -> int:
+    if any(asked[key] for key in asked.keys() - {"verb", "since"}):
+        raise Failure(EX_USAGE, "pysendmail: history --chart: it shows all mail since a time; leave the others out")
+    since = asked.get("since", time.time() - DAY_S)
+    answers = list(ask(options, {"verb": "traffic", "since": since, "slots": CHART_SLOTS}))
+    if options.json:
+        return _print_json(iter(answers))
+    from pysendmail import chart
+
+    look = terminal.look()
+    for line in chart.draw(answers, width=look.columns, unicode=look.unicode, colour=look.colour):
+        print(line)
     return EX_OK
 
 
@@ -597,9 +636,19 @@ def _print_status(instance: Instance, report: Entry) -> None:
     )
     if report["last_sent_at"]:
         print(f"last sent {report['last_sent_at']}")
+    if report["scope"] == "own":
+        print("These are your own messages: root, and the queue's owner, see all.")
     for smarthost in report["smarthosts"]:
         since = f" since {smarthost['since']}" if smarthost["since"] else ""
         reason = f": {smarthost['reason']}" if smarthost["reason"] else ""
-        print(f"smarthost {smarthost['name']}: {smarthost['state']}{since}{reason}")
-    for warning in report["warnings"]:
-        print(f"! {warning}")
+        where = f"{smarthost['host']} port {smarthost['port']}"
+        terminal.say(f"smarthost {smarthost['name']} ({where}): {smarthost['state']}{since}{reason}")
+        facts = [f"connections {smarthost['connections']} of {smarthost['limit']}"]
+        if smarthost["next_try_at"]:
+            facts.append(f"tried again {smarthost['next_try_at']}")
+        if smarthost["last_sent_at"]:
+            facts.append(f"last sent {smarthost['last_sent_at']}")
+        if smarthost["certificate_until"]:
+            facts.append(f"certificate until {smarthost['certificate_until']}")
+        terminal.say(f"  {', '.join(facts)}")
+    terminal.say(*(f"! {warning}" for warning in report["warnings"]))

@@ -10,6 +10,7 @@ line of JSON, and {} for a sign of life in work that takes long; `ControlError` 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sized
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ DYNAMIC = range(61184, 65520)  # what systemd gives to the services with Dynamic
 NO_ONE = -1
 MAX_IDS = 10_000
 MAX_TIME = 1e12  # seconds since the epoch
+MAX_ROW = 1 << 62  # no row's id is larger
+MAX_SLOTS = 1000
 MAX_FILTERS = 100  # each is held against each message
 COUNTED_AT_ONCE = 10_000
 AT_ONCE = 50  # messages that one step changes: who submits meanwhile waits for no more than these
@@ -128,9 +131,13 @@ class Control:
             yield entries
 
     async def waiting(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        left = int(_time(request, "limit")) or math.inf
         async for entries in self.waiting_pages(right, request):
             for entry in entries:
                 yield entry
+                left -= 1
+                if not left:
+                    return
 
     async def waiting_pages(self, right: Right, request: Entry) -> AsyncIterator[list[Entry]]:
         """The same, many at a time: for listings that are long."""
@@ -149,10 +156,10 @@ class Control:
                 yield [entry for entry in entries if all(one.fits(entry) for one in filters)] if filters else entries
 
     async def history(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        since, to, ids = _time(request, "since"), _optional(request, "to"), _ids(request)
+        past, ids = _past(right, request), _ids(request)
         if request.get("bounces"):
             for about in ids or (None,):
-                page = partial(listing.bounces_page, uid=right.only, since=since, to=to, about=about)
+                page = partial(listing.bounces_page, past=past, about=about)
                 async for entries in self._pages(page):
                     for entry in entries:
                         yield entry
@@ -161,9 +168,25 @@ class Control:
                 row = await self._find(right, queue_id)
                 yield await self._store.look(partial(listing.history_entry, row=row))
         else:
-            async for entries in self._pages(partial(listing.history_page, uid=right.only, since=since, to=to)):
+            async for entries in self._pages(partial(listing.history_page, past=past)):
                 for entry in entries:
                     yield entry
+
+    async def traffic(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        """What was attempted since a time, in so many equal `slots`: an entry for each."""
+        since, slots = _time(request, "since"), int(_time(request, "slots"))
+        width = (time.time() - since) / slots if slots else 0.0
+        if not 0 < slots <= MAX_SLOTS or width <= 0:
+            raise ControlError(EX_USAGE, f"slots: between 1 and {MAX_SLOTS} are expected, since a time that is past")
+        rows: list[listing.Row] = []
+        before: int | None = MAX_ROW
+        page = partial(listing.traffic_page, uid=right.only, since=since, width=width)
+        while before is not None:
+            found, before = await self._store.look(partial(page, before=before))
+            rows += found
+            yield {}
+        for entry in listing.traffic(rows, since=since, width=width, slots=slots):
+            yield entry
 
     async def explain(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         async for queue_id in self._named(right, request):
@@ -211,7 +234,8 @@ class Control:
             )
 
         counts = await self._store.look(look)
-        yield status.report(self._config, counts, list(self._relays().values()), self._circumstances(), now)
+        report = status.report(self._config, counts, list(self._relays().values()), self._circumstances(), now)
+        yield {**report, "scope": "all" if right.all else "own"}
 
     # -- changing --
 
@@ -476,6 +500,7 @@ _VERBS: dict[str, Verb] = {
     "list": Control.waiting,
     "count": Control.count,
     "history": Control.history,
+    "traffic": Control.traffic,
     "explain": Control.explain,
     "show": Control.show,
     "status": Control.status,
@@ -522,6 +547,18 @@ def _filters(request: Entry) -> tuple[QueueFilter, ...]:
     except (TypeError, ValueError):
         raise ControlError(EX_USAGE, "filters: a list of objects with what, text and negated is expected") from None
     return found
+
+
+def _past(right: Right, request: Entry) -> listing.Past:
+    return listing.Past(
+        uid=right.only,
+        since=_time(request, "since"),
+        until=_time(request, "until") or None,
+        to=_optional(request, "to"),
+        sender=_optional(request, "from"),
+        outcome=_optional(request, "outcome"),
+        reason=_optional(request, "reason"),
+    )
 
 
 def _time(request: Entry, key: str) -> float:

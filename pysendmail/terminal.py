@@ -7,10 +7,13 @@ are shown, and then how to see the rest. A question and a bar are for a person a
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from pysendmail.smtp.reply import printable
@@ -22,7 +25,71 @@ Entry = dict[str, Any]
 MAX_ROWS = 2000  # rich takes a millisecond for each, and nobody reads so many
 MAX_LINE = 2000  # characters: a whole reply and what stands before it
 
+_COERCED = ("C.UTF-8", "C.utf8", "UTF-8")
 _TITLES = ("Queue id", "Size", "Arrived", "From", "To", "State", "Reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the terminal can show."""
+
+    columns: int
+    rows: int
+    unicode: bool
+    colour: bool
+
+    def cut(self, text: str) -> str:
+        """A line of text from anywhere, as long as there is room for it."""
+        if not self.unicode:
+            text = text.encode("ascii", "backslashreplace").decode()
+        return _cut(printable(text, MAX_LINE), self.columns)
+
+
+def look() -> Look:
+    """Of standard output."""
+    try:
+        columns, rows = os.get_terminal_size(1)
+    except OSError:
+        columns, rows = 0, 0
+    return Look(
+        columns=columns or 80,
+        rows=rows or 24,
+        unicode=_speaks_utf8(os.environ),
+        colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
+    )
+
+
+def _speaks_utf8(environ: Mapping[str, str]) -> bool:
+    """Whether the locale does. LC_CTYPE may be what Python itself has made of the locale C (PEP 538): no sign of it."""
+    language = environ.get("LANG") or "C"
+    kind = environ.get("LC_CTYPE") or language
+    if kind in _COERCED and language in ("C", "POSIX"):
+        kind = "C"
+    return "utf8" in (environ.get("LC_ALL") or kind).lower().replace("-", "")
+
+
+def fit(text: str, cells: int) -> str:
+    """Text from anywhere, as wide as that."""
+    shown = _cut(printable(text, MAX_LINE), cells)
+    return shown + " " * (cells - sum(map(_cells, shown)))
+
+
+def _cut(text: str, cells: int) -> str:
+    if len(text) <= cells and text.isascii():
+        return text
+    used = 0
+    for at, letter in enumerate(text):
+        used += _cells(letter)
+        if used > cells:
+            return text[:at]
+    return text
+
+
+def _cells(letter: str) -> int:
+    """How much room a letter takes: none if it stands over another, two if it is a wide one."""
+    if unicodedata.combining(letter) or unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
 def say(*lines: object) -> None:

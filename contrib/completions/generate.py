@@ -51,7 +51,8 @@ def value(action: argparse.Action) -> str:
 def _zsh_option(action: argparse.Action) -> str:
     names = action.option_strings
     spelled = names[0] if len(names) == 1 else f"({' '.join(names)})'{{{','.join(names)}}}'"
-    taken = f":{value(action).lower()}:{ZSH_VALUES.get(value(action), '')}" if value(action) else ""
+    values = f"({' '.join(map(str, action.choices))})" if action.choices else ZSH_VALUES.get(value(action), "")
+    taken = f":{value(action).lower()}:{values}" if value(action) else ""
     return f"'{spelled}[{_quoted(action.help or '')}]{taken}'"
 
 
@@ -114,7 +115,8 @@ def _values_of(key: str) -> str:
 
 def _fish(action: argparse.Action, condition: str) -> str:
     names = [f"-{'l' if name.startswith('--') else 's'} {name.lstrip('-')}" for name in action.option_strings]
-    taken = (FISH_VALUES.get(value(action), "-x")) if value(action) else ""
+    values = f"-x -a '{' '.join(map(str, action.choices))}'" if action.choices else FISH_VALUES.get(value(action), "-x")
+    taken = values if value(action) else ""
     return _fish_line(condition, *names, taken, f"-d '{_fish_quoted(action.help or '')}'")
 
 

@@ -362,6 +362,73 @@ async def test_history_filters(desk: Desk) -> None:
     assert await ask(ALL, "history", to="nobody@example.org") == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ({"from": "ALICE@example.com"}, True),
+        ({"from": "@example.com"}, True),
+        ({"from": "example.com"}, False),
+        ({"from": "<>"}, False),
+        ({"to": "@EXAMPLE.org"}, True),
+        ({"to": "@example"}, False),
+        ({"outcome": "bounced"}, True),
+        ({"outcome": "sent"}, False),
+        ({"outcome": "waiting"}, False),
+        ({"reason": "UNKNOWN"}, True),
+        ({"reason": "later"}, False),
+        ({"until": NOW}, True),
+        ({"until": NOW - 1}, False),
+        ({"to": BOB, "outcome": "bounced", "reason": "550"}, True),
+        ({"to": BOB, "outcome": "expired"}, False),
+    ],
+)
+async def test_more_history_filters(desk: Desk, asked: dict[str, Any], fits: bool) -> None:
+    """All that are given have to fit one recipient, of messages and of bounce records alike."""
+    queue_id = desk.store.accept(BOB)
+    desk.store.settle(desk.store.claim(), BOUNCED)
+    desk.store.settle(desk.store.claim(), DEFERRED)  # the bounce, which is no part of the question
+    for bounces in (False, True):
+        found = await desk.ask(ALL, "history", bounces=bounces, **asked)
+        assert (queue_id in [entry["queue_id"] for entry in found]) == fits
+
+
+async def test_traffic(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What attempts gave, by the time at which they ended, over all pages; of a user's own messages only."""
+    monkeypatch.setattr(listing, "ATTEMPTS_AT_ONCE", 2)
+    monkeypatch.setattr(control.time, "time", lambda: NOW + 1000)
+    desk.store.now = NOW - 5000
+    desk.store.accept()
+    desk.store.settle(desk.store.claim(), SENT)  # before all that is asked for
+    for later, uid, outcome in ((100, 1000, SENT), (150, 1001, SENT), (600, 1000, DEFERRED), (950, 1000, UNCERTAIN)):
+        desk.store.now = NOW + later - 50
+        desk.store.accept(uid=uid)
+        claim = desk.store.claim()
+        desk.store.now = NOW + later
+        desk.store.settle(claim, outcome)
+
+    async def traffic(right: Right) -> list[dict[str, Any]]:
+        return [entry for entry in await desk.ask(right, "traffic", since=NOW, slots=4) if entry]
+
+    slots = await traffic(ALL)
+    assert [slot["at"] for slot in slots] == [
+        f"2027-01-15T08:{minutes}Z" for minutes in ["00:00", "04:10", "08:20", "12:30"]
+    ]
+    counted = [(slot["sent"], slot["deferred"], slot["bounced"], slot["uncertain"]) for slot in slots]
+    assert counted == [(2, 0, 0, 0), (0, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1)]
+    assert (slots[0]["delay_mean_s"], slots[0]["delay_longest_s"], slots[1]["delay_mean_s"]) == (50.0, 50.0, None)
+    assert slots[2]["smarthosts"] == [{"name": "main", "sent": 0, "deferred": 1, "bounced": 0, "uncertain": 0}]
+    assert [slot["sent"] for slot in await traffic(ALICE)] == [1, 0, 0, 0]
+    assert [slot["sent"] for slot in await traffic(EVE)] == [1, 0, 0, 0]
+    for wrong in ({"slots": 0}, {"slots": 10**6}, {"since": NOW + 2000, "slots": 4}):
+        assert (await desk.refused(ALL, "traffic", **{"since": NOW, **wrong}))[0] == 64
+
+
+async def test_the_first_few_are_enough(desk: Desk) -> None:
+    """A listing with a limit ends there."""
+    ids = [desk.store.accept() for _ in range(3)]
+    assert [entry["queue_id"] for entry in await desk.ask(ALL, "list", limit=2)] == ids[:2]
+
+
 async def test_bounces_keys(desk: Desk) -> None:
     """`history --bounces`: what failed, and who was told or why nobody; by queue id, address and time."""
     queue_id = desk.store.accept(BOB)

@@ -98,6 +98,19 @@ def test_flush_and_wait(tmp_path: Path) -> None:
         assert instance.mailq() == []
 
 
+def test_a_person_sees_how_far_it_is(tmp_path: Path) -> None:
+    """On a terminal a bar, then the sum; thousands of lines would tell nobody anything."""
+    with PeerThread(Ordinary(rcpt=LATER)) as peer, Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance:
+        queue_id = deferred(instance, "alice@example.com", "late@example.org")
+        command = [BIN / "pysendmail", "-C", instance.config]
+        with Tty([*command, "flush", "--wait"]) as tty:
+            assert tty.end() == 0
+            assert "Trying" in tty.text and tty.text.endswith("Recipients: 1; 1 deferred\r\n")
+        with Tty([*command, "queue", "remove", "--all", "--yes"]) as tty:
+            assert tty.end() == 0
+            assert tty.text.endswith("Remove: 1 message\r\n") and queue_id not in tty.text
+
+
 def test_text_from_anywhere_is_escaped(tmp_path: Path) -> None:
     """Nothing that a user or a server wrote moves a terminal's cursor: header, reply and reason come out as \\xNN."""
     busy = {"late@example.org": "451 4.2.1 busy \x1b[2J"}

@@ -24,7 +24,7 @@ def test_ids_stand_before_and_behind_options(line: str, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["flush A", "status A", "queue hold A --never", "queue never A"]
+    "line", ["flush A", "status A", "queue hold A --never", "queue never A", "history --outcome odd"]
 )
 def test_what_is_unknown_is_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     """64, in one line."""
