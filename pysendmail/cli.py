@@ -93,6 +93,8 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--bounces", action="store_true", help="the bounce records")
     history.add_argument("--json", action="store_true", help="JSON Lines")
 
+    verb("top", "a live view of queue, rates and smarthosts", _top)
+
     backup = verb("backup", "copy the queue to a new file, while it is in use", _backup)
     backup.add_argument("file", metavar="FILE")
 
@@ -473,6 +475,31 @@ def _chart(options: argparse.Namespace, asked: Entry) -> int:
     for line in chart.draw(answers, width=look.columns, unicode=look.unicode, colour=look.colour):
         print(line)
     return EX_OK
+
+
+def _top(options: argparse.Namespace) -> int:
+    if not terminal.somebody_looks() or os.environ.get("TERM", "dumb") == "dumb":
+        raise Failure(EX_USAGE, "pysendmail: top: it needs a terminal; pysendmail status is for all else")
+    from pysendmail import top
+
+    name = str(_instance(options).path)
+
+    def view() -> top.View:
+        now = time.time()
+        try:
+            (status,) = ask(options, {"verb": "status"})
+            recent = {"verb": "traffic", "since": now - top.WINDOW_S, "slots": top.SLOTS}
+            return top.View(
+                now=now,
+                name=name,
+                status=status,
+                traffic=list(ask(options, recent)),
+                waiting=list(ask(options, {"verb": "list", "limit": terminal.look().rows})),
+            )
+        except Failure as error:
+            return top.View(now=now, name=name, problem=str(error).removeprefix("pysendmail: "))
+
+    return top.run(view)
 
 
 def _backup(options: argparse.Namespace) -> int:

@@ -18,7 +18,8 @@ _pysendmail() {
         esac
     done
     case $command in
-    '') words='daemon queue flush status history backup restore check probe install-client demo --config --version --help' ;;
+    '') words='daemon queue flush status history top backup restore check probe install-client demo --config --version
+        --help' ;;
     daemon) words='--once' ;;
     queue)
         words='--all --to --from --older --reason --yes --json'

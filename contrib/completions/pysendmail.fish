@@ -54,6 +54,9 @@ complete -c pysendmail -n '__fish_seen_subcommand_from history' -l bounces -d 't
 complete -c pysendmail -n '__fish_seen_subcommand_from history' -l json -d 'JSON Lines'
 complete -c pysendmail -n '__fish_seen_subcommand_from history' -a '(__pysendmail_ids)'
 
+complete -c pysendmail -n '__fish_use_subcommand' -a top -d 'a live view of queue, rates and smarthosts'
+complete -c pysendmail -n '__fish_seen_subcommand_from top' -s h -l help -d 'show this help message and exit'
+
 complete -c pysendmail -n '__fish_use_subcommand' -a backup -d 'copy the queue to a new file, while it is in use'
 complete -c pysendmail -n '__fish_seen_subcommand_from backup' -s h -l help -d 'show this help message and exit'
 complete -c pysendmail -n '__fish_seen_subcommand_from backup' -F
