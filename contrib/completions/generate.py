@@ -15,7 +15,10 @@ from pathlib import Path
 from pysendmail.cli import parser
 
 HERE = Path(__file__).parent
-ASKED = {"ID": ("queue_id", "queue list --json"), "NAME": ("name", "status --json")}  # key, and who knows the values
+ASKED = {  # who knows the values: the functions in both shells
+    "ids": """pysendmail queue list --json 2>/dev/null | grep -o '"queue_id": "[^"]*"' | cut -d '"' -f 4""",
+    "names": """pysendmail status --json 2>/dev/null | grep -o '"name": "[^"]*"' | cut -d '"' -f 4""",
+}
 ZSH_VALUES = {"FILE": "_files", "DIR": "_files -/", "ID": "_pysendmail_ids", "NAME": "_pysendmail_names"}
 FISH_VALUES = {
     "FILE": "-r -F",
@@ -95,33 +98,26 @@ def zsh() -> str:
             "            ;;",
         ]
     lines += ["        esac", "        ;;", "    esac", "}", ""]
-    for name, (key, command) in zip(("ids", "names"), ASKED.values(), strict=True):
-        lines += [
-            f"_pysendmail_{name}() {{",
-            f'    compadd -- ${{(f)"$(pysendmail {command} 2>/dev/null | {_values_of(key)})"}}',
-            "}",
-            "",
-        ]
+    for name, question in ASKED.items():
+        lines += [f"_pysendmail_{name}() {{", f'    compadd -- ${{(f)"$({question})"}}', "}", ""]
     return "\n".join([*lines, '_pysendmail "$@"', ""])
-
-
-def _values_of(key: str) -> str:
-    """As for bash: the values of one key in JSON."""
-    return f"""grep -o '"{key}": "[^"]*"' | cut -d '"' -f 4"""
 
 
 # -- fish --
 
 
-def _fish(action: argparse.Action, condition: str) -> str:
+def _fish(action: argparse.Action) -> str:
     names = [f"-{'l' if name.startswith('--') else 's'} {name.lstrip('-')}" for name in action.option_strings]
     values = f"-x -a '{' '.join(map(str, action.choices))}'" if action.choices else FISH_VALUES.get(value(action), "-x")
-    taken = values if value(action) else ""
-    return _fish_line(condition, *names, taken, f"-d '{_fish_quoted(action.help or '')}'")
+    return " ".join([*names, *([values] if value(action) else []), f"-d '{_fish_quoted(action.help or '')}'"])
+
+
+def _fish_operand(action: argparse.Action) -> str:
+    return FISH_VALUES.get(str(action.metavar or action.dest), "").replace("-r -F", "-F").replace("-x ", "")
 
 
 def _fish_line(condition: str, *words: str) -> str:
-    return " ".join(word for word in ("complete -c pysendmail", f"-n '{condition}'", *words) if word)
+    return " ".join(("complete -c pysendmail", f"-n '{condition}'", *words))
 
 
 def _fish_quoted(words: str) -> str:
@@ -130,25 +126,19 @@ def _fish_quoted(words: str) -> str:
 
 def fish() -> str:
     lines = ["# fish completion for pysendmail(8). Written by generate.py.", ""]
-    for name, (key, command) in zip(("ids", "names"), ASKED.values(), strict=True):
-        lines += [
-            f"function __pysendmail_{name}",
-            f"    pysendmail {command} 2>/dev/null | {_values_of(key)}",
-            "end",
-            "",
-        ]
+    for name, question in ASKED.items():
+        lines += [f"function __pysendmail_{name}", f"    {question}", "end", ""]
     lines.append("complete -c pysendmail -f")
-    lines += [_fish(action, "__fish_use_subcommand") for action in options(parser())]
+    lines += [_fish_line("__fish_use_subcommand", _fish(action)) for action in options(parser())]
+    taken: dict[str, list[str]] = {}  # an option, or what stands for an operand -> the commands that take it
     for name, (words, command) in commands().items():
-        lines += ["", _fish_line("__fish_use_subcommand", f"-a {name}", f"-d '{_fish_quoted(words)}'")]
-        seen = f"__fish_seen_subcommand_from {name}"
-        lines += [_fish(action, seen) for action in options(command)]
-        for action in operands(command):
-            if action.choices:
-                verbs = " ".join(map(str, action.choices))
-                lines.append(_fish_line(f"{seen}; and not __fish_seen_subcommand_from {verbs}", f"-a '{verbs}'"))
-            elif taken := FISH_VALUES.get(str(action.metavar)):
-                lines.append(_fish_line(seen, taken.replace("-r -F", "-F").replace("-x ", "")))
+        lines.append(_fish_line("__fish_use_subcommand", f"-a {name}", f"-d '{_fish_quoted(words)}'"))
+        for one in [*map(_fish, options(command)), *map(_fish_operand, operands(command))]:
+            taken.setdefault(one, []).append(name)
+        for verbs in (" ".join(map(str, action.choices)) for action in operands(command) if action.choices):
+            seen = f"__fish_seen_subcommand_from {name}; and not __fish_seen_subcommand_from {verbs}"
+            lines.append(_fish_line(seen, f"-a '{verbs}'"))
+    lines += [_fish_line(f"__fish_seen_subcommand_from {' '.join(names)}", one) for one, names in taken.items() if one]
     return "\n".join([*lines, ""])
 
 
