@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
 from pathlib import Path
@@ -185,3 +186,26 @@ def test_a_queue_in_use_is_not_moved(tmp_path: Path) -> None:
     reader.close()
     assert done.returncode == 75 and b"has it open" in done.stderr
     assert len(waiting(instance)) == 1
+
+
+def test_root_leaves_the_queue_its_owner(open_path: Path, other: int) -> None:
+    """Root's copy is root's and lies where only root may write; every file of the queue stays its owner's."""
+    private = open_path / "private"
+    private.mkdir(0o700)
+    file = private / "copy.db"
+    with PeerThread(Ordinary(rcpt=LATER)) as peer:
+        instance = Instance(open_path, smarthosts=[smarthost(peer)])
+        instance.queue_directory.mkdir(0o700)
+        os.chown(instance.queue_directory, other, other)
+        with instance:
+            queue_id = deferred(instance)
+            instance.pysendmail("backup", str(file))
+            assert instance.stop() == 0
+    instance.pysendmail("backup", str(private / "without.db"))
+    assert {path.stat().st_uid for path in private.iterdir()} == {0}
+    instance.pysendmail("restore", str(file), "--hold", "--yes")
+    assert waiting(instance) == {queue_id: "hold"}
+    assert {path.stat().st_uid for path in instance.queue_directory.rglob("*")} == {other}
+    stranger = other + 1
+    assert instance.run("pysendmail", "backup", "/tmp/never.db", uid=stranger).returncode == 77
+    assert instance.run("pysendmail", "restore", str(file), "--yes", uid=stranger).returncode == 77
