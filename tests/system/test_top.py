@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rig.instance import BIN, Instance, smarthost
+from rig.instance import BIN, Instance, as_user, smarthost
 from rig.peer import Ordinary, PeerThread
 from rig.tty import Tty
 
@@ -91,6 +91,18 @@ def test_it_goes_on_without_a_daemon(instance: Instance) -> None:
         tty.wait_for("no daemon is running")
         tty.type("q")
         assert tty.end() == 0
+
+
+def test_a_user_sees_his_own(open_path: Path, other: int) -> None:
+    """Over `submit`: his messages and nobody else's, and it says so."""
+    with PeerThread(Ordinary(rcpt=LATER)) as peer, Instance(open_path, smarthosts=[smarthost(peer)]) as instance:
+        instance.submit("late@example.org")
+        instance.wait_for("outcome", status="deferred")
+        with Tty([*as_user(other), *top(instance)]) as tty:
+            assert "0 queued" in tty.wait_for("Your own messages only")
+            tty.type("q")
+            assert tty.end() == 0
+            assert "late@example.org" not in tty.text
 
 
 def test_it_needs_a_terminal(instance: Instance) -> None:
