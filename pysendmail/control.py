@@ -286,11 +286,11 @@ class Control:
         """
         self._need_daemon()
         with self._events.follow(EVERY) as following:
+            all_of_it = await self._recipients(right, request, lambda one: one["state"] in ("queued", "attempting"))
+            ids = {queue_id for queue_id, _ in all_of_it}
             flushed = [entry async for entry in self.flush(right, request)]
-            untried = await self._untried(right, request)
-            yield {**flushed[0], "recipients": len(untried)}
-            while untried:
-                ids = {queue_id for queue_id, _ in untried}
+            yield {**flushed[0], "recipients": len(all_of_it)}
+            while untried := await self._recipients(right, request, self._to_be_tried):
                 rested = False
                 while untried and not rested:
                     try:
@@ -304,31 +304,39 @@ class Control:
                     if event == "outcome":
                         untried.discard((str(fields["queue_id"]), str(fields["recipient"])))
                     rested = event == "trouble"
-                untried = await self._untried(right, request)
+            while not following.empty():  # what was tried before anybody looked
+                event, fields = following.get_nowait()
+                if fields.get("queue_id") in ids:
+                    yield {"event": event, **fields}
 
-    async def _untried(self, right: Right, request: Entry) -> set[tuple[str, str]]:
-        """Queue id and `<recipient>` of what is due or being attempted, but for mail whose smarthosts rest."""
-        chosen = {entry["queue_id"] async for entry in self.waiting(right, request)}
+    def _to_be_tried(self, recipient: Any) -> bool:
+        """Whether it is due or being attempted, but for mail whose smarthosts rest."""
         now = time.time()
+        obstacle = self.obstacle(tuple(recipient["route"].split("\n")) if recipient["route"] else ())
+        rests = obstacle is not None and (obstacle.until is None or obstacle.until > now)
+        at = recipient["next_attempt_at"]
+        due = recipient["state"] == "queued" and isinstance(at, float) and at <= now and not rests
+        return due or recipient["state"] == "attempting"
+
+    async def _recipients(self, right: Right, request: Entry, wanted: Callable[[Any], bool]) -> set[tuple[str, str]]:
+        """Queue id and `<recipient>` of those wanted, of what is chosen."""
+        chosen = {entry["queue_id"] async for entry in self.waiting(right, request)}
 
         def page(queue: Queue, after: int) -> tuple[set[tuple[str, str]], int | None]:
             found = set()
             rows = queue.page(after, right.only, listing.PAGE)
             for row in rows:
                 for one in queue.rows("page_recipients", message=row["id"]) if row["queue_id"] in chosen else ():
-                    obstacle = self.obstacle(tuple(one["route"].split("\n")) if one["route"] else ())
-                    rests = obstacle is not None and (obstacle.until is None or obstacle.until > now)
-                    due = one["state"] == "queued" and one["next_attempt_at"] <= now and not rests
-                    if due or one["state"] == "attempting":
+                    if wanted(one):
                         found.add((row["queue_id"], f"<{one['address']}>"))
             return found, rows[-1]["id"] if len(rows) == listing.PAGE else None
 
-        untried: set[tuple[str, str]] = set()
+        every: set[tuple[str, str]] = set()
         after: int | None = 0
         while after is not None:
             found, after = await self._store.look(partial(page, after=after))
-            untried |= found
-        return untried
+            every |= found
+        return every
 
     async def hold(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         def step(queue: Queue, message: int, now: float) -> list[Ended]:

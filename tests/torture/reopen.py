@@ -119,9 +119,9 @@ class Bench:
 
     def _read(self, queue: Queue, later: float) -> tuple[tuple[Mail, ...], list[tuple[str, str]]]:
         rows = queue.rows("history_page", after=0, uid=None, since=0.0, recipient=None, limit=listing.PAGE)
-        entries, _ = listing.history_page(queue, after=0, uid=None, since=0.0, to=None)
+        entries, _ = listing.history_page(queue, after=0, past=listing.Past(uid=None))
         waiting, _ = listing.waiting_page(queue, after=0, uid=None, obstacle=lambda route: None)
-        bounces, _ = listing.bounces_page(queue, after=0, uid=None, since=0.0, to=None, about=None)
+        bounces, _ = listing.bounces_page(queue, after=0, past=listing.Past(uid=None), about=None)
         bodies = dict(self._claimed(queue, later))
         wrong: list[tuple[str, str]] = []
         mails = []
