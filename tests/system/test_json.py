@@ -75,8 +75,8 @@ def look(instance: Instance) -> None:
     assert sum(slot["sent"] for slot in traffic) >= 3 and sum(slot["bounced"] for slot in traffic) >= 2
 
 
-def test_status_knows_the_certificate(tmp_path: Path) -> None:
-    """Until when it is valid, as soon as a connection has seen it."""
+def test_status_and_probe_know_the_certificate(tmp_path: Path) -> None:
+    """Until when it is valid: probe at once, status as soon as mail has gone there; and what is forgotten is said."""
     authority = Authority(tmp_path)
     table = {"host": "localhost", "tls": "verify", "tls_ca_file": authority.file}
     with (
@@ -88,4 +88,9 @@ def test_status_knows_the_certificate(tmp_path: Path) -> None:
         instance.wait_for("outcome", status="sent")
         (after,) = instance.status()["smarthosts"]
         assert before["certificate_until"] is None and after["certificate_until"] > "2026"
-        assert "certificate until 2" in instance.pysendmail("status")
+        assert f"certificate until {after['certificate_until']}" in instance.pysendmail("status")
+        (probed,) = valid("probe", instance.pysendmail("probe", "--json"))
+        assert probed["tls"]["chain"][0]["not_after"] == after["certificate_until"]
+        assert valid("forget", instance.pysendmail("probe", "--forget", "main", "--json"))
+    (unreachable,) = valid("probe", instance.pysendmail("probe", "--json", code=69))
+    assert unreachable["trouble"] and unreachable["greeting"] is None
