@@ -18,7 +18,7 @@ from pysendmail.status import Obstacle
 from pysendmail.units import rfc3339, time_or_null
 
 PAGE = 200
-ATTEMPTS_AT_ONCE = 10_000
+ATTEMPTS_AT_ONCE = 2000  # 8 ms: others look meanwhile
 ATTEMPTED = ("sent", "deferred", "bounced", "uncertain")
 WAITING = frozenset({"queued", "held", "attempting"})
 
