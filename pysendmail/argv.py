@@ -33,7 +33,7 @@ MAX_HOPS = 1000
 Delivery = Literal["background", "interactive", "queue-only"]
 ErrorMode = Literal["mail", "print", "quiet", "write", "exit"]
 Format = Literal["postfix", "sendmail", "table", "json"]
-Filtered = Literal["id", "sender", "recipient"]
+Filtered = Literal["id", "sender", "recipient", "from", "to", "before", "reason"]
 FILTERED: tuple[Filtered, ...] = get_args(Filtered)
 
 
@@ -64,11 +64,20 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueFilter:
-    """`-qI`, `-qS`, `-qR`: messages whose queue id, sender or a recipient contains the text (or not)."""
+    """Some of the messages that wait (or, negated, the others).
+
+    `-qI`, `-qS`, `-qR`: whose queue id, sender or a recipient contains the text. `pysendmail queue`: `from` and `to`,
+    which are an address or @domain; `before`, accepted then or earlier, epoch seconds; `reason`, a part of it. Raises
+    ValueError where `before` is no number.
+    """
 
     what: Filtered
     text: str
     negated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.what == "before":
+            float(self.text)
 
     def fits(self, entry: dict[str, Any]) -> bool:
         """Whether it holds of a message, an entry of the queue's listing. Case matters in a queue id only."""
@@ -79,7 +88,21 @@ class QueueFilter:
                 found = self.text.lower() in f"<{entry['sender']}>".lower()
             case "recipient":
                 found = any(self.text.lower() in f"<{one['address']}>".lower() for one in entry["recipients"])
+            case "from":
+                found = _is(self.text, entry["sender"]) or (self.text == "<>" and entry["sender"] == "MAILER-DAEMON")
+            case "to":
+                found = any(_is(self.text, one["address"]) for one in entry["recipients"])
+            case "before":
+                found = entry["arrival_time"] <= float(self.text)
+            case "reason":
+                found = any(self.text.lower() in (one["delay_reason"] or "").lower() for one in entry["recipients"])
         return found != self.negated
+
+
+def _is(wanted: str, address: str) -> bool:
+    """Whether the address is the one wanted, or in the domain wanted."""
+    wanted, address = wanted.lower(), str(address).lower()
+    return address == wanted or (wanted.startswith("@") and address.endswith(wanted))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

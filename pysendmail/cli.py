@@ -8,24 +8,28 @@ terminal only; rich is imported for nothing else, and the daemon's parts only wh
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pysendmail import __version__, terminal
 from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
-from pysendmail.smtp.reply import printable
 from pysendmail.thin import client
-from pysendmail.units import parse_time
+from pysendmail.units import parse_time, time_or_null
 
 if TYPE_CHECKING:
     from pysendmail.config_file import Instance
 
 Entry = dict[str, Any]
+OUTCOMES = ("sent", "bounced", "expired", "discarded", "removed", "waiting")
+DAY_S = 86400.0
+CHART_SLOTS = 24
 
 
 class Failure(Exception):
@@ -66,19 +70,38 @@ def parser() -> argparse.ArgumentParser:
     )
     queue.add_argument("ids", nargs="*", metavar="ID", help="queue ids")
     queue.add_argument("--all", action="store_true", help="every message that waits")
+    _choosing(queue)
+    queue.add_argument("--yes", action="store_true", help="do it to many messages without a question")
     queue.add_argument("--json", action="store_true", help="JSON Lines")
 
-    verb("flush", "make everything due now", _flush)
+    flush = verb("flush", "make everything due now", _flush)
+    _choosing(flush)
+    flush.add_argument("--wait", action="store_true", help="until all of it was tried")
 
     status = verb("status", "health: exit 0, 1 or 2", _status)
     status.add_argument("--json", action="store_true", help="one JSON object")
 
     history = verb("history", "what became of past messages", _history)
     history.add_argument("ids", nargs="*", metavar="ID", help="queue ids")
-    history.add_argument("--to", metavar="ADDR", help="messages to this address")
+    history.add_argument("--to", metavar="ADDR", help="messages to this address, or to @domain")
+    history.add_argument("--from", metavar="ADDR", dest="sender", help="from this address, @domain, or <>")
     history.add_argument("--since", metavar="T", help="a duration (2h, 3d) or an RFC 3339 time")
+    history.add_argument("--until", metavar="T", help="the same, for the end")
+    history.add_argument("--outcome", choices=OUTCOMES, metavar="WORD", help=f"one of {', '.join(OUTCOMES)}")
+    history.add_argument("--reason", metavar="TEXT", help="with this text in the last answer")
+    history.add_argument("--chart", action="store_true", help="the last day's deliveries, deferrals and delays")
     history.add_argument("--bounces", action="store_true", help="the bounce records")
     history.add_argument("--json", action="store_true", help="JSON Lines")
+
+    verb("top", "a live view of queue, rates and smarthosts", _top)
+
+    backup = verb("backup", "copy the queue to a new file, while it is in use", _backup)
+    backup.add_argument("file", metavar="FILE")
+
+    restore = verb("restore", "put a copy in the queue's place; not while a daemon runs", _restore)
+    restore.add_argument("file", metavar="FILE")
+    restore.add_argument("--hold", action="store_true", help="hold all that waits in it first")
+    restore.add_argument("--yes", action="store_true", help="without a question")
 
     verb("check", "look for what is wrong: configuration, permissions, database, names", _check)
 
@@ -95,14 +118,25 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _choosing(command: argparse.ArgumentParser) -> None:
+    """The options that choose among the messages that wait; all that are given have to fit."""
+    command.add_argument("--to", metavar="ADDR", help="to this address, or to @domain")
+    command.add_argument("--from", metavar="ADDR", dest="sender", help="from this address, @domain, or <>")
+    command.add_argument("--older", metavar="T", help="accepted so long ago (2h, 3d), or before an RFC 3339 time")
+    command.add_argument("--reason", metavar="TEXT", help="that wait for a reason with this text in it")
+
+
 def run() -> None:
     """The entry point."""
+    for stream in (sys.stdout, sys.stderr):  # a locale without a letter is no reason to say nothing
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
 
 def main(arguments: Sequence[str]) -> int:
     try:
-        options = parser().parse_args(arguments)
+        options = parse(arguments)
     except SystemExit as error:
         return EX_USAGE if error.code else EX_OK
     try:
@@ -128,6 +162,17 @@ def main(arguments: Sequence[str]) -> int:
         return EX_CONFIG
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """As argparse does, and queue ids and names may stand behind options, too (bpo-14191)."""
+    options, behind = parser().parse_known_args(arguments)
+    several = next((getattr(options, name) for name in ("ids", "names") if hasattr(options, name)), None)
+    if behind and (several is None or any(word.startswith("-") for word in behind)):
+        parser().error(f"unrecognized arguments: {' '.join(behind)}")
+    if several is not None:
+        several += behind
+    return options
+
+
 def _instance(options: argparse.Namespace) -> Instance:
     from pysendmail import direct
 
@@ -137,24 +182,55 @@ def _instance(options: argparse.Namespace) -> Instance:
 # -- asking --
 
 
-def ask(options: argparse.Namespace, request: Entry, *, everything: bool = True) -> Iterator[Entry]:
-    """The answer to a request, from the daemon or from the queue itself. Raises Failure."""
+def ask(options: argparse.Namespace, request: Entry) -> Iterator[Entry]:
+    """The answer to a request, from the daemon or from the queue itself, when it is complete. Raises Failure."""
+    entries: list[Entry] = []
+    try:
+        follow(options, request, entries.append)
+    except Failure:
+        yield from entries
+        raise
+    yield from entries
+
+
+def follow(options: argparse.Namespace, request: Entry, show: Callable[[Entry], None]) -> None:
+    """The same, each entry as it comes."""
     named = os.fsencode(options.config) if options.config else None
     socket_path = client.find_instance(named, *client.trusted_environ()).socket
     argv = (b"pysendmail", json.dumps(request).encode())
     control = socket_path.rpartition(b"/")[0] + b"/control"
     for path in (control, socket_path):
         try:
-            code, output, error = client.talk(path, argv, {})
+            sock = client.connect(path)
         except OSError:
             continue
+        answer = _Answer(show)
+        try:
+            code = client.converse(sock, argv, {}, answer.take)
         except client.Lost as lost:
             raise Failure(EX_TEMPFAIL, f"pysendmail: the daemon at {os.fsdecode(path)}: {lost}") from None
-        yield from (json.loads(line) for line in output.splitlines())
         if code:
-            raise Failure(code, error.decode("utf-8", "replace").rstrip("\n"))
+            raise Failure(code, answer.error.decode("utf-8", "replace").rstrip("\n"))
         return
-    yield from _ask_queue(options, request, os.fsdecode(socket_path))
+    for entry in _ask_queue(options, request, os.fsdecode(socket_path)):
+        show(entry)
+
+
+class _Answer:
+    """What the daemon says, cut into entries."""
+
+    def __init__(self, show: Callable[[Entry], None]) -> None:
+        self.error = bytearray()
+        self._show = show
+        self._begun = b""
+
+    def take(self, kind: bytes, data: bytes) -> None:
+        if kind == client.STDERR:
+            self.error += data
+            return
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        for line in lines:
+            self._show(json.loads(line))
 
 
 def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) -> Iterator[Entry]:
@@ -171,7 +247,7 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
 
     async def collect() -> list[Entry]:
         desk, right = direct.control(loaded, socket_path)
-        return [entry async for entry in desk.answer(right, request)]
+        return [entry async for entry in desk.answer(right, request) if entry]
 
     try:
         yield from asyncio.run(collect())
@@ -194,15 +270,73 @@ def _daemon(options: argparse.Namespace) -> int:
 
 
 def _flush(options: argparse.Namespace) -> int:
-    for entry in ask(options, {"verb": "flush"}):
-        print("Everything is due now." if entry["flushed"] == "all" else "All your own messages are due now.")
+    request: Entry = {"verb": "flush", "filters": _filters(options)}
+    if options.wait:
+        return _flush_and_wait(options, request)
+    for entry in ask(options, request):
+        _print_flushed(entry["flushed"])
     return EX_OK
 
 
+def _print_flushed(flushed: str | int) -> None:
+    words = {"all": "Everything is due now.", "own": "All your own messages are due now."}
+    print(words[flushed] if isinstance(flushed, str) else f"{_messages(flushed)} due now.")
+
+
+def _flush_and_wait(options: argparse.Namespace, request: Entry) -> int:
+    """What is due now is tried by the daemon; where none runs, by this process."""
+    outcomes: Counter[str] = Counter()
+    expected = 0
+    with terminal.Bar("Trying", shown=terminal.somebody_looks()) as bar:
+
+        def show(entry: Entry) -> None:
+            nonlocal expected
+            if "flushed" in entry:
+                expected = entry["recipients"]
+                bar.expect(expected)
+            elif entry["event"] == "outcome":
+                outcomes[entry["status"]] += 1
+                bar.step()
+
+        try:
+            follow(options, {**request, "wait": True}, show)
+        except Failure as error:
+            if error.code != EX_UNAVAILABLE:
+                raise
+            here = True  # no daemon; who may not work on the queue hears that from `ask`
+        else:
+            here = False
+    if here:
+        for entry in ask(options, request):
+            _print_flushed(entry["flushed"])
+        from pysendmail import daemon
+
+        return daemon.serve(_instance(options), once=True)
+    tried = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
+    print(f"Recipients: {expected}" + (f"; {tried}" if tried else ""))
+    if sum(outcomes.values()) < expected:
+        print("The others wait for a smarthost: pysendmail status says why")
+    return EX_OK
+
+
+_CHANGING = frozenset({"hold", "release", "remove", "retry", "expire"})
+
+
 def _queue(options: argparse.Namespace) -> int:
-    if options.verb != "list" and not options.ids and not options.all:
-        raise Failure(EX_USAGE, f"pysendmail: queue {options.verb}: name a queue id, or --all; mailq lists them")
-    answers = ask(options, {"verb": options.verb, "ids": options.ids, "all": options.all})
+    filters = _filters(options)
+    every = options.all or bool(filters)
+    if options.ids and every:
+        raise Failure(EX_USAGE, f"pysendmail: queue {options.verb}: queue ids, or options that choose, not both")
+    if options.verb != "list" and not options.ids and not every:
+        raise Failure(
+            EX_USAGE,
+            f"pysendmail: queue {options.verb}: name a queue id, --all, or choose by --to, --from, --older, --reason; "
+            "mailq lists what waits",
+        )
+    request: Entry = {"verb": options.verb, "ids": options.ids, "all": every, "filters": filters}
+    if options.verb in _CHANGING:
+        return _change(options, request)
+    answers = ask(options, request)
     if options.json:
         return _print_json(answers)
     match options.verb:
@@ -210,23 +344,72 @@ def _queue(options: argparse.Namespace) -> int:
             terminal.show_queue(list(answers))
         case "explain":
             for entry in answers:
-                print(f"{entry['queue_id']} from <{entry['sender']}>, accepted {entry['accepted_at']}")
-                for words in entry["words"]:
-                    print(f"  {words}")
-        case "show":
+                terminal.say(f"{entry['queue_id']} from <{entry['sender']}>, accepted {entry['accepted_at']}")
+                terminal.say(*(f"  {words}" for words in entry["words"]))
+        case _:
             from pysendmail.explain import submitted
 
             for entry in answers:
                 _print_history(entry)
-                print(f"  {submitted(entry)}")
-                for line in entry["header"].removesuffix("\r\n").split("\r\n"):
-                    # As its sender wrote it, who may be anybody; this may be root's terminal.
-                    shown = line.expandtabs()
-                    print(f"    {printable(shown, 8 * len(shown))}")
-        case _:
-            for entry in answers:
-                print(f"{entry['queue_id']}: {entry['done']}")
+                terminal.say(f"  {submitted(entry)}")
+                terminal.say(*(f"    {line.expandtabs()}" for line in entry["header"].split("\r\n") if line))
     return EX_OK
+
+
+def _change(options: argparse.Namespace, request: Entry) -> int:
+    """Hold, release, remove, retry, expire: many messages only when that is what is meant."""
+    many, person = request["all"], terminal.somebody_looks()
+    total, done = None, 0
+    if many and not person and not options.yes:
+        raise Failure(
+            EX_USAGE,
+            f"pysendmail: queue {options.verb}: for all that are chosen it takes --yes where no terminal can ask: "
+            "nothing was done",
+        )
+    if many and person:
+        (counted,) = ask(options, {**request, "verb": "count"})
+        total = counted["messages"]
+        if not total:
+            print("No message that waits is chosen.")
+            return EX_OK
+        if not options.yes and not terminal.confirmed(f"{options.verb.capitalize()} {_messages(total)}?"):
+            print("Nothing was done.")
+            return EX_OK
+    quiet = many and person and not options.json  # thousands of lines tell nobody anything
+
+    def show(entry: Entry) -> None:
+        nonlocal done
+        done += 1
+        bar.step()
+        if options.json:
+            print(json.dumps(entry))
+        elif not quiet:
+            terminal.say(f"{entry['queue_id']}: {entry['done']}")
+
+    with terminal.Bar(options.verb.capitalize(), total, shown=quiet) as bar:
+        follow(options, request, show)
+    if quiet:
+        print(f"{options.verb.capitalize()}: {_messages(done)}")
+    return EX_OK
+
+
+def _filters(options: argparse.Namespace) -> list[Entry]:
+    """The options that choose, as `control` takes them."""
+    chosen = {"to": options.to, "from": options.sender, "reason": options.reason}
+    if options.older is not None:
+        chosen["before"] = str(_instant("--older", options.older))
+    return [{"what": what, "text": text} for what, text in chosen.items() if text is not None]
+
+
+def _instant(option: str, text: str) -> float:
+    try:
+        return parse_time(text, time.time())
+    except ValueError as error:
+        raise Failure(EX_USAGE, f"pysendmail: {option} {text}: {error}") from None
+
+
+def _messages(number: int) -> str:
+    return f"{number} message{'s' if number != 1 else ''}"
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -249,12 +432,21 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _history(options: argparse.Namespace) -> int:
-    request: Entry = {"verb": "history", "ids": options.ids, "to": options.to, "bounces": options.bounces}
+    request: Entry = {
+        "verb": "history",
+        "ids": options.ids,
+        "to": options.to,
+        "from": options.sender,
+        "outcome": options.outcome,
+        "reason": options.reason,
+        "bounces": options.bounces,
+    }
     if options.since:
-        try:
-            request["since"] = parse_time(options.since, time.time())
-        except ValueError as error:
-            raise Failure(EX_USAGE, f"pysendmail: --since {options.since}: {error}") from None
+        request["since"] = _instant("--since", options.since)
+    if options.until:
+        request["until"] = _instant("--until", options.until)
+    if options.chart:
+        return _chart(options, request)
     answers = ask(options, request)
     if options.json:
         return _print_json(answers)
@@ -265,11 +457,103 @@ def _history(options: argparse.Namespace) -> int:
                 if entry["report_queue_id"]
                 else entry["silence"]
             )
-            print(
+            terminal.say(
                 f"{entry['at']} {entry['queue_id']} {entry['recipient']}: {entry['outcome']}: {entry['reply']}; {told}"
             )
         else:
             _print_history(entry)
+    return EX_OK
+
+
+def _chart(options: argparse.Namespace, asked: Entry) -> int:
+    if any(asked[key] for key in asked.keys() - {"verb", "since"}):
+        raise Failure(EX_USAGE, "pysendmail: history --chart: it shows all mail since a time; leave the others out")
+    since = asked.get("since", time.time() - DAY_S)
+    answers = list(ask(options, {"verb": "traffic", "since": since, "slots": CHART_SLOTS}))
+    if options.json:
+        return _print_json(iter(answers))
+    from pysendmail import chart
+
+    look = terminal.look()
+    for line in chart.draw(answers, width=look.columns, unicode=look.unicode, colour=look.colour):
+        print(line)
+    return EX_OK
+
+
+def _top(options: argparse.Namespace) -> int:
+    if not terminal.somebody_looks() or os.environ.get("TERM", "dumb") == "dumb":
+        raise Failure(EX_USAGE, "pysendmail: top: it needs a terminal; pysendmail status is for all else")
+    from pysendmail import top
+
+    name = str(_instance(options).path)
+
+    def view() -> top.View:
+        now = time.time()
+        try:
+            (status,) = ask(options, {"verb": "status"})
+            recent = {"verb": "traffic", "since": now - top.WINDOW_S, "slots": top.SLOTS}
+            return top.View(
+                now=now,
+                name=name,
+                status=status,
+                traffic=list(ask(options, recent)),
+                waiting=list(ask(options, {"verb": "list", "limit": terminal.look().rows})),
+            )
+        except Failure as error:
+            return top.View(now=now, name=name, problem=str(error).removeprefix("pysendmail: "))
+
+    return top.run(view)
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from pysendmail import backup, config_file
+
+    loaded = config_file.load_or_last_good(_instance(options))
+    file = Path(options.file)
+    try:
+        with terminal.Bar("Copying", shown=terminal.somebody_looks()) as bar:
+            waiting = backup.copy(loaded.config, file, bar.reach)
+    except backup.BackupError as error:
+        raise Failure(error.code, f"pysendmail: {error}") from None
+    terminal.say(f"{file}: {file.stat().st_size} octets; {_messages(waiting)} waiting in it")
+    return EX_OK
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from pysendmail import backup, config_file
+    from pysendmail.spool import QueueError
+
+    if not options.yes and not terminal.somebody_looks():
+        raise Failure(EX_USAGE, "pysendmail: restore: it takes --yes where no terminal can ask: nothing was done")
+    loaded = config_file.load_or_last_good(_instance(options))
+    try:
+        with backup.Restoration(loaded.config, Path(options.file)) as restoration:
+            newest = time_or_null(restoration.newest_at) or "nothing"
+            terminal.say(
+                f"{options.file}: {_messages(restoration.waiting)} waiting; the last it knows of: {newest}",
+                "What has been delivered since then is not in it and would be sent again; --hold holds it all first.",
+            )
+            if restoration.waiting_now:
+                terminal.say(
+                    f"In the queue as it is now, {_messages(restoration.waiting_now)} waiting: "
+                    "set aside, they are not delivered any more."
+                )
+            hold = options.hold or (
+                not options.yes and bool(restoration.waiting) and terminal.confirmed("Hold all of it first?")
+            )
+            if not options.yes and not terminal.confirmed("Put it in the queue's place?"):
+                print("Nothing was done.")
+                return EX_OK
+            if hold:
+                restoration.hold_all()
+            aside = restoration.finish(time.time())
+    except backup.BackupError as error:
+        raise Failure(error.code, f"pysendmail: {error}") from None
+    except (QueueError, OSError) as error:
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {error}: nothing was done") from None
+    print("Restored" + (", and held: pysendmail queue release lets it go" if hold else ""))
+    if aside is not None:
+        terminal.say(f"The queue that was there is now {aside}")
     return EX_OK
 
 
@@ -335,7 +619,7 @@ def _print_json(answers: Iterator[Entry]) -> int:
 
 def _print_history(entry: Entry) -> None:
     who = f"from <{entry['sender']}> uid {entry['uid']}"
-    print(f"{entry['queue_id']} {entry['accepted_at']} {who}, {entry['size']} octets")
+    terminal.say(f"{entry['queue_id']} {entry['accepted_at']} {who}, {entry['size']} octets")
     for recipient in entry["recipients"]:
         last = recipient["attempts"][-1] if recipient["attempts"] else None
         outcome = recipient["outcome"] or "waiting"
@@ -343,7 +627,7 @@ def _print_history(entry: Entry) -> None:
         count = len(recipient["attempts"])
         tries = f"{count} attempt{'s' if count != 1 else ''}"
         how = f" via {last['smarthost']} ({tries}): {last['reply']}" if last else ""
-        print(f"  {recipient['address']}: {outcome}{when}{how}")
+        terminal.say(f"  {recipient['address']}: {outcome}{when}{how}")
 
 
 def _print_probe(entry: Entry) -> None:
@@ -382,9 +666,19 @@ def _print_status(instance: Instance, report: Entry) -> None:
     )
     if report["last_sent_at"]:
         print(f"last sent {report['last_sent_at']}")
+    if report["scope"] == "own":
+        print("These are your own messages: root, and the queue's owner, see all.")
     for smarthost in report["smarthosts"]:
         since = f" since {smarthost['since']}" if smarthost["since"] else ""
         reason = f": {smarthost['reason']}" if smarthost["reason"] else ""
-        print(f"smarthost {smarthost['name']}: {smarthost['state']}{since}{reason}")
-    for warning in report["warnings"]:
-        print(f"! {warning}")
+        where = f"{smarthost['host']} port {smarthost['port']}"
+        terminal.say(f"smarthost {smarthost['name']} ({where}): {smarthost['state']}{since}{reason}")
+        facts = [f"connections {smarthost['connections']} of {smarthost['limit']}"]
+        if smarthost["next_try_at"]:
+            facts.append(f"tried again {smarthost['next_try_at']}")
+        if smarthost["last_sent_at"]:
+            facts.append(f"last sent {smarthost['last_sent_at']}")
+        if smarthost["certificate_until"]:
+            facts.append(f"certificate until {smarthost['certificate_until']}")
+        terminal.say(f"  {', '.join(facts)}")
+    terminal.say(*(f"! {warning}" for warning in report["warnings"]))

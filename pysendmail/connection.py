@@ -28,6 +28,7 @@ from typing import Any, cast
 import aiosmtplib
 
 from pysendmail import tlscontext
+from pysendmail.certificate import describe
 from pysendmail.config import Smarthost, Timeout
 from pysendmail.gate import Gate, Trace, cut, words
 from pysendmail.outcome import Fault, Stage, Trouble
@@ -67,6 +68,7 @@ class Connection:
     greeting: str = ""
     tls: str = "none"
     cipher: str = ""
+    certificate_until: str = ""  # when the server's certificate expires, RFC 3339; "": in clear, or it says nothing
     tls_failed: str = ""  # the handshake that failed on the way here
     fallback: str = ""  # why it is in clear although TLS was wanted: a handshake failed, now or a short while ago
     extensions: Extensions = field(default_factory=Extensions)
@@ -361,6 +363,7 @@ class Opener:
             self.on_tls(tls)
         connection.tls = tls.version() or "TLS"
         connection.cipher = tls.cipher()[0]
+        connection.certificate_until = describe(tls.getpeercert(binary_form=True) or b"").not_after
         connection.fallback = ""
         if self._plan.check is not Check.PIN:
             return

@@ -4,12 +4,13 @@ flush, history, status, probe.
 One `Control` serves a command, whether it reached the daemon's socket or owns the queue by itself. A caller of the
 `submit` socket, root too, has his own messages; the `control` socket has all. What is another's looks as if it did
 not exist. A uid that passes from one to another (`passes_on`) has no messages at all. Answers are dictionaries, one a
-line of JSON; `ControlError` carries the exit code and the words.
+line of JSON, and {} for a sign of life in work that takes long; `ControlError` carries the exit code and the words.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sized
 from dataclasses import dataclass
@@ -34,8 +35,12 @@ DYNAMIC = range(61184, 65520)  # what systemd gives to the services with Dynamic
 NO_ONE = -1
 MAX_IDS = 10_000
 MAX_TIME = 1e12  # seconds since the epoch
+MAX_ROW = 1 << 62  # no row's id is larger
+MAX_SLOTS = 1000
 MAX_FILTERS = 100  # each is held against each message
 MAX_UNTRIED = 10_000  # recipients that somebody looks on at a time
+COUNTED_AT_ONCE = 10_000
+AT_ONCE = 20  # messages that one step changes: 20 bounces take 25 ms, and nobody else waits longer for the writer
 LOST_REPORTS_S = 5 * 86400.0  # how long `status` reminds of a bounce that reached nobody
 
 
@@ -127,9 +132,13 @@ class Control:
             yield entries
 
     async def waiting(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        left = int(_time(request, "limit")) or math.inf
         async for entries in self.waiting_pages(right, request):
             for entry in entries:
                 yield entry
+                left -= 1
+                if not left:
+                    return
 
     async def waiting_pages(self, right: Right, request: Entry) -> AsyncIterator[list[Entry]]:
         """The same, many at a time: for listings that are long."""
@@ -148,10 +157,10 @@ class Control:
                 yield [entry for entry in entries if all(one.fits(entry) for one in filters)] if filters else entries
 
     async def history(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        since, to, ids = _time(request, "since"), _optional(request, "to"), _ids(request)
+        past, ids = _past(right, request), _ids(request)
         if request.get("bounces"):
             for about in ids or (None,):
-                page = partial(listing.bounces_page, uid=right.only, since=since, to=to, about=about)
+                page = partial(listing.bounces_page, past=past, about=about)
                 async for entries in self._pages(page):
                     for entry in entries:
                         yield entry
@@ -160,9 +169,25 @@ class Control:
                 row = await self._find(right, queue_id)
                 yield await self._store.look(partial(listing.history_entry, row=row))
         else:
-            async for entries in self._pages(partial(listing.history_page, uid=right.only, since=since, to=to)):
+            async for entries in self._pages(partial(listing.history_page, past=past)):
                 for entry in entries:
                     yield entry
+
+    async def traffic(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        """What was attempted since a time, in so many equal `slots`: an entry for each."""
+        since, slots = _time(request, "since"), int(_time(request, "slots"))
+        width = (time.time() - since) / slots if slots else 0.0
+        if not 0 < slots <= MAX_SLOTS or width <= 0:
+            raise ControlError(EX_USAGE, f"slots: between 1 and {MAX_SLOTS} are expected, since a time that is past")
+        rows: list[listing.Row] = []
+        before: int | None = MAX_ROW
+        page = partial(listing.traffic_page, uid=right.only, since=since, width=width)
+        while before is not None:
+            found, before = await self._store.look(partial(page, before=before))
+            rows += found
+            yield {}
+        for entry in listing.traffic(rows, since=since, width=width, slots=slots):
+            yield entry
 
     async def explain(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         async for queue_id in self._named(right, request):
@@ -171,7 +196,13 @@ class Control:
             waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
             removers = await self._store.look(partial(listing.removers, row=row))
             yield explain.message(
-                history, waiting, removers=removers, relays=self._relays(), config=self._config, now=time.time()
+                history,
+                waiting,
+                removers=removers,
+                relays=self._relays(),
+                config=self._config,
+                now=time.time(),
+                expires_at=row["expires_at"] if isinstance(row["expires_at"], float) else None,
             )
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
@@ -204,12 +235,35 @@ class Control:
             )
 
         counts = await self._store.look(look)
-        yield status.report(self._config, counts, list(self._relays().values()), self._circumstances(), now)
+        report = status.report(self._config, counts, list(self._relays().values()), self._circumstances(), now)
+        yield {**report, "scope": "all" if right.all else "own"}
 
     # -- changing --
 
+    async def count(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        """How many messages `all` and the filters choose, before something is done to them."""
+        number = 0
+        if _filters(request):
+            async for entries in self.waiting_pages(right, {"filters": request["filters"]}):
+                number += len(entries)
+                yield {}
+        else:
+            after: int | None = 0
+            while after is not None:
+                rows = await self._store.look(partial(Queue.page, after=after, uid=right.only, limit=COUNTED_AT_ONCE))
+                number += len(rows)
+                after = rows[-1]["id"] if len(rows) == COUNTED_AT_ONCE else None
+        yield {"messages": number}
+
     async def flush(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        """Make everything that he may touch due now; with filters, what they choose: then `flushed` is their number."""
+        """Make everything that he may touch due now; with filters, what they choose: then `flushed` is their number.
+
+        With `wait`, as `flush_and_wait`.
+        """
+        if request.get("wait"):
+            async for entry in self.flush_and_wait(right, {**request, "wait": False}):
+                yield entry
+            return
         now = time.time()
         scope = "all" if right.all else "own"
         number = 0
@@ -236,13 +290,16 @@ class Control:
     async def flush_and_wait(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         """Flush; then what happens to that mail, until all of it was tried or its smarthosts rest again.
 
-        An entry is an event with its fields, or {}: still at it.
+        The first entry is that of the flush, with the number of recipients who are waited for. Any other is an event
+        with its fields, or {}: still at it.
         """
+        self._need_daemon()
         with self._events.follow(EVERY) as following:
-            async for _flushed in self.flush(right, request):
-                pass
-            while untried := await self._untried(right, request):
-                ids = {queue_id for queue_id, _ in untried}
+            all_of_it = await self._recipients(right, request, lambda one: one["state"] in ("queued", "attempting"))
+            ids = {queue_id for queue_id, _ in all_of_it}
+            flushed = [entry async for entry in self.flush(right, request)]
+            yield {**flushed[0], "recipients": len(all_of_it)}
+            while untried := await self._recipients(right, request, self._to_be_tried):
                 rested = False
                 while untried and not rested:
                     try:
@@ -256,14 +313,26 @@ class Control:
                     if event == "outcome":
                         untried.discard((str(fields["queue_id"]), str(fields["recipient"])))
                     rested = event == "trouble"
+            while not following.empty():  # what was tried before anybody looked
+                event, fields = following.get_nowait()
+                if fields.get("queue_id") in ids:
+                    yield {"event": event, **fields}
 
-    async def _untried(self, right: Right, request: Entry) -> set[tuple[str, str]]:
-        """Queue id and `<recipient>` of what is due or being attempted, but for mail whose smarthosts rest.
+    def _to_be_tried(self, recipient: Any) -> bool:
+        """Whether it is due or being attempted, but for mail whose smarthosts rest."""
+        now = time.time()
+        obstacle = self.obstacle(tuple(recipient["route"].split("\n")) if recipient["route"] else ())
+        rests = obstacle is not None and (obstacle.until is None or obstacle.until > now)
+        at = recipient["next_attempt_at"]
+        due = recipient["state"] == "queued" and isinstance(at, float) and at <= now and not rests
+        return due or recipient["state"] == "attempting"
+
+    async def _recipients(self, right: Right, request: Entry, wanted: Callable[[Any], bool]) -> set[tuple[str, str]]:
+        """Queue id and `<recipient>` of those wanted, of what is chosen.
 
         Of much no more than MAX_UNTRIED: the rest when that was tried.
         """
         chosen = {entry["queue_id"] async for entry in self.waiting(right, request)}
-        now = time.time()
 
         def page(queue: Queue, after: int) -> tuple[set[tuple[str, str]], int | None]:
             found: set[tuple[str, str]] = set()
@@ -275,19 +344,16 @@ class Control:
                 before = row["id"]
                 for one in queue.rows("page_recipients", message=row["id"]) if row["queue_id"] in chosen else ():
                     looked_at += 1
-                    obstacle = self.obstacle(tuple(one["route"].split("\n")) if one["route"] else ())
-                    rests = obstacle is not None and (obstacle.until is None or obstacle.until > now)
-                    due = one["state"] == "queued" and one["next_attempt_at"] <= now and not rests
-                    if due or one["state"] == "attempting":
+                    if wanted(one):
                         found.add((row["queue_id"], f"<{one['address']}>"))
             return found, rows[-1]["id"] if len(rows) == listing.PAGE else None
 
-        untried: set[tuple[str, str]] = set()
+        every: set[tuple[str, str]] = set()
         after: int | None = 0
-        while after is not None and len(untried) < MAX_UNTRIED:
+        while after is not None and len(every) < MAX_UNTRIED:
             found, after = await self._store.look(partial(page, after=after))
-            untried |= found
-        return untried
+            every |= found
+        return every
 
     async def hold(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         def step(queue: Queue, message: int, now: float) -> list[Ended]:
@@ -313,6 +379,14 @@ class Control:
             yield entry
 
     async def retry(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        def due(queue: Queue, message: int, now: float) -> list[Ended]:
+            queue.make_due(message, now)
+            return []
+
+        if request.get("all"):
+            async for entry in self._each(right, request, "retried", due, words="due now"):
+                yield entry
+            return
         async for queue_id in self._named(right, request):
             row = await self._find(right, queue_id)
             now = time.time()
@@ -344,23 +418,39 @@ class Control:
         self,
         right: Right,
         request: Entry,
-        done: str,
+        event: str,
         step: Callable[..., list[Ended]],
+        *,
+        words: str = "",
         **fields: str | None,
     ) -> AsyncIterator[Entry]:
-        """Do one thing to each message named, a commit each; `fields` are for the log."""
-        async for queue_id in self._named(right, request):
-            try:
-                row = await self._waiting(right, queue_id)
-            except ControlError:
-                if request.get("all"):
-                    continue  # it left since we began: there is nothing to do to it
-                raise
-            ended = await self._store.change(partial(step, message=row["id"], now=time.time()))
-            self._events.emit(done, queue_id=queue_id, uid=right.uid, **fields)
-            for one in ended:
-                self._events.ended(one, smarthost=None, tls=None)
-            yield {"queue_id": queue_id, "done": done}
+        """Do one thing to each message named, a commit each, or to all that are chosen, AT_ONCE in a commit.
+
+        `fields` are for the log. {} where a page of the queue had nothing that the filters choose.
+        """
+        async for ids in self._chosen(right, request):
+            if not ids:
+                yield {}
+            changed = await self._store.change(partial(_each_of, ids=ids, step=step, now=time.time())) if ids else {}
+            for queue_id, ended in changed.items():
+                self._events.emit(event, queue_id=queue_id, uid=right.uid, **fields)
+                for one in ended:
+                    self._events.ended(one, smarthost=None, tls=None)
+                yield {"queue_id": queue_id, "done": words or event}
+
+    async def _chosen(self, right: Right, request: Entry) -> AsyncIterator[list[str]]:
+        """The messages that wait and are to be changed together."""
+        if not request.get("all"):
+            async for queue_id in self._named(right, request):
+                await self._waiting(right, queue_id)
+                yield [queue_id]
+            return
+        filtered = bool(_filters(request))
+        async for entries in self.waiting_pages(right, {"filters": request.get("filters")}):
+            if filtered and not entries:
+                yield []
+            for at in range(0, len(entries), AT_ONCE):
+                yield [entry["queue_id"] for entry in entries[at : at + AT_ONCE]]
 
     async def _named(self, right: Right, request: Entry) -> AsyncIterator[str]:
         """The queue ids that a request is about: those given, or with `all` every waiting one that he may touch."""
@@ -433,7 +523,9 @@ class Control:
 
 _VERBS: dict[str, Verb] = {
     "list": Control.waiting,
+    "count": Control.count,
     "history": Control.history,
+    "traffic": Control.traffic,
     "explain": Control.explain,
     "show": Control.show,
     "status": Control.status,
@@ -445,6 +537,16 @@ _VERBS: dict[str, Verb] = {
     "expire": Control.expire,
     "probe": Control.probe,
 }
+
+
+def _each_of(queue: Queue, ids: list[str], step: Callable[..., list[Ended]], now: float) -> dict[str, list[Ended]]:
+    """The step for each of these messages that is still there: one that has left since it was listed needs nothing."""
+    changed = {}
+    for queue_id in ids:
+        row = queue.find(queue_id)
+        if row is not None and row["state"] in ("queued", "damaged"):
+            changed[queue_id] = step(queue, message=row["id"], now=now)
+    return changed
 
 
 def _make_due(queue: Queue, ids: list[str], now: float) -> int:
@@ -467,9 +569,21 @@ def _filters(request: Entry) -> tuple[QueueFilter, ...]:
         found = tuple(one if isinstance(one, QueueFilter) else QueueFilter(**one) for one in filters)
         if any(one.what not in FILTERED or not isinstance(one.text, str) for one in found):
             raise TypeError
-    except TypeError:
+    except (TypeError, ValueError):
         raise ControlError(EX_USAGE, "filters: a list of objects with what, text and negated is expected") from None
     return found
+
+
+def _past(right: Right, request: Entry) -> listing.Past:
+    return listing.Past(
+        uid=right.only,
+        since=_time(request, "since"),
+        until=_time(request, "until") or None,
+        to=_optional(request, "to"),
+        sender=_optional(request, "from"),
+        outcome=_optional(request, "outcome"),
+        reason=_optional(request, "reason"),
+    )
 
 
 def _time(request: Entry, key: str) -> float:

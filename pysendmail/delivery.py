@@ -511,6 +511,7 @@ class Delivery:
             if error.tls_failed:
                 relay.tls_failed = self._loop.time()
             raise
+        relay.certificate_until = session.certificate_until
         if session.tls_failed:
             relay.tls_failed = self._loop.time()
         if session.fallback:

@@ -25,6 +25,7 @@ def message(
     relays: dict[str, Relay],
     config: Config,
     now: float,
+    expires_at: float | None = None,
 ) -> Entry:
     """`words` is one line of English each; the other keys are those of `history --json`."""
     words = [_where(waiting)] if waiting["recipients"] else ["It is not in the queue any more."]
@@ -34,7 +35,8 @@ def message(
     for recipient in history["recipients"]:
         words += _recipient(recipient, removers.get(recipient["address"]))
     if waiting["recipients"] and waiting["queue_name"] != "hold":
-        words += [*_next(waiting, relays, config, now), *_senders(history["sender"] or "", config)]
+        words += [*_next(waiting, relays, config, now), *_end(history, expires_at, now)]
+        words += _senders(history["sender"] or "", config)
     return {**history, "words": words}
 
 
@@ -63,6 +65,10 @@ def _recipient(recipient: Entry, remover: int | None) -> list[str]:
         tls = {None: "", "none": ", in clear"}.get(attempt["tls"], f", {attempt['tls']}")
         what = attempt["outcome"] or "under way"
         lines.append(f"  {attempt['at']} {where}{tls}: {what}" + (f": {attempt['reply']}" if attempt["reply"] else ""))
+        if what == "uncertain":
+            lines.append(
+                "    The smarthost may have it: the answer to the end of the message was lost. It is sent again."
+            )
     last = attempts[-1] if attempts else None
     if last is not None and last["reply"] and outcome not in ("sent", "removed"):
         words = hint(last["status"] or "", last["reply"])
@@ -91,6 +97,15 @@ def _next(waiting: Entry, relays: dict[str, Relay], config: Config, now: float) 
         command = f"pysendmail queue retry {waiting['queue_id']}"
         lines.append(f"The next attempt is at {waiting['next_attempt_at']}; {command} does it now.")
     return lines
+
+
+def _end(history: Entry, expires_at: float | None, now: float) -> Iterator[str]:
+    """How long all this goes on."""
+    if expires_at is None:
+        return
+    told = f"<{history['sender']}> is told" if history["sender"] else "nobody is told, for it has the null sender"
+    when = f"at {rfc3339(expires_at)}" if expires_at > now else "when the next attempt fails"
+    yield f"It is given up {when}, and {told}; pysendmail queue expire {history['queue_id']} does it now."
 
 
 def _senders(sender: str, config: Config) -> Iterator[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -21,6 +22,8 @@ from pysendmail.units import rfc3339, time_or_null
 PAGE = 200
 PAGE_RECIPIENTS = 5000  # with the attempts; a message is never cut, so that its own may be more
 PAGE_LOOKED_AT = 2000  # rows, of which those that are asked for may be few
+ATTEMPTS_AT_ONCE = 2000  # 8 ms: others look meanwhile
+ATTEMPTED = ("sent", "deferred", "bounced", "uncertain")
 WAITING = frozenset({"queued", "held", "attempting"})
 
 Entry = dict[str, Any]
@@ -162,10 +165,33 @@ def _waiting_entry(row: Row | sqlite3.Row, recipients: list[Values], ways: Mappi
     }
 
 
-def history_page(queue: Queue, *, after: int, uid: int | None, since: float, to: str | None) -> Page:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What of the past is asked for. `to` and `sender` are an address or @domain, `reason` a part of the last reply.
+
+    `outcome` is one of a recipient's, or `waiting`.
+    """
+
+    uid: int | None
+    since: float = 0.0
+    until: float | None = None
+    to: str | None = None
+    sender: str | None = None
+    outcome: str | None = None
+    reason: str | None = None
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """For the statements."""
+        sender = "" if self.sender == "<>" else self.sender
+        names = {"uid": self.uid, "since": self.since, "until": self.until, "recipient": self.to, "sender": sender}
+        return {**names, "outcome": self.outcome, "reason": self.reason}
+
+
+def history_page(queue: Queue, *, after: int, past: Past) -> Page:
     """One page of what became of messages."""
     looked_at = {"after": after, "looked_at": PAGE_LOOKED_AT}
-    rows = queue.rows("history_page", uid=uid, since=since, recipient=to, limit=PAGE, **looked_at)
+    rows = queue.rows("history_page", limit=PAGE, **looked_at, **past.names)
     entries: list[Entry] = []
     weight = 0
     for row in rows:
@@ -229,10 +255,10 @@ def _attempt(row: Row | sqlite3.Row) -> Entry:
     return {**sound, "at": rfc3339(sound["at"])}
 
 
-def bounces_page(queue: Queue, *, after: int, uid: int | None, since: float, to: str | None, about: str | None) -> Page:
+def bounces_page(queue: Queue, *, after: int, past: Past, about: str | None) -> Page:
     """One page of bounce records, also of those that no mail told of."""
     looked_at = {"after": after, "looked_at": PAGE_LOOKED_AT}
-    rows = queue.rows("bounces_page", uid=uid, since=since, recipient=to, about=about, limit=PAGE, **looked_at)
+    rows = queue.rows("bounces_page", about=about, limit=PAGE, **looked_at, **past.names)
     entries = [
         {
             "queue_id": row["about"],
@@ -251,3 +277,38 @@ def bounces_page(queue: Queue, *, after: int, uid: int | None, since: float, to:
         for row in map(_sound_row, rows)
     ]
     return entries, _end(rows, queue.one("bounces_page_end", **looked_at))
+
+
+def traffic_page(
+    queue: Queue, *, before: int, uid: int | None, since: float, width: float
+) -> tuple[list[Row], int | None]:
+    """What one page of attempts gave, the newest first, and where the next begins; None: what is wanted is complete."""
+    found = queue.rows("attempts_page", before=before, uid=uid, since=since, width=width, limit=ATTEMPTS_AT_ONCE)
+    full = sum(row["rows"] for row in found) == ATTEMPTS_AT_ONCE
+    more = full and max(row["latest"] for row in found) >= since
+    return [dict(row) for row in found if row["wanted"]], min(row["first"] for row in found) if more else None
+
+
+def traffic(rows: Sequence[Row], *, since: float, width: float, slots: int) -> list[Entry]:
+    """Stretches of time and what the attempts that ended in each gave, of all pages."""
+    return [_slot([row for row in rows if row["slot"] == at], since + at * width, width) for at in range(slots)]
+
+
+def _slot(rows: Sequence[Row], at: float, width: float) -> Entry:
+    sent = [row for row in rows if row["outcome"] == "sent"]
+    number = sum(row["number"] for row in sent)
+    return {
+        "at": rfc3339(at),
+        "seconds": width,
+        **_outcomes(rows),
+        "delay_mean_s": round(sum(row["delay_s"] for row in sent) / number, 1) if number else None,
+        "delay_longest_s": round(max(row["longest_s"] for row in sent), 1) if number else None,
+        "smarthosts": [
+            {"name": name, **_outcomes([row for row in rows if row["smarthost"] == name])}
+            for name in sorted({row["smarthost"] for row in rows if row["number"]})
+        ],
+    }
+
+
+def _outcomes(rows: Sequence[Row]) -> dict[str, int]:
+    return {outcome: sum(row["number"] for row in rows if row["outcome"] == outcome) for outcome in ATTEMPTED}

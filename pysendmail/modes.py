@@ -43,7 +43,7 @@ async def on_queue(invocation: Invocation, desk: Control, right: Right) -> Async
                     yield f"messages that are due now: {flushed['flushed']}\n"
         case Mode.HOLD:
             async for entry in desk.hold(right, {**request, "reason": invocation.hold_reason}):
-                yield f"{entry['queue_id']}: {entry['done']}\n"
+                yield f"{entry['queue_id']}: {entry['done']}\n" if entry else ""
         case Mode.HOST_STATUS:
             async for text in mailq.hosts(desk.smarthosts(right, {})):
                 yield text

@@ -384,8 +384,16 @@ SELECT id, queue_id, kind, uid, pid, command, unit, sender, message_id, size, ac
 FROM message WHERE id > :after
     AND id <= (SELECT max(id) FROM (SELECT id FROM message WHERE id > :after ORDER BY id LIMIT :looked_at))
     AND state IN ('queued', 'done') AND (:uid IS NULL OR uid = :uid) AND accepted_at >= :since
-    AND (:recipient IS NULL OR EXISTS (
-        SELECT 1 FROM recipient WHERE message = message.id AND (address = :recipient OR original = :recipient)))
+    AND (:until IS NULL OR accepted_at <= :until)
+    AND (:sender IS NULL OR lower(sender) = lower(:sender)
+        OR (substr(:sender, 1, 1) = '@' AND lower(substr(sender, -length(:sender))) = lower(:sender)))
+    AND (coalesce(:recipient, :outcome, :reason) IS NULL OR EXISTS (
+        SELECT 1 FROM recipient WHERE message = message.id
+        AND (:recipient IS NULL OR lower(address) = lower(:recipient) OR lower(original) = lower(:recipient)
+            OR (substr(:recipient, 1, 1) = '@' AND lower(substr(address, -length(:recipient))) = lower(:recipient)))
+        AND (:outcome IS NULL OR recipient.state = :outcome
+            OR (:outcome = 'waiting' AND recipient.state IN ('queued', 'held', 'attempting')))
+        AND (:reason IS NULL OR instr(lower(reply), lower(:reason)))))
 ORDER BY id LIMIT :limit;
 
 -- name: history_page_end
@@ -417,10 +425,38 @@ FROM attempt WHERE recipient = :recipient ORDER BY id DESC LIMIT :limit;
 SELECT id, at, kind, about, sender, uid, recipient, outcome, status, reply, queue_id, reported_to, silence
 FROM report WHERE id > :after
     AND id <= (SELECT max(id) FROM (SELECT id FROM report WHERE id > :after ORDER BY id LIMIT :looked_at))
-    AND at >= :since AND (:uid IS NULL OR uid = :uid) AND (:about IS NULL OR about = :about)
-    AND (:recipient IS NULL OR recipient = :recipient) AND kind IN ('bounce', 'postmaster')
+    AND at >= :since AND (:until IS NULL OR at <= :until) AND (:uid IS NULL OR uid = :uid)
+    AND (:about IS NULL OR about = :about)
+    AND (:sender IS NULL OR lower(sender) = lower(:sender)
+        OR (substr(:sender, 1, 1) = '@' AND lower(substr(sender, -length(:sender))) = lower(:sender)))
+    AND (:recipient IS NULL OR lower(recipient) = lower(:recipient)
+        OR (substr(:recipient, 1, 1) = '@' AND lower(substr(recipient, -length(:recipient))) = lower(:recipient)))
+    AND (:outcome IS NULL OR outcome = :outcome) AND (:reason IS NULL OR instr(lower(reply), lower(:reason)))
+    AND kind IN ('bounce', 'postmaster')
 ORDER BY id LIMIT :limit;
 
 -- name: bounces_page_end
 -- As `history_page_end`.
 SELECT max(id) AS id, count(*) AS looked_at FROM (SELECT id FROM report WHERE id > :after ORDER BY id LIMIT :looked_at);
+
+-- name: newest
+-- The last thing that this queue knows of.
+SELECT max(at) FROM (
+    SELECT max(accepted_at) AS at FROM message UNION ALL SELECT max(finished_at) FROM message
+    UNION ALL SELECT max(at) FROM attempt);
+
+-- name: objects
+-- What a database consists of.
+SELECT type, name FROM sqlite_master;
+
+-- name: attempts_page
+-- What a page of attempts, the newest first, gave: by the stretch of time in which each ended. Their ids go up with that.
+SELECT min(id) AS first, min(ended_at) AS earliest, max(ended_at) AS latest, count(*) AS rows,
+    CAST((ended_at - :since) / :width AS INTEGER) AS slot, ended_at >= :since AS wanted, smarthost, outcome,
+    sum(ours) AS number, sum(CASE WHEN ours THEN delay_s ELSE 0 END) AS delay_s,
+    max(CASE WHEN ours THEN delay_s ELSE 0 END) AS longest_s
+FROM (SELECT a.id, a.at + coalesce(a.duration_s, 0) AS ended_at, a.smarthost, a.outcome,
+        :uid IS NULL OR m.uid = :uid AS ours, max(a.at + coalesce(a.duration_s, 0) - m.accepted_at, 0) AS delay_s
+    FROM (SELECT * FROM attempt WHERE id < :before ORDER BY id DESC LIMIT :limit) a
+    JOIN recipient r ON r.id = a.recipient JOIN message m ON m.id = r.message)
+GROUP BY wanted, slot, smarthost, outcome;

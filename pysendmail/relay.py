@@ -44,6 +44,7 @@ class Relay:
     tls_seen_at: float | None = None
     tls_failed: float | None = None  # monotonic: the last failed handshake at "may"
     last_sent_at: float | None = None
+    certificate_until: str = ""  # when its certificate expires, RFC 3339, as seen by the last connection
     tls_held: bool = False  # the trouble is the TLS memory
     taken: deque[float] = field(default_factory=deque)  # monotonic: the claims that count for `rate`
 

@@ -439,7 +439,10 @@ class Conversation:
         if not isinstance(request, dict):
             raise ControlError(EX_USAGE, "a request is one JSON object")
         async for entry in self._desk.control.answer(self._right, request):
-            await self._say(json.dumps(entry) + "\n")
+            if entry:
+                await self._say(json.dumps(entry) + "\n")
+            else:
+                await self._channel.write(frames.encode(frames.STDOUT))  # a sign of life
         await self.close(EX_OK)
 
     async def _invoke(self, invocation: Invocation, submission_id: bytes) -> None:

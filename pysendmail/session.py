@@ -65,6 +65,7 @@ class Session:
     def __init__(self, smarthost: Smarthost, connection: Connection, timeout: Timeout, trace: Trace | None) -> None:
         self.smarthost = smarthost
         self.address = connection.address
+        self.certificate_until = connection.certificate_until
         self.tls = connection.tls  # "none", "TLSv1.2" or "TLSv1.3"
         self.extensions: Extensions = connection.extensions
         self.fallback = connection.fallback  # in clear because a handshake failed: status line `reason=fallback`

@@ -3,7 +3,7 @@
     2  critical  no daemon; every smarthost of a route in trouble with mail waiting; the store cannot be written
     1  warning   mail older than warn_after, the last good configuration in use, the reserve given up, no room for
                  new mail, a damaged row, TLS memory deferring mail, a bounce that could not be delivered, an address of
-                 [daemon] listen that cannot be bound
+                 [daemon] listen that cannot be bound, a certificate that is checked and about to expire
     0  ok
 
 Pure: counts and states are arguments.
@@ -17,9 +17,10 @@ from typing import Any
 
 from pysendmail.config import Config
 from pysendmail.relay import Relay
-from pysendmail.units import time_or_null, words_for_duration
+from pysendmail.units import parse_time, time_or_null, words_for_duration
 
 HEALTH = ("ok", "warning", "critical")
+CERTIFICATE_S = 3 * 86400.0  # those that live for a week only are renewed long before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,13 @@ def report(
                 "next_try_at": time_or_null(relay.next_try_at),
                 "tls_seen": time_or_null(relay.tls_seen_at),
                 "connections": relay.connections,
+                "host": relay.smarthost.host,
+                "port": relay.smarthost.port,
+                "tls": relay.smarthost.tls,
+                "certificate_until": relay.certificate_until or None,
+                "last_sent_at": time_or_null(relay.last_sent_at),
+                "failures": relay.failures,
+                "limit": relay.limit,
             }
             for relay in relays
         ],
@@ -94,7 +102,7 @@ def summary(report: Mapping[str, Any]) -> str:
 def unknown(reason: str) -> dict[str, Any]:
     """The same object where nobody can be asked: critical, and every key is there."""
     nothing = dict.fromkeys(("queued", "deferred", "held", "in_flight", "failed", "oldest_age_s", "last_sent_at"))
-    return {"health": "critical", **nothing, "smarthosts": [], "warnings": [reason]}
+    return {"health": "critical", **nothing, "smarthosts": [], "warnings": [reason], "scope": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +125,13 @@ def obstacle(route: tuple[str, ...], relays: dict[str, Relay]) -> Obstacle | Non
     return Obstacle(
         reason=trouble.reason, until=min((r.next_try_at for r in known if r.next_try_at is not None), default=None)
     )
+
+
+def _certificate_left(relay: Relay, now: float) -> float | None:
+    """How long mail can still go there with this certificate; None where that is not checked, or not known."""
+    if relay.smarthost.tls != "verify" or not relay.certificate_until:
+        return None
+    return parse_time(relay.certificate_until, now) - now
 
 
 def _findings(
@@ -143,6 +158,9 @@ def _findings(
                     f"([[smarthost]] tls_memory); if that is meant to be: pysendmail probe --forget {relay.name}",
                 )
             )
+        if (left := _certificate_left(relay, now)) is not None and left < CERTIFICATE_S:
+            when = f"expires in {words_for_duration(left)}" if left > 0 else "has expired"
+            found.append((1, f"{relay.name}: its certificate {when} ({relay.certificate_until}): tell who runs it"))
     if counts.oldest_at is not None and config.queue.warn_after and now - counts.oldest_at > config.queue.warn_after:
         age = words_for_duration(now - counts.oldest_at)
         found.append((1, f"the oldest message waits for {age}: pysendmail queue explain --all says why"))

@@ -1,20 +1,151 @@
-"""Terminal: what waits, as a table for somebody who looks at it: `mailq` on a terminal, `pysendmail queue list`.
+"""Terminal: how answers look to a person: what waits as a table, a question, how far long work is.
 
-rich fits it to the terminal's width; elsewhere the columns are plain. All text is shown as it is, never as markup: some
-of it comes from the network. At most MAX_ROWS are shown, and then how to see the rest.
+Much of the text comes from the network or from users. All of it is escaped and capped (`say`, `show_queue`), and shown
+as it is, never as markup. rich fits a table to the terminal's width; elsewhere the columns are plain. At most MAX_ROWS
+are shown, and then how to see the rest. A question and a bar are for a person alone (`somebody_looks`).
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from pysendmail.smtp.reply import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Entry = dict[str, Any]
 MAX_ROWS = 2000  # rich takes a millisecond for each, and nobody reads so many
+MAX_LINE = 2000  # characters: a whole reply and what stands before it
 
+_COERCED = ("C.UTF-8", "C.utf8", "UTF-8")
 _TITLES = ("Queue id", "Size", "Arrived", "From", "To", "State", "Reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the terminal can show."""
+
+    columns: int
+    rows: int
+    unicode: bool
+    colour: bool
+
+    def cut(self, text: str) -> str:
+        """A line of text from anywhere, as long as there is room for it."""
+        if not self.unicode:
+            text = text.encode("ascii", "backslashreplace").decode()
+        return _cut(printable(text, MAX_LINE), self.columns)
+
+
+def look() -> Look:
+    """Of standard output."""
+    try:
+        columns, rows = os.get_terminal_size(1)
+    except OSError:
+        columns, rows = 0, 0
+    return Look(
+        columns=columns or 80,
+        rows=rows or 24,
+        unicode=_speaks_utf8(os.environ),
+        colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
+    )
+
+
+def _speaks_utf8(environ: Mapping[str, str]) -> bool:
+    """Whether the locale does. LC_CTYPE may be what Python itself has made of the locale C (PEP 538): no sign of it."""
+    language = environ.get("LANG") or "C"
+    kind = environ.get("LC_CTYPE") or language
+    if kind in _COERCED and language in ("C", "POSIX"):
+        kind = "C"
+    return "utf8" in (environ.get("LC_ALL") or kind).lower().replace("-", "")
+
+
+def fit(text: str, cells: int) -> str:
+    """Text from anywhere, as wide as that."""
+    shown = _cut(printable(text, MAX_LINE), cells)
+    return shown + " " * (cells - sum(map(_cells, shown)))
+
+
+def _cut(text: str, cells: int) -> str:
+    if len(text) <= cells and text.isascii():
+        return text
+    used = 0
+    for at, letter in enumerate(text):
+        used += _cells(letter)
+        if used > cells:
+            return text[:at]
+    return text
+
+
+def _cells(letter: str) -> int:
+    """How much room a letter takes: none if it stands over another, two if it is a wide one."""
+    if unicodedata.combining(letter) or unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def say(*lines: object) -> None:
+    """Print lines, each of which may have text from anywhere in it."""
+    for line in lines:
+        print(printable(str(line), MAX_LINE))
+
+
+def somebody_looks() -> bool:
+    """Whether a person is there, to be asked and to be shown how far work is."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def confirmed(question: str) -> bool:
+    """Whether the person says yes."""
+    print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+class Bar(AbstractContextManager["Bar"]):
+    """How far long work is, on standard error; `shown` says whether there is somebody to see it."""
+
+    def __init__(self, what: str, total: int | None = None, *, shown: bool) -> None:
+        self._progress: Progress | None = None
+        if not shown:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        # TextColumn would read markup: `what` is ours.
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task(what, total=total)
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def expect(self, total: int) -> None:
+        """So much there is to do."""
+        if self._progress is not None:
+            self._progress.update(self._task, total=total)
+
+    def reach(self, done: int, total: int) -> None:
+        """It is as far as this."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def step(self) -> None:
+        if self._progress is not None:
+            self._progress.advance(self._task)
 
 
 def show_queue(entries: Sequence[Entry]) -> None:
@@ -22,7 +153,8 @@ def show_queue(entries: Sequence[Entry]) -> None:
     if not entries:
         print("The queue is empty.")
         return
-    rows = [row for entry in entries for row in _rows(entry, repeat=not sys.stdout.isatty())]
+    repeat = not sys.stdout.isatty()
+    rows = [tuple(map(printable, row)) for entry in entries for row in _rows(entry, repeat=repeat)]
     _show_table(_TITLES, rows[:MAX_ROWS])
     more = f"; these are the first {MAX_ROWS} of {len(rows)} lines, see mailq --format postfix" * (len(rows) > MAX_ROWS)
     print(f"{len(entries)} message{'s' if len(entries) != 1 else ''}{more}")

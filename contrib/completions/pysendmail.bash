@@ -5,7 +5,10 @@ _pysendmail() {
     local word=${COMP_WORDS[COMP_CWORD]} command='' words='' i
     case ${COMP_WORDS[COMP_CWORD - 1]} in
     -C | --config) mapfile -t COMPREPLY < <(compgen -f -- "$word") && return ;;
-    --to | --since) return ;;
+    --to | --from | --older | --reason | --since | --until) return ;;
+    --outcome)
+        mapfile -t COMPREPLY < <(compgen -W 'sent bounced expired discarded removed waiting' -- "$word") && return
+        ;;
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -15,19 +18,26 @@ _pysendmail() {
         esac
     done
     case $command in
-    '') words='daemon queue flush status history check probe install-client demo --config --version --help' ;;
+    '') words='daemon queue flush status history top backup restore check probe install-client demo --config --version
+        --help' ;;
     daemon) words='--once' ;;
     queue)
-        words='--all --json'
+        words='--all --to --from --older --reason --yes --json'
         if ((i == COMP_CWORD - 1)); then
             words="$words list show explain hold release remove retry expire"
         else
             words="$words $(_pysendmail_named queue_id queue list --json)"
         fi
         ;;
+    flush) words='--to --from --older --reason --wait' ;;
     status) words='--json' ;;
-    history) words="--to --since --bounces --json $(_pysendmail_named queue_id queue list --json)" ;;
+    history) words="--to --from --since --until --outcome --reason --chart --bounces --json $(_pysendmail_named queue_id queue list --json)" ;;
     probe) words="--forget --json $(_pysendmail_named name status --json)" ;;
+    backup) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    restore)
+        words='--hold --yes'
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
     install-client)
         words='--force'
         mapfile -t COMPREPLY < <(compgen -d -- "$word")

@@ -36,6 +36,11 @@ NATIVE = "usr/libexec/pysendmail/native"
 # sqlite-utils installs plug-ins with pip, on a command line that is not here; nothing here knows a time zone's name;
 # rich colours source text and Markdown with the rest, which is half of everything, and its tables need none of it.
 UNUSED = ("pip-", "tzdata-", "pygments-", "markdown_it_py-", "mdurl-")
+COMPLETIONS = {
+    "usr/share/bash-completion/completions/pysendmail": "pysendmail.bash",
+    "usr/share/zsh/vendor-completions/_pysendmail": "_pysendmail",
+    "usr/share/fish/vendor_completions.d/pysendmail.fish": "pysendmail.fish",
+}
 IN_BIN = ("mailq", "newaliases")  # where Debian's other mail programs have them; the rest is in sbin
 SCRIPT = """\
 #!/usr/bin/python3 -I
@@ -136,7 +141,7 @@ def commands(root: Path, other_names: Sequence[str]) -> None:
 
 
 def files(root: Path) -> None:
-    """Units, their users and directories, the configuration, the man pages, the shell's completion."""
+    """Units, their users and directories, the configuration, the man pages, the shells' completions."""
     systemd = ROOT / "contrib/systemd"
     for whose, units in (("system", systemd), ("user", systemd / "user")):
         for unit in (*units.glob("*.service"), *units.glob("*.socket"), *units.glob("*.path")):
@@ -150,8 +155,8 @@ def files(root: Path) -> None:
         place(root / f"usr/lib/{where}pysendmail", flush, mode=0o755)
     profile = ROOT / "contrib/profile.d/pysendmail-alarm.sh"
     place(root / "etc/profile.d" / profile.name, profile.read_bytes())
-    completion = (ROOT / "contrib/completions/pysendmail.bash").read_bytes()
-    place(root / "usr/share/bash-completion/completions/pysendmail", completion)
+    for path, file in COMPLETIONS.items():
+        place(root / path, (ROOT / "contrib/completions" / file).read_bytes())
     for page in (ROOT / "man").glob("*.[1-8]"):
         place(root / f"usr/share/man/man{page.suffix[1:]}/{page.name}.gz", compressed(page.read_bytes()))
     for link in (root / "usr/sbin").iterdir():

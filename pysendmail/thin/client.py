@@ -663,12 +663,23 @@ def talk(
     OSError if nobody listens there, Lost if there is no exit code. Nothing is tried twice.
     """
     texts: dict[bytes, bytearray] = {STDOUT: bytearray(), STDERR: bytearray()}
-    conversation = Talk(connect(socket_path), lambda kind, data: texts[kind].extend(data))
+    code = converse(connect(socket_path), argv, environment, lambda kind, data: texts[kind].extend(data), stdin)
+    return code, bytes(texts[STDOUT]), bytes(texts[STDERR])
+
+
+def converse(
+    sock: "_socket.socket",
+    argv: "Sequence[bytes]",
+    environment: "dict[bytes, bytes]",
+    show: "Callable[[bytes, bytes], None]",
+    stdin: bytes = b"",
+) -> int:
+    """The same over a connection, which is closed in the end; `show` gets each STDOUT and STDERR as it comes."""
+    conversation = Talk(sock, show)
     try:
-        code = conversation.submit(opening(posix.urandom(ID_OCTETS), argv, environment), Given(stdin))
+        return conversation.submit(opening(posix.urandom(ID_OCTETS), argv, environment), Given(stdin))
     finally:
         conversation.close()
-    return code, bytes(texts[STDOUT]), bytes(texts[STDERR])
 
 
 # --- one command

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pysendmail import listing
+from pysendmail import control, listing
 from pysendmail.config import Smarthost
 from pysendmail.control import MAX_FILTERS, MAX_IDS, Control, ControlError, Right
 from pysendmail.events import Events, Lines
@@ -364,6 +364,73 @@ async def test_history_filters(desk: Desk) -> None:
     assert await ask(ALL, "history", to="nobody@example.org") == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ({"from": "ALICE@example.com"}, True),
+        ({"from": "@example.com"}, True),
+        ({"from": "example.com"}, False),
+        ({"from": "<>"}, False),
+        ({"to": "@EXAMPLE.org"}, True),
+        ({"to": "@example"}, False),
+        ({"outcome": "bounced"}, True),
+        ({"outcome": "sent"}, False),
+        ({"outcome": "waiting"}, False),
+        ({"reason": "UNKNOWN"}, True),
+        ({"reason": "later"}, False),
+        ({"until": NOW}, True),
+        ({"until": NOW - 1}, False),
+        ({"to": BOB, "outcome": "bounced", "reason": "550"}, True),
+        ({"to": BOB, "outcome": "expired"}, False),
+    ],
+)
+async def test_more_history_filters(desk: Desk, asked: dict[str, Any], fits: bool) -> None:
+    """All that are given have to fit one recipient, of messages and of bounce records alike."""
+    queue_id = desk.store.accept(BOB)
+    desk.store.settle(desk.store.claim(), BOUNCED)
+    desk.store.settle(desk.store.claim(), DEFERRED)  # the bounce, which is no part of the question
+    for bounces in (False, True):
+        found = await desk.ask(ALL, "history", bounces=bounces, **asked)
+        assert (queue_id in [entry["queue_id"] for entry in found]) == fits
+
+
+async def test_traffic(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What attempts gave, by the time at which they ended, over all pages; of a user's own messages only."""
+    monkeypatch.setattr(listing, "ATTEMPTS_AT_ONCE", 2)
+    monkeypatch.setattr(control.time, "time", lambda: NOW + 1000)
+    desk.store.now = NOW - 5000
+    desk.store.accept()
+    desk.store.settle(desk.store.claim(), SENT)  # before all that is asked for
+    for later, uid, outcome in ((100, 1000, SENT), (150, 1001, SENT), (600, 1000, DEFERRED), (950, 1000, UNCERTAIN)):
+        desk.store.now = NOW + later - 50
+        desk.store.accept(uid=uid)
+        claim = desk.store.claim()
+        desk.store.now = NOW + later
+        desk.store.settle(claim, outcome)
+
+    async def traffic(right: Right) -> list[dict[str, Any]]:
+        return [entry for entry in await desk.ask(right, "traffic", since=NOW, slots=4) if entry]
+
+    slots = await traffic(ALL)
+    assert [slot["at"] for slot in slots] == [
+        f"2027-01-15T08:{minutes}Z" for minutes in ["00:00", "04:10", "08:20", "12:30"]
+    ]
+    counted = [(slot["sent"], slot["deferred"], slot["bounced"], slot["uncertain"]) for slot in slots]
+    assert counted == [(2, 0, 0, 0), (0, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1)]
+    assert (slots[0]["delay_mean_s"], slots[0]["delay_longest_s"], slots[1]["delay_mean_s"]) == (50.0, 50.0, None)
+    assert slots[2]["smarthosts"] == [{"name": "main", "sent": 0, "deferred": 1, "bounced": 0, "uncertain": 0}]
+    assert [slot["sent"] for slot in await traffic(ALICE)] == [1, 0, 0, 0]
+    assert [slot["sent"] for slot in await traffic(EVE)] == [1, 0, 0, 0]
+    for wrong in ({"slots": 0}, {"slots": 10**6}, {"since": NOW + 2000, "slots": 4}):
+        assert (await desk.refused(ALL, "traffic", **{"since": NOW, **wrong}))[0] == 64
+
+
+async def test_the_first_few_are_enough(desk: Desk) -> None:
+    """A listing with a limit ends there."""
+    ids = [desk.store.accept() for _ in range(3)]
+    assert [entry["queue_id"] for entry in await desk.ask(ALL, "list", limit=2)] == ids[:2]
+
+
 async def test_bounces_keys(desk: Desk) -> None:
     """`history --bounces`: what failed, and who was told or why nobody; by queue id, address and time."""
     queue_id = desk.store.accept(BOB)
@@ -398,7 +465,7 @@ async def test_a_page_of_many_recipients_is_shorter(desk: Desk, monkeypatch: pyt
     pages = [page async for page in desk.control.waiting_pages(ALL, {})]
     assert [[len(entry["recipients"]) for entry in page] for page in pages] == [[2, 3], [3], [7], [2], [6]]
     assert [entry["queue_id"] for page in pages for entry in page] == ids
-    found, after = listing.history_page(desk.store.queue, after=0, uid=None, since=0.0, to=None)
+    found, after = listing.history_page(desk.store.queue, after=0, past=listing.Past(uid=None))
     assert [len(entry["recipients"]) for entry in found] == [2, 3]
     assert after == desk.store.row(ids[1])
     assert [entry["queue_id"] for entry in await desk.ask(ALL, "history")] == ids
@@ -426,14 +493,14 @@ async def test_a_look_for_few_among_many_is_short(desk: Desk, monkeypatch: pytes
     monkeypatch.setattr(listing, "PAGE_LOOKED_AT", 3)
     others = [desk.store.accept() for _ in range(7)]
     own = desk.store.accept(uid=EVE.uid)
-    found = listing.history_page(desk.store.queue, after=0, uid=EVE.uid, since=0.0, to=None)
+    found = listing.history_page(desk.store.queue, after=0, past=listing.Past(uid=EVE.uid))
     assert found == ([], desk.store.row(others[2]))
     assert [entry["queue_id"] for entry in await desk.ask(EVE, "history")] == [own]
     assert await desk.ask(EVE, "history", to="nobody@example.org") == []
     assert len(await desk.ask(ALL, "history")) == 8
     for _ in range(8):
         desk.store.settle(desk.store.claim(), BOUNCED)
-    silent = listing.bounces_page(desk.store.queue, after=0, uid=EVE.uid, since=0.0, to=None, about="")
+    silent = listing.bounces_page(desk.store.queue, after=0, past=listing.Past(uid=EVE.uid), about="")
     assert silent == ([], 3)
     assert len(await desk.ask(EVE, "history", bounces=True)) == 1
     assert len(await desk.ask(ALL, "history", bounces=True)) == 8
@@ -452,3 +519,83 @@ async def test_explain_says_words(desk: Desk) -> None:
     (entry,) = await desk.ask(ALICE, "explain", queue_id)
     assert entry["queue_id"] == queue_id
     assert any("451 4.3.0 later" in words for words in entry["words"])
+    assert f"and <alice@example.com> is told; pysendmail queue expire {queue_id} does it now." in entry["words"][-1]
+
+
+async def test_explain_says_what_uncertain_means(desk: Desk) -> None:
+    """That the smarthost may have it, where only the history's word stood before."""
+    desk.store.accept(sender="")
+    desk.store.settle(desk.store.claim(), UNCERTAIN)
+    (entry,) = await desk.ask(ALL, "explain", all=True)
+    assert any("The smarthost may have it" in words for words in entry["words"])
+    assert "nobody is told" in entry["words"][-1]
+
+
+# -- many at once --
+
+
+async def test_many_are_changed_in_pages(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step of the writer has more than so many messages, so that who submits meanwhile waits for no more."""
+    monkeypatch.setattr(control, "AT_ONCE", 2)
+    ids = [desk.store.accept(uid=1000) for _ in range(5)]
+    steps = []
+    desk.before_change = lambda: steps.append(len(ids))
+    assert [entry["queue_id"] for entry in await desk.ask(ALICE, "remove", all=True)] == ids
+    assert len(steps) == 3
+    assert await desk.ask(ALICE, "list") == []
+
+
+@pytest.mark.parametrize("verb", ["hold", "release", "remove", "retry", "expire"])
+async def test_many_of_ones_own_are_chosen(desk: Desk, verb: str) -> None:
+    """Filters choose among what he may touch; what they don't choose, and what is another's, is left alone."""
+    wanted = [desk.store.accept(BOB), desk.store.accept(BOB)]
+    others = [desk.store.accept(DAVE), desk.store.accept(BOB, uid=1001)]
+    filters = [{"what": "to", "text": "@EXAMPLE.ORG"}, {"what": "to", "text": BOB}]
+    assert await desk.ask(ALICE, "count", filters=filters) == [{}, {"messages": 2}]
+    assert await desk.ask(ALICE, "count", all=True) == [{"messages": 3}]
+    done = await desk.ask(ALICE, verb, all=True, filters=filters)
+    assert [entry["queue_id"] for entry in done] == wanted
+    assert all(state == "queued" for queue_id in others for state in desk.store.states(queue_id).values())
+
+
+async def test_damage_stops_no_bulk_work(desk: Desk) -> None:
+    """Promise 15: a damaged row among many is no reason to leave the others."""
+    ids = [desk.store.accept() for _ in range(3)]
+    desk.store.sql("UPDATE message SET sender = CAST(x'ff' AS TEXT) WHERE queue_id = ?", ids[1])
+    for verb in ("hold", "release", "retry", "expire"):
+        assert {ids[0], ids[2]} <= {entry["queue_id"] for entry in await desk.ask(ALL, verb, all=True)}
+    assert desk.store.states(ids[0]) == desk.store.states(ids[2]) == {BOB: "expired"}
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "fits"),
+    [
+        ("from", "alice@example.com", True),
+        ("from", "@example.com", True),
+        ("from", "lice@example.com", False),
+        ("from", "<>", False),
+        ("to", "bob", False),
+        ("reason", "LATER", True),
+        ("reason", "never", False),
+        ("before", str(NOW), True),
+        ("before", str(NOW - 1), False),
+    ],
+)
+async def test_filters_of_the_queue(desk: Desk, what: str, text: str, fits: bool) -> None:
+    """Addresses are whole or a domain, a reason is a part of it, a time is that of acceptance."""
+    queue_id = desk.store.accept()
+    desk.store.settle(desk.store.claim(), DEFERRED)
+    found = await desk.ask(ALL, "list", filters=[{"what": what, "text": text}])
+    assert [entry["queue_id"] for entry in found] == [queue_id] * fits
+
+
+async def test_the_null_sender_can_be_chosen(desk: Desk) -> None:
+    """As <>, or under the name that listings give it."""
+    desk.store.accept(sender="")
+    for text in ("<>", "mailer-daemon"):
+        assert len(await desk.ask(ALL, "list", filters=[{"what": "from", "text": text}])) == 1
+
+
+async def test_a_time_that_is_none_is_refused(desk: Desk) -> None:
+    """As every filter that makes no sense: 64."""
+    assert (await desk.refused(ALL, "list", filters=[{"what": "before", "text": "soon"}]))[0] == 64

@@ -294,7 +294,7 @@ def test_claim_marks_attempting(store: Store) -> None:
     assert [claimed.recipient.address for claimed in claim.recipients] == [BOB, DAVE]
     assert store.states(queue_id) == {BOB: "attempting", DAVE: "attempting"}
     assert [row[0] for row in store.sql("SELECT attempted_at FROM recipient")] == [NOW, NOW]
-    (entry,), _ = listing.history_page(store.queue, after=0, uid=None, since=0.0, to=None)
+    (entry,), _ = listing.history_page(store.queue, after=0, past=listing.Past(uid=None))
     assert [one["outcome"] for recipient in entry["recipients"] for one in recipient["attempts"]] == [None, None]
     assert store.do(store.queue.claim, lane, "main", store.now) is None
 
@@ -985,7 +985,7 @@ def test_a_damaged_row_hides_nothing_else(store: Store, damage: str) -> None:
     entries, _ = listing.waiting_page(store.queue, after=0, uid=None, obstacle=lambda route: None)
     assert [entry["queue_name"] for entry in entries] == ["hold", "active"]
     assert json.dumps(entries) and isinstance(entries[0]["message_size"], int | float)
-    assert len(listing.history_page(store.queue, after=0, uid=None, since=0.0, to=None)[0]) >= 1
+    assert len(listing.history_page(store.queue, after=0, past=listing.Past(uid=None))[0]) >= 1
 
 
 @pytest.mark.parametrize(

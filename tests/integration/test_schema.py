@@ -59,7 +59,7 @@ def test_promise_15_an_older_queue(old: Path) -> None:
     assert store.one("PRAGMA user_version") == schema.VERSION
     assert store.one("PRAGMA integrity_check") == "ok"
     store.do(store.settling.recover, 3960)
-    found = listing.history_page(store.queue, after=0, uid=None, since=0.0, to=None)[0]
+    found = listing.history_page(store.queue, after=0, past=listing.Past(uid=None))[0]
     attempts = {
         entry["queue_id"]: [
             (one["at"][11:19], one["outcome"]) for recipient in entry["recipients"] for one in recipient["attempts"]

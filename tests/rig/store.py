@@ -137,7 +137,7 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         file = directory / "queue.db"
-        if not Store._fresh:
+        if not Store._fresh and not file.exists():
             Queue.open(directory).close()
             Store._fresh = file.read_bytes()
         elif not file.exists():

@@ -70,7 +70,7 @@ def test_hold_release_retry_remove_expire(tmp_path: Path) -> None:
         instance.start()
         instance.pysendmail("queue", "retry", two)  # its body is still kept
         instance.wait_for("outcome", queue_id=two, status="sent")
-        instance.pysendmail("queue", "remove", "--all")
+        instance.pysendmail("queue", "remove", "--all", "--yes")
         assert instance.mailq() == []
 
 
@@ -99,7 +99,7 @@ def test_promise_14_a_user_works_on_his_own_messages_only(open_path: Path, other
             assert his in instance.pysendmail("queue", verb, his, uid=other)
         assert [e["queue_id"] for e in instance.mailq()] == [roots]
         instance.pysendmail("probe", "main", uid=other, code=77)
-        instance.pysendmail("queue", "remove", "--all", uid=other)
+        instance.pysendmail("queue", "remove", "--all", "--yes", uid=other)
         assert [e["queue_id"] for e in instance.mailq()] == [roots]
 
 

@@ -35,9 +35,14 @@ def test_all_of_it_is_in_the_package() -> None:
     units |= {f"/usr/lib/systemd/system/pysendmail-alarm.{kind}" for kind in ("path", "service")}
     callers = ("NetworkManager/dispatcher.d/50-", "networkd-dispatcher/routable.d/50-", "systemd/system-sleep/")
     hooks = {f"/usr/lib/{caller}pysendmail" for caller in callers}
-    completion = {"/usr/share/bash-completion/completions/pysendmail", "/etc/profile.d/pysendmail-alarm.sh"}
+    completions = {
+        "/etc/profile.d/pysendmail-alarm.sh",
+        "/usr/share/bash-completion/completions/pysendmail",
+        "/usr/share/zsh/vendor-completions/_pysendmail",
+        "/usr/share/fish/vendor_completions.d/pysendmail.fish",
+    }
     assert len(pages) == 5
-    assert commands | pages | units | hooks | completion <= files
+    assert commands | pages | units | hooks | completions <= files
     assert [name for name in files if name.endswith((".so", ".pyc"))] == []
 
 

@@ -118,13 +118,12 @@ class Bench:
                 self._sound.add(text)
 
     def _read(self, queue: Queue, later: float) -> tuple[tuple[Mail, ...], list[tuple[str, str]]]:
+        past = listing.Past(uid=None)
         looked_at = listing.PAGE_LOOKED_AT
-        rows = queue.rows(
-            "history_page", after=0, uid=None, since=0.0, recipient=None, limit=listing.PAGE, looked_at=looked_at
-        )
-        entries, _ = listing.history_page(queue, after=0, uid=None, since=0.0, to=None)
+        rows = queue.rows("history_page", after=0, limit=listing.PAGE, looked_at=looked_at, **past.names)
+        entries, _ = listing.history_page(queue, after=0, past=past)
         waiting, _ = listing.waiting_page(queue, after=0, uid=None, obstacle=lambda route: None)
-        bounces, _ = listing.bounces_page(queue, after=0, uid=None, since=0.0, to=None, about=None)
+        bounces, _ = listing.bounces_page(queue, after=0, past=listing.Past(uid=None), about=None)
         bodies = dict(self._claimed(queue, later))
         wrong: list[tuple[str, str]] = []
         mails = []

@@ -1,8 +1,10 @@
-"""bash completion: what it offers is what the commands take, no more and no fewer."""
+"""Completion: what is offered is what the commands take, no more and no fewer."""
 
 from __future__ import annotations
 
 import argparse
+import runpy
+import shutil
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,4 +65,16 @@ def test_the_options_of_a_command_are_offered(command: str) -> None:
 
 def test_queue_ids_are_offered() -> None:
     """Those of the queue, after the verb."""
-    assert offered("queue", "show") == {"8DnkO2K11dw7", "--all", "--json"}
+    assert offered("queue", "show") == {"8DnkO2K11dw7"} | options(COMMANDS.choices["queue"])
+
+
+@pytest.mark.parametrize(("shell", "file"), [("zsh", "_pysendmail"), ("fish", "pysendmail.fish")])
+def test_other_shells_are_offered_what_the_parser_takes(shell: str, file: str) -> None:
+    """The files are what generate.py makes of the parser; where the shell is installed, it can read its one."""
+    made = runpy.run_path(str(FILE.parent / "generate.py"))["FILES"][file]()
+    assert made == (FILE.parent / file).read_text(), "run contrib/completions/generate.py"
+    for command in COMMANDS.choices.values():
+        for option in options(command):
+            assert (option if shell == "zsh" else f"-l {option[2:]}") in made
+    if (found := shutil.which(shell)) is not None:
+        subprocess.run([found, "-n", FILE.parent / file], check=True)

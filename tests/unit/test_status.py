@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from pysendmail import explain, status
-from pysendmail.config import Retry, Smarthost
+from pysendmail.config import Retry, Smarthost, TlsLevel
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.relay import Relay
 from pysendmail.status import Circumstances, Counts, Obstacle, obstacle, report
+from pysendmail.units import rfc3339
 from rig.store import NOW, config
 
 MAIN = Smarthost(name="main", host="smtp.example.com")
@@ -97,13 +98,35 @@ def test_keys_are_always_there() -> None:
     found = report(CONFIG, COUNTS, [relay(trouble=True), relay(BACKUP)], RUNNING, NOW)
     keys = "health queued deferred held in_flight failed oldest_age_s last_sent_at smarthosts warnings"
     assert list(found) == keys.split()
-    names = ["name", "state", "since", "reason", "next_try_at", "tls_seen", "connections"]
-    assert [list(smarthost) for smarthost in found["smarthosts"]] == [names, names]
-    assert [tuple(smarthost.values()) for smarthost in found["smarthosts"]] == [
+    names = "name state since reason next_try_at tls_seen connections host port tls certificate_until last_sent_at"
+    assert [list(smarthost) for smarthost in found["smarthosts"]] == [[*names.split(), "failures", "limit"]] * 2
+    assert [tuple(smarthost.values())[7:] for smarthost in found["smarthosts"]] == [
+        ("smtp.example.com", 587, "may", None, None, 1, 2),
+        ("backup.example.com", 587, "may", None, None, 0, 2),
+    ]
+    assert [tuple(smarthost.values())[:7] for smarthost in found["smarthosts"]] == [
         ("main", "trouble", "2027-01-15T08:00:00Z", "main: connection refused", "2027-01-15T08:00:30Z", None, 0),
         ("backup", "up", None, None, None, None, 0),
     ]
     assert (found["oldest_age_s"], found["last_sent_at"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("tls", "days", "words"),
+    [
+        ("verify", 4, []),
+        ("verify", 2, ["main: its certificate expires in 2 d (2027-01-17T08:00:00Z): tell who runs it"]),
+        ("verify", -1, ["main: its certificate has expired (2027-01-14T08:00:00Z): tell who runs it"]),
+        ("encrypt", 2, []),
+    ],
+)
+def test_a_certificate_that_is_about_to_expire(tls: TlsLevel, days: int, words: list[str]) -> None:
+    """Where it is checked, who looks has three days to tell its owner; elsewhere it does not matter."""
+    one = relay(replace(MAIN, tls=tls))
+    one.certificate_until = rfc3339(NOW + days * 86400)
+    found = report(CONFIG, COUNTS, [one], RUNNING, NOW)
+    assert (found["health"], found["warnings"]) == ("warning" if words else "ok", words)
+    assert found["smarthosts"][0]["certificate_until"] == one.certificate_until
 
 
 def test_a_smarthost_whose_secret_cannot_be_used_is_in_trouble() -> None:
