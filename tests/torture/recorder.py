@@ -227,7 +227,7 @@ class _Conversation:
 
     def close(self) -> None:
         if self.attempt is not None:
-            self.attempt.left = True
+            self.attempt.left = not self.attempt.cut
         self._end_attempt()
         with contextlib.suppress(OSError):
             self.sock.close()
