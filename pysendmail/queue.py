@@ -38,6 +38,7 @@ MAX_RECIPIENTS_PER_CLAIM = 1000
 PRUNED_AT_ONCE = 100  # messages of the history, reports; of bodies a tenth, ten times as many lanes
 REROUTED_AT_ONCE = 200  # messages: nobody else waits long for the writer
 FLUSHED_AT_ONCE = 20  # messages of a user, each with up to a thousand recipients; he may ask for it all day
+HEADER_KEPT = 8192  # octets of a message that is over: nothing limits how many a user may have of them
 LANES_KNOWN = 10_000  # whose ids need no look
 # Lanes are in the daemon's memory. More than these of one message gain nothing, for its recipients travel together; and
 # a user whose messages each go to a thousand destinations would have a million lanes.
@@ -469,7 +470,7 @@ class Queue(Store):
         bodies = self.rows("prune_bodies", now=now, limit=PRUNED_AT_ONCE // 10)
         for row in bodies:
             self.run("drop_body", message=row["id"])
-            self.run("body_gone", message=row["id"])
+            self.run("body_gone", message=row["id"], kept=HEADER_KEPT)
         before = now - keep_history
         pruned = self.run("prune_history", before=before, limit=PRUNED_AT_ONCE).rowcount
         reports = self.run("prune_reports", before=before, limit=PRUNED_AT_ONCE).rowcount

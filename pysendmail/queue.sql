@@ -173,8 +173,9 @@ SELECT count(*) FROM recipient WHERE message = :message AND state IN ('queued', 
 SELECT count(*) FROM recipient WHERE message = :message AND state IN ('bounced', 'expired', 'discarded');
 
 -- name: finish_sent
--- The end of messages of which nothing waits and nothing failed.
-UPDATE message SET state = 'done', finished_at = :now, warn_at = NULL, held = 0, body_until = NULL
+-- The end of messages of which nothing waits and nothing failed. A header may be a mebibyte; the history has its start.
+UPDATE message SET state = 'done', finished_at = :now, warn_at = NULL, held = 0, body_until = NULL,
+    header = substr(header, 1, :kept)
 WHERE id IN ([:message]) AND state = 'queued' AND NOT EXISTS (
     SELECT 1 FROM recipient WHERE recipient.message = message.id
     AND recipient.state IN ('queued', 'held', 'attempting', 'bounced', 'expired', 'discarded'));
@@ -188,7 +189,10 @@ SELECT id FROM recipient
 WHERE id IN (SELECT value FROM json_each(:recipients)) AND state = 'sent' AND finished_at >= :since;
 
 -- name: finish_message
-UPDATE message SET state = 'done', finished_at = :now, warn_at = NULL, held = 0, body_until = :body_until WHERE id = :message;
+-- The header stays whole as long as the body is kept, for a new life.
+UPDATE message SET state = 'done', finished_at = :now, warn_at = NULL, held = 0, body_until = :body_until,
+    header = CASE WHEN :body_until IS NULL THEN substr(header, 1, :kept) ELSE header END
+WHERE id = :message;
 
 -- name: drop_body
 DELETE FROM body WHERE message IN ([:message]);
@@ -305,7 +309,7 @@ DELETE FROM report WHERE id IN (SELECT id FROM report WHERE at <= :before ORDER 
 SELECT id FROM message WHERE body_until IS NOT NULL AND body_until <= :now LIMIT :limit;
 
 -- name: body_gone
-UPDATE message SET body_until = NULL WHERE id = :message;
+UPDATE message SET body_until = NULL, header = substr(header, 1, :kept) WHERE id = :message;
 
 -- name: last_lane
 -- Where a page of lanes ends.

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from pysendmail.outcome import Outcome, Result, Scope
-from pysendmail.queue import Queue
+from pysendmail.queue import HEADER_KEPT, Queue
 from pysendmail.records import Claim, ClaimedRecipient, Ended, Failed, Original, Policy, Settlement
 from pysendmail.store import notify, time_or_none
 
@@ -273,7 +273,7 @@ class Settling:
         if not keep or body_until == self._now:
             body_until = None
             self._queue.run("drop_body", message=message)
-        self._queue.run("finish_message", message=message, now=self._now, body_until=body_until)
+        self._queue.run("finish_message", message=message, now=self._now, body_until=body_until, kept=HEADER_KEPT)
         self._queue.owners.add(row["uid"], -1, -row["size"])
 
     def _ended(
@@ -411,7 +411,8 @@ def _finish_sent(queue: Queue, steps: Sequence[Ending]) -> None:
     claims = {step.settlement.claim.message: step.settlement.claim for step in steps}
     policy, now = steps[-1].policy, steps[-1].now
     finished = list(claims)
-    if queue.many("finish_sent", [{"message": message} for message in claims], now=now) != len(claims):
+    over = [{"message": message} for message in claims]
+    if queue.many("finish_sent", over, now=now, kept=HEADER_KEPT) != len(claims):
         finished = queue.finished(finished)
     queue.many("drop_body", [{"message": message} for message in finished])
     for message in finished:

@@ -13,7 +13,7 @@ import pytest
 from pysendmail import listing, schema, spool
 from pysendmail.envelope import Recipient
 from pysendmail.outcome import Outcome, Scope
-from pysendmail.queue import FLUSHED_AT_ONCE, LANES_OF_A_MESSAGE, PART_OCTETS, PRUNED_AT_ONCE, Queue
+from pysendmail.queue import FLUSHED_AT_ONCE, HEADER_KEPT, LANES_OF_A_MESSAGE, PART_OCTETS, PRUNED_AT_ONCE, Queue
 from pysendmail.schema import SchemaError
 from pysendmail.settling import MAX_ATTEMPTS_KEPT, Ending
 from pysendmail.store import SQL
@@ -764,6 +764,21 @@ def test_flush(store: Store) -> None:
     assert {1} == {row[0] for row in store.sql("SELECT attempts FROM recipient")}
 
 
+def test_history_keeps_the_start_of_a_header(store: Store) -> None:
+    """Sent, removed, or bounced and no longer kept: a header of a mebibyte is not on the disk for a month."""
+    header = b"".join(b"X-%d: %s\r\n" % (number, b"x" * 900) for number in range(1000))
+    length = "SELECT length(header) FROM message WHERE queue_id = ?"
+    sent, removed, bounced = (store.accept(f"bob@d{number}.example", header=header) for number in range(3))
+    assert {len(header)} == {store.one(length, one) for one in (sent, removed, bounced)}
+    store.settle(store.claim(), SENT)
+    store.do(store.settling.remove, store.row(removed), 1000)
+    store.settle(store.claim(), BOUNCED)
+    assert [store.one(length, one) for one in (sent, removed, bounced)] == [HEADER_KEPT, HEADER_KEPT, len(header)]
+    store.do(store.queue.prune, 10**6, NOW + 500)
+    assert store.one(length, bounced) == HEADER_KEPT
+    assert store.one("SELECT header FROM message WHERE queue_id = ?", sent) == header[:HEADER_KEPT]
+
+
 def test_a_flush_of_one_user_goes_page_by_page(store: Store) -> None:
     """So many of his messages in a step; the lanes that are told are his, however many others there are."""
     store.accept("bob@d.example")
@@ -1075,6 +1090,7 @@ def large(tmp_path_factory: pytest.TempPathFactory):
 
 
 NAMES = {
+    "kept": 1,
     "lane": 1, "fresh": 1, "now": NOW, "message": 1, "route": "main", "limit": 100, "recipient": 1, "part": 0,
     "uid": 1, "submission": b"", "jump": 1.0, "after": 0, "since": 0, "before": NOW, "queue_id": "", "at": NOW,
     "about": "", "name": "", "messages": "[1]", "recipients": "[1]", "horizon": NOW, "last": 100,
