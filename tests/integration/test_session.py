@@ -73,6 +73,21 @@ async def test_quit_when_the_server_closes_first(authority: Authority) -> None:
     assert errors == []
 
 
+@pytest.mark.parametrize("level", ["none", "verify"])
+async def test_a_reply_longer_than_what_is_read_at_once(level: str, authority: Authority) -> None:
+    """A reply of many long lines is read whole, in clear and under TLS."""
+    lines = [f"2.0.0 {number:02} {'x' * 1900}" for number in range(20)]
+    dot = "\r\n".join([*(f"250-{line}" for line in lines), "250 2.0.0 queued"])
+    server = Ordinary(dot=dot, tls=authority.server() if level != "none" else None)
+    async with Peer(server) as peer:
+        session = await open_session(smarthost(peer, tls=level, tls_ca_file=authority.file))
+        for _ in range(2):
+            (result,) = await session.send(outgoing())
+            assert result.outcome is Outcome.SENT
+            assert result.reply.startswith("250 2.0.0 00 xxx")
+        await session.close()
+
+
 async def test_many_messages_over_one_session() -> None:
     """A session takes one message after the other, and counts what was sent."""
     async with Peer() as peer:
