@@ -151,11 +151,7 @@ def _owner_of(directory: Path) -> Owner:
     """The owner of the queue's directory; where there is none yet, who it will be."""
     import pwd
 
-    try:
-        status = directory.stat()
-        uid, gid = status.st_uid, status.st_gid
-    except OSError:
-        uid, gid = spool.future_owner()
+    uid, gid = spool.owner_of(directory)
     groups: frozenset[int] = frozenset()
     with contextlib.suppress(KeyError):
         groups = frozenset(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))

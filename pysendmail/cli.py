@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pysendmail.config_file import Instance
 
 Entry = dict[str, Any]
+PROGRAMS = ("postfix", "msmtp", "nullmailer", "ssmtp", "dma")  # whose configuration `import` reads
 
 
 class Failure(Exception):
@@ -80,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--json", action="store_true", help="JSON Lines")
 
     verb("check", "look for what is wrong: configuration, permissions, database, names", _check)
+
+    importer = verb("import", "another mail program's configuration as one of ours", _import)
+    importer.add_argument("file", nargs="?", default="", metavar="FILE", help="its file (default: the one there is)")
+    importer.add_argument("--from", dest="program", default="", choices=PROGRAMS, metavar="PROGRAM", help="whose it is")
+    importer.add_argument("--write", action="store_true", help="write configuration and passwords")
+    importer.add_argument("--replace", action="store_true", help="also where there is a configuration; it is kept")
 
     probe = verb("probe", "show what a smarthost offers; sends no mail", _probe)
     probe.add_argument("names", nargs="*", metavar="NAME", help="smarthosts (default: all)")
@@ -272,6 +279,25 @@ def _check(options: argparse.Namespace) -> int:
     findings = check.run(_instance(options))
     print(check.render(findings), end="")
     return check.exit_code(findings)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from pysendmail import importing
+
+    instance = _instance(options)
+    try:
+        imported = importing.run(instance, options.file, options.program)
+        print(imported.text, end="")
+        for line in importing.report(imported):
+            print(f"pysendmail: {line}", file=sys.stderr)
+        if imported.problems:
+            return EX_CONFIG
+        if options.write:
+            for line in importing.write(instance, imported, replace=options.replace):
+                print(f"pysendmail: {line}", file=sys.stderr)
+    except importing.ImportFailed as error:
+        raise Failure(error.code, f"pysendmail: {error}") from None
+    return EX_OK
 
 
 def _probe(options: argparse.Namespace) -> int:

@@ -8,20 +8,27 @@ take is shown too, with what is wrong in it, and ends with 78.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pysendmail import config_file, foreign, small_file
+from pysendmail import config_file, foreign, placing, small_file
+from pysendmail.config import Config
 from pysendmail.config_file import ConfigError, Instance, Problem
 from pysendmail.draft import Draft, Fate, Remark
+from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_NOINPUT, EX_USAGE
 from pysendmail.smtp.reply import printable
 
 MAX_FOREIGN_OCTETS = 1 << 20  # of one file; maps of a null client are small
 
 
 class ImportFailed(Exception):
-    """Nothing to import; the text says why, and what to do."""
+    """Nothing to import, or nowhere to put it; exit code, and why, and what to do."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +38,8 @@ class Imported:
     draft: Draft
     text: str  # of the configuration
     problems: tuple[Problem, ...]  # what pysendmail would not take of it
+    before: str = ""  # the configuration that is there, if it says anything
+    config: Config | None = None  # None: there are problems
 
 
 def run(instance: Instance, file: str = "", program: str = "") -> Imported:
@@ -39,15 +48,51 @@ def run(instance: Instance, file: str = "", program: str = "") -> Imported:
     try:
         text = _read(path)
     except OSError as error:
-        raise ImportFailed(f"{path}: {error.strerror}") from None
+        raise ImportFailed(EX_NOINPUT, f"{path}: {error.strerror}") from None
     draft = foreign.READERS[program](path, text, _read)
+    try:
+        before, tables = placing.present(instance.path)
+    except (OSError, ValueError) as error:
+        raise ImportFailed(
+            EX_CONFIG, f"{instance.path}: it is no configuration: {error}; mend it, or move it"
+        ) from None
+    draft.tables = placing.merged(tables, draft.tables)
     written = f"# From {path}.\n{draft.toml(instance.path.parent)}"
+    config = None
     problems: tuple[Problem, ...] = ()
     try:
-        config_file.parse(written, instance)
+        config = config_file.parse(written, instance)
     except ConfigError as error:
         problems = error.problems
-    return Imported(program=program, file=path, draft=draft, text=written, problems=problems)
+    return Imported(
+        program=program,
+        file=path,
+        draft=draft,
+        text=written,
+        problems=problems,
+        before=before if tables else "",
+        config=config,
+    )
+
+
+def write(instance: Instance, imported: Imported, *, replace: bool) -> Iterator[str]:
+    """Put configuration and passwords where they belong; what was done, a line each. Raises ImportFailed."""
+    assert imported.config is not None, "what pysendmail does not take is not written"
+    if imported.before and not replace:
+        changes = placing.difference(instance.path, imported.before, imported.text)
+        raise ImportFailed(EX_CANTCREAT, f"{instance.path} is there: --replace writes this, and keeps it:\n{changes}")
+    draft, directory = imported.draft, instance.path.parent
+    passwords = {draft.password_file(name, directory): password for name, password in draft.passwords.items()}
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    try:
+        kept = placing.place(instance.path, imported.text, passwords, imported.config.queue.directory, stamp)
+    except OSError as error:
+        raise ImportFailed(EX_CANTCREAT, f"{error.filename or instance.path}: {error.strerror}") from None
+    for path in (*passwords, instance.path):
+        yield f"{path}: written"
+    for path in kept:
+        yield f"{path}: what was there before"
+    yield "next: pysendmail check; pysendmail probe; then let the daemon read it (systemctl reload pysendmail)"
 
 
 def _read(path: Path) -> str:
@@ -66,14 +111,18 @@ def choose(file: str, program: str, there: Sequence[tuple[str, Path]]) -> tuple[
         path = Path(os.path.abspath(file))
         program = program or foreign.of_name(path)
         if not program:
-            raise ImportFailed(f"{file}: its name does not tell whose it is: --from {'|'.join(foreign.READERS)}")
+            raise ImportFailed(
+                EX_USAGE, f"{file}: its name does not tell whose it is: --from {'|'.join(foreign.READERS)}"
+            )
         return program, path
     found = [one for one in there if program in ("", one[0])]
     if not found:
         looked = ", ".join(place for whose, place in foreign.PLACES if program in ("", whose))
-        raise ImportFailed(f"there is nothing to import in {looked}: name a FILE")
+        raise ImportFailed(EX_NOINPUT, f"there is nothing to import in {looked}: name a FILE")
     if len(found) > 1:
-        raise ImportFailed(f"there are several: {', '.join(str(path) for _, path in found)}: name one of them")
+        raise ImportFailed(
+            EX_USAGE, f"there are several: {', '.join(str(path) for _, path in found)}: name one of them"
+        )
     return found[0]
 
 

@@ -6,6 +6,7 @@ _pysendmail() {
     case ${COMP_WORDS[COMP_CWORD - 1]} in
     -C | --config) mapfile -t COMPREPLY < <(compgen -f -- "$word") && return ;;
     --to | --since) return ;;
+    --from) mapfile -t COMPREPLY < <(compgen -W 'postfix msmtp nullmailer ssmtp dma' -- "$word") && return ;;
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -15,7 +16,7 @@ _pysendmail() {
         esac
     done
     case $command in
-    '') words='daemon queue flush status history check probe install-client demo --config --version --help' ;;
+    '') words='daemon queue flush status history check import probe install-client demo --config --version --help' ;;
     daemon) words='--once' ;;
     queue)
         words='--all --json'
@@ -27,6 +28,10 @@ _pysendmail() {
         ;;
     status) words='--json' ;;
     history) words="--to --since --bounces --json $(_pysendmail_named queue_id queue list --json)" ;;
+    import)
+        words='--from --write --replace'
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
     probe) words="--forget --json $(_pysendmail_named name status --json)" ;;
     install-client)
         words='--force'
