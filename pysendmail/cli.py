@@ -90,6 +90,8 @@ def parser() -> argparse.ArgumentParser:
 
     probe = verb("probe", "show what a smarthost offers; sends no mail", _probe)
     probe.add_argument("names", nargs="*", metavar="NAME", help="smarthosts (default: all)")
+    probe.add_argument("--from", dest="sender", metavar="ADDR", help="ask whether mail from this sender is taken")
+    probe.add_argument("--to", metavar="ADDR", help="with --from: the recipient to ask for (default: the same)")
     probe.add_argument("--forget", metavar="NAME", help="forget that TLS was seen there")
     probe.add_argument("--json", action="store_true", help="JSON Lines")
 
@@ -302,7 +304,10 @@ def _import(options: argparse.Namespace) -> int:
 
 def _probe(options: argparse.Namespace) -> int:
     names = [options.forget] if options.forget else options.names
-    answers = ask(options, {"verb": "probe", "ids": names, "forget": bool(options.forget)})
+    if options.to and options.sender is None:
+        raise Failure(EX_USAGE, "pysendmail: probe: --to goes with --from")
+    request = {"verb": "probe", "ids": names, "forget": bool(options.forget)}
+    answers = ask(options, request | {"sender": options.sender, "recipient": options.to})
     code = EX_OK
     for entry in answers:
         if options.json:
@@ -371,11 +376,11 @@ def _print_probe(entry: Entry) -> None:
             print(f"  {title:<12} {value}")
             title = ""
 
-    tls, auth, trouble = entry["tls"], entry["auth"], entry["trouble"]
-    verdict = "mail can go there" if entry["ready"] else f"mail cannot go there: {trouble['reason']}"
+    tls, auth, trouble, sender = entry["tls"], entry["auth"], entry["trouble"], entry["sender"]
+    verdict = "mail can go there" if entry["ready"] else "mail cannot go there"
     print(f"{entry['smarthost']} ({entry['host']} port {entry['port']}): {verdict}")
     if trouble is not None:
-        show("failed at", f"{trouble['stage']}, status {trouble['status']}")
+        show("failed at", f"{trouble['stage']}, status {trouble['status']}: {trouble['reason']}")
     show("address", entry["address"] or "none reached")
     if entry["greeting"]:
         show("greeting", entry["greeting"])
@@ -386,10 +391,21 @@ def _print_probe(entry: Entry) -> None:
     for number, certificate in enumerate(tls["chain"]):
         show("certificate" if not number else "issued by", certificate["subject"] or "(no subject)")
         show("", f"for {', '.join(certificate['names'])}") if certificate["names"] else None
-        show("", f"valid {certificate['not_before']} to {certificate['not_after']}")
+        days = certificate["days_left"]
+        left = "" if days is None else f", {days} days left" if days >= 0 else f", expired {-days} days ago"
+        show("", f"valid {certificate['not_before']} to {certificate['not_after']}{left}")
         show("", f"SHA-256 {certificate['sha256']}")
+    if tls["chain"]:
+        show("to pin it", f'tls_fingerprints = ["{tls["chain"][0]["sha256"]}"]')
+    if auth["offered"]:
+        show("AUTH", f"offered: {' '.join(auth['offered'])}")
     if auth["username"]:
-        show("AUTH", f"{auth['mechanism'] or 'none'} as {auth['username']}: {auth['result']}")
+        show("login", f"{auth['mechanism'] or 'none'} as {auth['username']}: {auth['result']}")
+    if sender is not None:
+        show("MAIL", f"FROM:<{sender['address']}>: {sender['mail']}")
+        show("RCPT", f"TO:<{sender['recipient']}>: {sender['rcpt']}") if sender["rcpt"] else None
+    for finding in entry["findings"]:
+        print(f"  {finding['level']}: {finding['text']}; {finding['mend']}")
 
 
 def _print_status(instance: Instance, report: Entry) -> None:

@@ -17,12 +17,14 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from pysendmail import explain, listing, status
+from pysendmail.address import AddressError, parse_path
 from pysendmail.argv import FILTERED, QueueFilter
 from pysendmail.config import Config
 from pysendmail.events import EVERY, Events
 from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.frames import ALIVE_S
 from pysendmail.postmaster import Postmaster
+from pysendmail.probe import Question
 from pysendmail.queue import Queue
 from pysendmail.records import Ended
 from pysendmail.relay import Relay
@@ -86,7 +88,7 @@ class Control:
         circumstances: Callable[[], status.Circumstances],
         relays: Callable[[], dict[str, Relay]],
         flush: Callable[[], None],
-        probe: Callable[[str], Awaitable[Entry]],
+        probe: Callable[[str, Question | None], Awaitable[Entry]],
         forget_tls: Callable[[str], Awaitable[None]],
     ) -> None:
         self._config = config
@@ -405,13 +407,14 @@ class Control:
         for name in names:
             if name not in {smarthost.name for smarthost in self._config.smarthost}:
                 raise ControlError(EX_NOINPUT, f"{name[:80]}: no smarthost has this name in {self._config.file}")
+        question = _question(request)
         for name in names:
             if request.get("forget"):
                 await self._forget_tls(name)
                 self._events.emit("forget", smarthost=name, uid=right.uid)
                 yield {"name": name, "forgotten": True}
             else:
-                yield await self._probe(name)
+                yield await self._probe(name, question)
 
 
 _VERBS: dict[str, Verb] = {
@@ -432,6 +435,23 @@ _VERBS: dict[str, Verb] = {
 
 def _make_due(queue: Queue, ids: list[str], now: float) -> int:
     return sum(queue.make_one_due(queue_id, now) for queue_id in ids)
+
+
+def _question(request: Entry) -> Question | None:
+    """`sender` and `recipient` of a probe; the recipient is the sender where none is given."""
+    sender = _optional(request, "sender")
+    if sender is None:
+        return None
+    recipient = _optional(request, "recipient") or sender
+    for text in filter(None, (sender, recipient)):
+        try:
+            if not parse_path(text).domain:
+                raise ControlError(EX_DATAERR, f"{text[:80]}: there is no domain: servers refuse such an address")
+        except AddressError as error:
+            raise ControlError(EX_DATAERR, str(error)) from None
+    if not recipient:
+        raise ControlError(EX_USAGE, "--to: the null sender has no address that could be asked about instead")
+    return Question(sender=sender, recipient=recipient)
 
 
 def _ids(request: Entry) -> list[str]:

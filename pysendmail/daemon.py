@@ -196,7 +196,7 @@ class Daemon:
     async def change(self, step: Callable[[Queue], T]) -> T:
         return await self._writer.run(step)
 
-    async def _probe(self, name: str) -> dict[str, Any]:
+    async def _probe(self, name: str, question: probe.Question | None) -> dict[str, Any]:
         assert self._delivery is not None
         relay = self._delivery.relays.get(name)
         if relay is None:
@@ -207,7 +207,10 @@ class Daemon:
             hostname=self._config.hostname,
             timeout=self._config.timeout,
             plan=plan,
+            now=time.time(),
             secrets=self._secrets,
+            question=question,
+            max_message_size=self._config.queue.max_message_size,
         )
 
     def _circumstances(self) -> Circumstances:

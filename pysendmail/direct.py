@@ -357,14 +357,17 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
                 relays[name].tls_seen_at, relays[name].last_sent_at = seen_at, sent_at
     aliases = Aliases.load(config.aliases.file)
 
-    async def probe_one(name: str) -> dict[str, Any]:
+    async def probe_one(name: str, question: probe.Question | None) -> dict[str, Any]:
         smarthost, seen_at = relays[name].smarthost, relays[name].tls_seen_at
         return await probe.probe(
             smarthost,
             hostname=config.hostname,
             timeout=config.timeout,
             plan=tlspolicy.plan(smarthost, tls_seen_at=seen_at, now=time.time(), failed_s=None),
+            now=time.time(),
             secrets=Secrets(),
+            question=question,
+            max_message_size=config.queue.max_message_size,
         )
 
     async def forget(name: str) -> None:

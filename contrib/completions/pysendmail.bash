@@ -32,7 +32,7 @@ _pysendmail() {
         words='--from --write --replace'
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         ;;
-    probe) words="--forget --json $(_pysendmail_named name status --json)" ;;
+    probe) words="--forget --from --to --json $(_pysendmail_named name status --json)" ;;
     install-client)
         words='--force'
         mapfile -t COMPREPLY < <(compgen -d -- "$word")

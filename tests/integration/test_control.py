@@ -15,6 +15,7 @@ from pysendmail.config import Smarthost
 from pysendmail.control import MAX_FILTERS, MAX_IDS, Control, ControlError, Right
 from pysendmail.events import Events, Lines
 from pysendmail.outcome import Outcome
+from pysendmail.probe import Question
 from pysendmail.queue import Queue
 from pysendmail.relay import Relay
 from pysendmail.status import Circumstances
@@ -62,7 +63,7 @@ class Desk:
     def _flush(self) -> None:
         self.flushed += 1
 
-    async def _probe(self, name: str) -> dict[str, Any]:
+    async def _probe(self, name: str, question: Question | None) -> dict[str, Any]:
         return {"name": name}
 
     async def _forget(self, name: str) -> None:
@@ -401,3 +402,11 @@ async def test_explain_says_words(desk: Desk) -> None:
     (entry,) = await desk.ask(ALICE, "explain", queue_id)
     assert entry["queue_id"] == queue_id
     assert any("451 4.3.0 later" in words for words in entry["words"])
+
+
+async def test_what_is_asked_of_a_smarthost_are_addresses(desk: Desk) -> None:
+    """A sender without a domain, or one that is none, is refused before anybody is asked; "" needs a recipient."""
+    assert (await desk.refused(ALL, "probe", sender="root"))[0] == 65
+    assert (await desk.refused(ALL, "probe", sender="a@example.org>\r\nDATA"))[0] == 65
+    assert (await desk.refused(ALL, "probe", sender=""))[0] == 64
+    assert await desk.ask(ALL, "probe", sender="", recipient="a@example.org") == [{"name": "main"}]
