@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -88,6 +89,22 @@ def parser() -> argparse.ArgumentParser:
     importer.add_argument("--write", action="store_true", help="write configuration and passwords")
     importer.add_argument("--replace", action="store_true", help="also where there is a configuration; it is kept")
 
+    setup = verb("setup", "from a mail address and a password to a message in the mailbox", _setup)
+    setup.add_argument("--address", metavar="ADDR", help="your mail address")
+    setup.add_argument("--host", metavar="HOST", help="the server that takes your mail")
+    setup.add_argument("--port", type=int, metavar="PORT", help="its port (465 or 587 nearly everywhere)")
+    setup.add_argument("--tls", choices=("may", "encrypt", "verify"), metavar="LEVEL", help="may, encrypt or verify")
+    setup.add_argument("--tls-implicit", action="store_true", help="TLS from the first byte (default: on port 465)")
+    setup.add_argument("--tls-ca-file", dest="ca_file", metavar="FILE", help="whose certificates to trust")
+    setup.add_argument("--username", metavar="NAME", help="for the login (default: the address)")
+    setup.add_argument("--password-file", metavar="FILE", help="the password's file; - is standard input")
+    setup.add_argument("--no-login", dest="login", action="store_false", help="the server wants no password")
+    setup.add_argument("--keep-senders", action="store_true", help="do not send all mail as that one address")
+    setup.add_argument("--to", metavar="ADDR", help="who gets the test, and local names' mail (default: the address)")
+    setup.add_argument("--no-test", dest="test", action="store_false", help="send no message")
+    setup.add_argument("--yes", action="store_true", help="ask nothing; a well-known provider's server is agreed to")
+    setup.add_argument("--replace", action="store_true", help="change a configuration that is there; it is kept")
+
     probe = verb("probe", "show what a smarthost offers; sends no mail", _probe)
     probe.add_argument("names", nargs="*", metavar="NAME", help="smarthosts (default: all)")
     probe.add_argument("--from", dest="sender", metavar="ADDR", help="ask whether mail from this sender is taken")
@@ -136,10 +153,10 @@ def main(arguments: Sequence[str]) -> int:
         return EX_CONFIG
 
 
-def _instance(options: argparse.Namespace) -> Instance:
+def _instance(options: argparse.Namespace, *, to_write: bool = False) -> Instance:
     from pysendmail import direct
 
-    return direct.locate(options.config)
+    return direct.locate(options.config, to_write=to_write)
 
 
 # -- asking --
@@ -286,7 +303,7 @@ def _check(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from pysendmail import importing
 
-    instance = _instance(options)
+    instance = _instance(options, to_write=True)
     try:
         imported = importing.run(instance, options.file, options.program)
         print(imported.text, end="")
@@ -300,6 +317,18 @@ def _import(options: argparse.Namespace) -> int:
     except importing.ImportFailed as error:
         raise Failure(error.code, f"pysendmail: {error}") from None
     return EX_OK
+
+
+def _setup(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from pysendmail import setup
+
+    wanted = setup.Wanted(**{field.name: getattr(options, field.name) for field in fields(setup.Wanted)})
+    try:
+        return setup.run(_instance(options, to_write=True), wanted, partial(ask, options))
+    except setup.SetupFailed as error:
+        raise Failure(error.code, f"pysendmail: setup: {error}") from None
 
 
 def _probe(options: argparse.Namespace) -> int:

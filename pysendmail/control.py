@@ -90,6 +90,7 @@ class Control:
         flush: Callable[[], None],
         probe: Callable[[str, Question | None], Awaitable[Entry]],
         forget_tls: Callable[[str], Awaitable[None]],
+        reload: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._config = config
         self._store = store
@@ -100,6 +101,7 @@ class Control:
         self._flush = flush
         self._probe = probe
         self._forget_tls = forget_tls
+        self._reload = reload
 
     async def answer(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         """The answer to one request, `{"verb": ..., ...}`, entry by entry. Raises ControlError."""
@@ -396,6 +398,14 @@ class Control:
                 "no daemon is running, so that no smarthost is in use; pysendmail probe tries whether one works",
             )
 
+    async def reload(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
+        """Read the configuration again; `error` says why the old one stays in use."""
+        if not right.all:
+            raise ControlError(EX_NOPERM, "only root and the queue's owner may have the configuration read again")
+        if self._reload is None:
+            raise ControlError(EX_UNAVAILABLE, "no daemon is running that could read the configuration again")
+        yield {"reloaded": str(self._config.file), "error": await self._reload()}
+
     async def probe(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         if not right.all:
             raise ControlError(
@@ -430,6 +440,7 @@ _VERBS: dict[str, Verb] = {
     "retry": Control.retry,
     "expire": Control.expire,
     "probe": Control.probe,
+    "reload": Control.reload,
 }
 
 

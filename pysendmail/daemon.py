@@ -178,6 +178,7 @@ class Daemon:
             flush=delivery.flush,
             probe=self._probe,
             forget_tls=delivery.forget_tls,
+            reload=self._reload,
         )
 
     def _desk(self) -> Desk:
@@ -279,13 +280,17 @@ class Daemon:
 
             after = await self._writer.run(step, must=True)
 
-    async def _reload(self) -> None:
-        """SIGHUP. The configuration in use stays until the new one is known to be good."""
+    async def _reload(self) -> str | None:
+        """SIGHUP, or asked for: returns what is wrong with the file.
+
+        The configuration in use stays until the new one is known to be good.
+        """
         self._manager.reloading()
         try:
             await self._take_over()
         finally:
             self._manager.ready()
+        return self._config_error
 
     async def _take_over(self) -> None:
         try:

@@ -60,10 +60,10 @@ READ_OCTETS = 256 * 1024
 DAEMON_IS_BACK = -1  # what `run` returns instead of an exit code; the thin client has it too
 
 
-def locate(config_path: str | None) -> Instance:
+def locate(config_path: str | None, *, to_write: bool = False) -> Instance:
     environ, uid = client.trusted_environ()
     names = {os.fsdecode(name): os.fsdecode(value) for name, value in environ.items()}
-    return config_file.locate(config_path, names, uid)
+    return config_file.locate(config_path, names, uid, to_write=to_write)
 
 
 def takes_over(config_path: str | None) -> bool:

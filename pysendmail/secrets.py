@@ -18,6 +18,7 @@ import contextlib
 import os
 import signal
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -77,6 +78,13 @@ class Secrets:
         if credentials_directory is None:
             credentials_directory = os.environ.get("CREDENTIALS_DIRECTORY")
         self._credentials = _systemd_credentials(credentials_directory)
+
+    @classmethod
+    def of(cls, passwords: Mapping[str, bytes]) -> Secrets:
+        """Passwords that are in no file yet, by the name of the smarthost."""
+        made = cls(credentials_directory="")
+        made._credentials = {f"smarthost.{name}.password": Secret(octets) for name, octets in passwords.items()}
+        return made
 
     async def read(self, smarthost: Smarthost) -> Secret:
         """The secret for `smarthost`; SecretError when there is none."""

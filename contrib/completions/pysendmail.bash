@@ -5,7 +5,9 @@ _pysendmail() {
     local word=${COMP_WORDS[COMP_CWORD]} command='' words='' i
     case ${COMP_WORDS[COMP_CWORD - 1]} in
     -C | --config) mapfile -t COMPREPLY < <(compgen -f -- "$word") && return ;;
-    --to | --since) return ;;
+    --to | --since | --address | --host | --port | --username) return ;;
+    --password-file | --tls-ca-file) mapfile -t COMPREPLY < <(compgen -f -- "$word") && return ;;
+    --tls) mapfile -t COMPREPLY < <(compgen -W 'may encrypt verify' -- "$word") && return ;;
     --from) mapfile -t COMPREPLY < <(compgen -W 'postfix msmtp nullmailer ssmtp dma' -- "$word") && return ;;
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do
@@ -16,7 +18,7 @@ _pysendmail() {
         esac
     done
     case $command in
-    '') words='daemon queue flush status history check import probe install-client demo --config --version --help' ;;
+    '') words='daemon queue flush status history check import setup probe install-client demo --config --version --help' ;;
     daemon) words='--once' ;;
     queue)
         words='--all --json'
@@ -31,6 +33,10 @@ _pysendmail() {
     import)
         words='--from --write --replace'
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
+    setup)
+        words='--address --host --port --tls --tls-implicit --tls-ca-file --username --password-file --no-login'
+        words="$words --keep-senders --to --no-test --yes --replace"
         ;;
     probe) words="--forget --from --to --json $(_pysendmail_named name status --json)" ;;
     install-client)
