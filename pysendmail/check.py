@@ -227,7 +227,7 @@ def of_smarthosts(config: Config) -> Iterator[Finding]:
             file=str(config.file),
             key="smarthost",
             text="there is none: mail is queued, but cannot leave",
-            mend='add [[smarthost]] with host = "..."',
+            mend='run pysendmail setup, or add [[smarthost]] with host = "..."',
         )
     for smarthost in config.smarthost:
         for level, key, text, mend in _of_smarthost(smarthost, config):

@@ -69,7 +69,8 @@ class Draft:
 
 
 def _value(value: Any) -> str:
-    """As TOML writes it. JSON's strings are TOML's, but for DEL, which TOML wants escaped."""
+    """As TOML writes it. JSON's strings are TOML's, but for DEL; what no terminal should get is escaped as well."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    written = json.dumps(value, ensure_ascii=False)
+    return "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in written)

@@ -81,17 +81,12 @@ def write(instance: Instance, imported: Imported, *, replace: bool) -> Iterator[
     if imported.before and not replace:
         changes = placing.difference(instance.path, imported.before, imported.text)
         raise ImportFailed(EX_CANTCREAT, f"{instance.path} is there: --replace writes this, and keeps it:\n{changes}")
-    draft, directory = imported.draft, instance.path.parent
-    passwords = {draft.password_file(name, directory): password for name, password in draft.passwords.items()}
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     try:
-        kept = placing.place(instance.path, imported.text, passwords, imported.config.queue.directory, stamp)
+        yield from placing.write(
+            instance.path, imported.text, imported.draft, imported.config.queue.directory, time.time()
+        )
     except OSError as error:
         raise ImportFailed(EX_CANTCREAT, f"{error.filename or instance.path}: {error.strerror}") from None
-    for path in (*passwords, instance.path):
-        yield f"{path}: written"
-    for path in kept:
-        yield f"{path}: what was there before"
     yield "next: pysendmail check; pysendmail probe; then let the daemon read it (systemctl reload pysendmail)"
 
 

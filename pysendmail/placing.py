@@ -12,12 +12,14 @@ import contextlib
 import difflib
 import os
 import secrets
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pysendmail import config_file, small_file, spool
+from pysendmail.draft import Draft
 
 PUBLIC, OF_A_USER = 0o755, 0o700  # of a directory that is made
 
@@ -50,6 +52,14 @@ def difference(file: Path, old: str, new: str) -> str:
     """What would change, as diff -u shows it."""
     lines = difflib.unified_diff(old.splitlines(), new.splitlines(), str(file), "the new one", lineterm="")
     return "".join(f"{line}\n" for line in lines)
+
+
+def write(file: Path, text: str, draft: Draft, queue: Path, now: float) -> list[str]:
+    """`place` for a draft whose text this is; what was done, a line each."""
+    passwords = {draft.password_file(name, file.parent): password for name, password in draft.passwords.items()}
+    kept = place(file, text, passwords, queue, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now)))
+    written = [f"{path}: written" for path in (*passwords, file)]
+    return written + [f"{path}: what was there before" for path in kept]
 
 
 def place(file: Path, text: str, passwords: Mapping[Path, bytes], queue: Path, stamp: str) -> list[Path]:

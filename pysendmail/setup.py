@@ -16,7 +16,7 @@ import getpass
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -190,8 +190,11 @@ def run(instance: Instance, wanted: Wanted, ask: Ask) -> int:
         print(placing.difference(instance.path, before, text), end="")
         if not wanted.replace and not dialogue.yes(f"Change {instance.path} so? The old one is kept", default=False):
             raise SetupFailed(EX_CANTCREAT, "nothing was written")
-    for line in _written(instance, config, made, text):
-        dialogue.say(line)
+    try:
+        for line in placing.write(instance.path, text, made, config.queue.directory, time.time()):
+            dialogue.say(line)
+    except OSError as error:
+        raise SetupFailed(EX_CANTCREAT, f"{error.filename or instance.path}: {error.strerror}") from None
     if spool.answers(config.daemon.socket):
         _reload(ask, dialogue)
     return _tested(instance, config, wanted, dialogue, address, ask) if wanted.test and facts["ready"] else EX_OK
@@ -326,20 +329,6 @@ def _probed(config: Config, made: Draft, dialogue: Dialogue, address: Address) -
     return facts
 
 
-def _written(instance: Instance, config: Config, made: Draft, text: str) -> Iterator[str]:
-    directory = instance.path.parent
-    passwords = {made.password_file(name, directory): password for name, password in made.passwords.items()}
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    try:
-        kept = placing.place(instance.path, text, passwords, config.queue.directory, stamp)
-    except OSError as error:
-        raise SetupFailed(EX_CANTCREAT, f"{error.filename or instance.path}: {error.strerror}") from None
-    for path in (*passwords, instance.path):
-        yield f"{path}: written"
-    for path in kept:
-        yield f"{path}: what was there before"
-
-
 def _reload(ask: Ask, dialogue: Dialogue) -> None:
     """Have the daemon read it."""
     for answer in ask({"verb": "reload"}):
@@ -359,8 +348,12 @@ def _tested(instance: Instance, config: Config, wanted: Wanted, dialogue: Dialog
     dialogue.say(f"  accepted as {entry['queue_id']} at {entry['accepted_at']}")
     for words in entry["words"]:
         dialogue.say(f"  {words}")
-    sent = all(recipient["outcome"] == "sent" for recipient in entry["recipients"])
-    dialogue.say(
-        f"Done: look into the mailbox of {to}." if sent else "The configuration is written; the message waits."
-    )
-    return EX_OK if sent else EX_TEMPFAIL
+    outcomes = {recipient["outcome"] for recipient in entry["recipients"]}
+    if outcomes == {"sent"}:
+        dialogue.say(f"Done: look into the mailbox of {to}.")
+        return EX_OK
+    if None in outcomes:
+        dialogue.say("The configuration is written; the message waits, and is tried again.")
+        return EX_TEMPFAIL
+    dialogue.say("The configuration is written, but the message was not taken.")
+    return EX_UNAVAILABLE

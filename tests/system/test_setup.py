@@ -186,6 +186,27 @@ def test_a_refused_login_writes_nothing(tmp_path: Path, peer: PeerThread, author
     assert sorted(path.name for path in tmp_path.iterdir() if "password" in path.name) == []
 
 
+@pytest.mark.parametrize(
+    ("reply", "code", "last"), [("451 4.3.0 later", 75, "waits"), ("550 5.1.1 no", 69, "not taken")]
+)
+def test_a_message_that_does_not_arrive(reply: str, code: int, last: str, tmp_path: Path, authority: Authority) -> None:
+    """The configuration is written, since the probe was content; the exit code and the words are the message's."""
+    server = Ordinary(tls=authority.server(), auth="PLAIN", rcpt={"me@example.org": reply})
+    instance = Instance(tmp_path)
+    with PeerThread(server) as peer:
+        done = subprocess.run(
+            command(instance, *flags(peer, authority), "--yes", "--replace", "--to", "me@example.org", "--no-login"),
+            input=b"",
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    end = done.stdout.decode().splitlines()[-1]
+    assert (done.returncode, last in end) == (code, True), done.stdout + done.stderr
+    assert reply in done.stdout.decode()
+    assert f'host = "localhost"\nport = {peer.port}\ntls = "verify"' in instance.config.read_text()
+
+
 def test_a_users_own(tmp_path: Path, peer: PeerThread, authority: Authority) -> None:
     """Who is not root and has no configuration gets one of his own, with a queue of his own, and his mail arrives."""
     uid = OTHERS[0]
