@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from pysendmail import explain, listing, status
+from pysendmail import explain, listing, rewrite, status
 from pysendmail.address import AddressError, parse_path
 from pysendmail.argv import FILTERED, QueueFilter
-from pysendmail.config import Config
+from pysendmail.config import Config, Smarthost
 from pysendmail.events import EVERY, Events
 from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.frames import ALIVE_S
@@ -424,7 +424,8 @@ class Control:
                 self._events.emit("forget", smarthost=name, uid=right.uid)
                 yield {"name": name, "forgotten": True}
             else:
-                yield await self._probe(name, question)
+                (smarthost,) = (one for one in self._config.smarthost if one.name == name)
+                yield await self._probe(name, question and _as_it_leaves(question, self._config, smarthost))
 
 
 _VERBS: dict[str, Verb] = {
@@ -449,19 +450,27 @@ def _make_due(queue: Queue, ids: list[str], now: float) -> int:
 
 
 def _question(request: Entry) -> Question | None:
-    """`sender` and `recipient` of a probe; the recipient is the sender where none is given."""
-    sender = _optional(request, "sender")
+    """`sender` and `recipient` of a probe. "" for the recipient: the same as the sender."""
+    sender, recipient = _optional(request, "sender"), _optional(request, "recipient") or ""
     if sender is None:
         return None
-    recipient = _optional(request, "recipient") or sender
-    for text in filter(None, (sender, recipient)):
-        try:
-            if not parse_path(text).domain:
-                raise ControlError(EX_DATAERR, f"{text[:80]}: there is no domain: servers refuse such an address")
-        except AddressError as error:
-            raise ControlError(EX_DATAERR, str(error)) from None
-    if not recipient:
+    if not (sender or recipient):
         raise ControlError(EX_USAGE, "--to: the null sender has no address that could be asked about instead")
+    try:
+        for text in filter(None, (sender, recipient)):
+            parse_path(text)
+    except AddressError as error:
+        raise ControlError(EX_DATAERR, str(error)) from None
+    return Question(sender=sender, recipient=recipient)
+
+
+def _as_it_leaves(question: Question, config: Config, smarthost: Smarthost) -> Question:
+    """With the addresses that the smarthost would see: a local name at its domain, the sender as [rewrite] has it."""
+    domains = {"": config.sender_domain}
+    sender = rewrite.qualified(question.sender, domains) if question.sender else ""
+    if (rule := rewrite.rule(config, smarthost)) is not None:
+        sender = rewrite.sender(sender, rule)
+    recipient = rewrite.qualified(question.recipient, domains) if question.recipient else sender
     return Question(sender=sender, recipient=recipient)
 
 

@@ -21,6 +21,15 @@ NEEDLESS = {
     "NOHELO": "HELO is tried where EHLO is refused, and never with a password",
 }
 
+LOST = {
+    "DEFER": "mail is always tried at once; sendmail -odq queues for the next flush",
+    "FULLBOUNCE": "a bounce has the whole message where the sender asks for that (sendmail -R full)",
+}
+CARRIED = {
+    *("SMARTHOST", "PORT", "ALIASES", "AUTHPATH", "SECURETRANSFER", "SECURETRANS", "STARTTLS", "OPPORTUNISTIC_TLS"),
+    *("CERTFILE", "INSECURE", "MAILNAME", "MASQUERADE", "FINGERPRINT"),
+}
+
 
 def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
     draft = Draft()
@@ -31,17 +40,7 @@ def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
         if key:
             key, _, more = key.partition("\t")
             entries[key] = Entry(number, key, (more or value).strip())
-    carried = {"SMARTHOST", "PORT", "ALIASES", "AUTHPATH", "SECURETRANSFER", "SECURETRANS", "STARTTLS"}
-    carried |= {"OPPORTUNISTIC_TLS", "CERTFILE", "INSECURE", "MAILNAME", "MASQUERADE", "FINGERPRINT"}
-    for key, entry in entries.items():
-        if key in NEEDLESS:
-            sheet.needless(entry, NEEDLESS[key])
-        elif key == "DEFER":
-            sheet.lost(entry, "mail is always tried at once; sendmail -odq queues for the next flush")
-        elif key == "FULLBOUNCE":
-            sheet.lost(entry, "a bounce has the whole message where the sender asks for that (sendmail -R full)")
-        elif key not in carried:
-            sheet.lost(entry, "this is no setting of dma's that is known here")
+    sheet.leave_out(entries, CARRIED, NEEDLESS, LOST)
     _names(sheet, entries)
     _smarthost(sheet, entries)
     return draft

@@ -6,7 +6,7 @@ Also the forms that these files share: host and port, and maps of one line for e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,16 @@ class Sheet:
 
     def needless(self, entry: Entry, text: str = "") -> None:
         self.remark(Fate.NEEDLESS, entry.line, entry.what, text)
+
+    def leave_out(
+        self, entries: Mapping[str, Entry], carried: set[str], needless: Mapping[str, str], lost: Mapping[str, str]
+    ) -> None:
+        """Remarks on all entries but those that are carried over."""
+        for key, entry in entries.items():
+            if key in needless:
+                self.needless(entry, needless[key])
+            elif key not in carried:
+                self.lost(entry, lost.get(key, "this is no setting that is known here"))
 
     def look(self, path: str, entry: Entry) -> str:
         """The text of a file that an entry names; "" with a remark if it cannot be read."""

@@ -26,6 +26,7 @@ NEEDLESS = {
     "minuserid": "catch_all in [aliases] is for every local name without an alias",
     "useoldauth": "the commands are those of RFC 4954",
 }
+LOST = {"tls_ca_dir": "name one file of certificates (tls_ca_file); the default is the system's trust store"}
 CARRIED = {
     *("root", "mailhub", "rewritedomain", "hostname", "fromlineoverride", "usetls", "usestarttls", "authuser"),
     *("authpass", "authmethod", "tlscert", "usetlscert", "tlskey", "tls_ca_file"),
@@ -40,13 +41,7 @@ def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
         key, _, value = line.partition("=")
         # A # after blanks begins a comment as well.
         entries[key.strip().lower()] = Entry(number, key.strip(), value.partition(" #")[0].strip())
-    for key, entry in entries.items():
-        if key in NEEDLESS:
-            sheet.needless(entry, NEEDLESS[key])
-        elif key == "tls_ca_dir":
-            sheet.lost(entry, "name one file of certificates (tls_ca_file); the default is the system's trust store")
-        elif key not in CARRIED:
-            sheet.lost(entry, "this is no setting of sSMTP's that is known here")
+    sheet.leave_out(entries, CARRIED, NEEDLESS, LOST)
     _names(sheet, entries)
     _smarthost(sheet, entries)
     _revaliases(sheet, file.with_name("revaliases"))
