@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     setup = verb("setup", "from a mail address and a password to a message in the mailbox", _setup)
     setup.add_argument("--address", metavar="ADDR", help="your mail address")
     setup.add_argument("--host", metavar="HOST", help="the server that takes your mail")
-    setup.add_argument("--port", type=int, metavar="PORT", help="its port (465 or 587 nearly everywhere)")
+    setup.add_argument("--port", type=int, metavar="PORT", help="its port (default: 587, or 465 with --tls-implicit)")
     setup.add_argument("--tls", choices=("may", "encrypt", "verify"), metavar="LEVEL", help="may, encrypt or verify")
     setup.add_argument("--tls-implicit", action="store_true", help="TLS from the first byte (default: on port 465)")
     setup.add_argument("--tls-ca-file", dest="ca_file", metavar="FILE", help="whose certificates to trust")

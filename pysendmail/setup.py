@@ -197,7 +197,11 @@ def run(instance: Instance, wanted: Wanted, ask: Ask) -> int:
         raise SetupFailed(EX_CANTCREAT, f"{error.filename or instance.path}: {error.strerror}") from None
     if spool.answers(config.daemon.socket):
         _reload(ask, dialogue)
-    return _tested(instance, config, wanted, dialogue, address, ask) if wanted.test and facts["ready"] else EX_OK
+    served = spool.answers(config.daemon.socket)
+    code = _tested(instance, config, wanted, dialogue, address, ask) if wanted.test and facts["ready"] else EX_OK
+    if not served:
+        dialogue.say(f"No daemon runs, and mail leaves only when one does: {_start_it(instance)}")
+    return code
 
 
 def _present(file: Path) -> tuple[str, dict[str, Any]]:
@@ -336,6 +340,14 @@ def _reload(ask: Ask, dialogue: Dialogue) -> None:
             f"the daemon goes on with the old one: {answer['error']}" if answer["error"] else "the daemon uses it now"
         )
         dialogue.say(words)
+
+
+def _start_it(instance: Instance) -> str:
+    """The command that starts a daemon for this instance."""
+    if not Path("/run/systemd/system").exists() or (instance.explicit and not instance.user):
+        return f"pysendmail {f'-C {instance.path} ' if instance.explicit else ''}daemon"
+    user = "--user " if instance.user else ""
+    return f"systemctl {user}enable --now pysendmail.socket pysendmail-control.socket pysendmail.service"
 
 
 def _tested(instance: Instance, config: Config, wanted: Wanted, dialogue: Dialogue, address: Address, ask: Ask) -> int:

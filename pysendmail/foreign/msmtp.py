@@ -53,6 +53,7 @@ METHODS = {
     "xoauth2": "XOAUTH2",
     "oauthbearer": "OAUTHBEARER",
 }
+FILES = {"tls_trust_file", "tls_cert_file", "tls_key_file", "aliases"}
 SHA256_DIGITS = 64
 Account = dict[str, Entry]
 
@@ -83,7 +84,7 @@ def _accounts(sheet: Sheet, text: str) -> tuple[dict[str, Account], str]:
     default = ""
     told = set()  # what is inherited is said once
     for number, line in lines(text):
-        key, value = _words(line)
+        key, value = _words(line, _home(sheet.file))
         entry = Entry(number, key, value)
         if key == "defaults":
             current = defaults = {}
@@ -109,13 +110,22 @@ def _accounts(sheet: Sheet, text: str) -> tuple[dict[str, Account], str]:
     return accounts, default
 
 
-def _words(line: str) -> tuple[str, str]:
-    """Command and argument; that may stand in quotes."""
+def _words(line: str, home: Path | None) -> tuple[str, str]:
+    """Command and argument; that may stand in quotes, and a file below the user's home begins with ~."""
     key, _, value = line.replace("\t", " ").partition(" ")
     value = value.strip()
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = value[1:-1]
+    if home is not None and key in FILES and value.startswith("~/"):
+        value = str(home / value[2:])
     return key, value
+
+
+def _home(file: Path) -> Path | None:
+    """Whose home a user's configuration lies in: ~/.msmtprc, ~/.config/msmtp/config."""
+    if file.name == ".msmtprc":
+        return file.parent
+    return file.parents[2] if file.parts[-3:] == (".config", "msmtp", "config") else None
 
 
 def _on(account: Account, key: str, default: bool = False) -> bool:

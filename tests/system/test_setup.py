@@ -83,6 +83,7 @@ def test_at_a_terminal(tmp_path: Path, peer: PeerThread, authority: Authority) -
         terminal.expect("accepted as ")
         terminal.expect(": sent: 250 2.0.0 queued")
         terminal.expect("Done: look into the mailbox of box@gmail.com.")
+        terminal.expect(f"No daemon runs, and mail leaves only when one does: pysendmail -C {instance.config} daemon")
     assert terminal.code == 0
     assert PASSWORD not in terminal.text
     assert "wrong\n" not in terminal.text  # what is typed as a password is not shown
@@ -201,7 +202,7 @@ def test_a_message_that_does_not_arrive(reply: str, code: int, last: str, tmp_pa
             timeout=PATIENCE_S,
             check=False,
         )
-    end = done.stdout.decode().splitlines()[-1]
+    end = done.stdout.decode().splitlines()[-2]
     assert (done.returncode, last in end) == (code, True), done.stdout + done.stderr
     assert reply in done.stdout.decode()
     assert f'host = "localhost"\nport = {peer.port}\ntls = "verify"' in instance.config.read_text()

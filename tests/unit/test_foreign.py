@@ -159,6 +159,14 @@ def test_postfix(name: str) -> None:
     assert expected in read("postfix", text).toml(HERE)
 
 
+@pytest.mark.parametrize("place", ["/home/ann/.msmtprc", "/home/ann/.config/msmtp/config"])
+def test_a_users_msmtprc(place: str) -> None:
+    """~ is the home that the file lies in, whoever imports it."""
+    text = "account default\nhost a.example\ntls on\ntls_trust_file ~/ca.pem\n"
+    draft = foreign.READERS["msmtp"](Path(place), text, lambda path: "")
+    assert draft.smarthosts[0]["tls_ca_file"] == "/home/ann/ca.pem"
+
+
 def test_postfix_pattern_map() -> None:
     """A pattern that fits every address is what `force` is; another is lost."""
     text = "relayhost = [a.example]\nsender_canonical_maps = regexp:/r\n"
