@@ -24,69 +24,27 @@ class Provider:
 
 _APP_PASSWORD = "it takes no ordinary password, but an app password: make one in the settings of the account"  # noqa: S105
 
+_PASSWORD_FOR_PROGRAMS = "it wants the password for mail programs, which is set in the settings of the mailbox"  # noqa: S105
+_TOKENS = 'it takes tokens only: password_command that prints one, and auth = ["XOAUTH2"]'
+_YAHOO = "yahoo.com yahoo.de yahoo.fr yahoo.it yahoo.es yahoo.co.uk ymail.com"
+
+
+def _of(name: str, domains: str, host: str, port: int, hint: str = "") -> Provider:
+    return Provider(
+        name=name, domains=tuple(domains.split()), host=host, port=port, hint=hint, passwords=hint is not _TOKENS
+    )
+
+
 PROVIDERS = (
-    Provider(
-        name="Gmail",
-        domains=("gmail.com", "googlemail.com"),
-        host="smtp.gmail.com",
-        port=465,
-        hint=_APP_PASSWORD,
-    ),
-    Provider(
-        name="iCloud",
-        domains=("icloud.com", "me.com", "mac.com"),
-        host="smtp.mail.me.com",
-        port=587,
-        hint=_APP_PASSWORD,
-    ),
-    Provider(
-        name="Outlook.com",
-        domains=("outlook.com", "hotmail.com", "live.com", "outlook.de"),
-        host="smtp.office365.com",
-        port=587,
-        hint='it takes tokens only: password_command that prints one, and auth = ["XOAUTH2"]',
-        passwords=False,
-    ),
-    Provider(
-        name="Yahoo",
-        domains=("yahoo.com", "yahoo.de", "yahoo.fr", "yahoo.it", "yahoo.es", "yahoo.co.uk", "ymail.com"),
-        host="smtp.mail.yahoo.com",
-        port=465,
-        hint=_APP_PASSWORD,
-    ),
-    Provider(
-        name="Fastmail",
-        domains=("fastmail.com", "fastmail.fm"),
-        host="smtp.fastmail.com",
-        port=465,
-        hint=_APP_PASSWORD,
-    ),
-    Provider(
-        name="GMX",
-        domains=("gmx.de", "gmx.net", "gmx.at", "gmx.ch"),
-        host="mail.gmx.net",
-        port=465,
-        hint="its settings must allow POP3 and IMAP first",
-    ),
-    Provider(
-        name="mailbox.org",
-        domains=("mailbox.org",),
-        host="smtp.mailbox.org",
-        port=465,
-    ),
-    Provider(
-        name="Posteo",
-        domains=("posteo.de", "posteo.net"),
-        host="posteo.de",
-        port=465,
-    ),
-    Provider(
-        name="Telekom",
-        domains=("t-online.de", "magenta.de"),
-        host="securesmtp.t-online.de",
-        port=465,
-        hint="it wants the password for mail programs, which is set in the settings of the mailbox",
-    ),
+    _of("Gmail", "gmail.com googlemail.com", "smtp.gmail.com", 465, _APP_PASSWORD),
+    _of("iCloud", "icloud.com me.com mac.com", "smtp.mail.me.com", 587, _APP_PASSWORD),
+    _of("Outlook.com", "outlook.com hotmail.com live.com outlook.de", "smtp.office365.com", 587, _TOKENS),
+    _of("Yahoo", _YAHOO, "smtp.mail.yahoo.com", 465, _APP_PASSWORD),
+    _of("Fastmail", "fastmail.com fastmail.fm", "smtp.fastmail.com", 465, _APP_PASSWORD),
+    _of("GMX", "gmx.de gmx.net gmx.at gmx.ch", "mail.gmx.net", 465, "its settings must allow POP3 and IMAP first"),
+    _of("mailbox.org", "mailbox.org", "smtp.mailbox.org", 465),
+    _of("Posteo", "posteo.de posteo.net", "posteo.de", 465),
+    _of("Telekom", "t-online.de magenta.de", "securesmtp.t-online.de", 465, _PASSWORD_FOR_PROGRAMS),
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pysendmail.draft import Draft, Fate, Table
-from pysendmail.foreign.sheet import Entry, Sheet, force, lines, unprotected, unverified
+from pysendmail.foreign.sheet import Entry, Sheet, lines, numeral
 
 NEEDLESS = {
     "SPOOLDIR": "the queue is [queue] directory",
@@ -32,8 +32,7 @@ CARRIED = {
 
 
 def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
-    draft = Draft()
-    sheet = Sheet(file, draft, look)
+    sheet = Sheet(file, look)
     entries: dict[str, Entry] = {}
     for number, line in lines(text):
         key, _, value = line.partition("#")[0].strip().partition(" ")
@@ -43,7 +42,7 @@ def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
     sheet.leave_out(entries, CARRIED, NEEDLESS, LOST)
     _names(sheet, entries)
     _smarthost(sheet, entries)
-    return draft
+    return sheet.draft
 
 
 def _names(sheet: Sheet, entries: dict[str, Entry]) -> None:
@@ -58,7 +57,7 @@ def _names(sheet: Sheet, entries: dict[str, Entry]) -> None:
     if (entry := entries.get("MASQUERADE")) and entry.value:
         user, at, host = entry.value.rpartition("@")
         if at and user and (host or name):
-            force(draft, f"{user}@{host or name}")
+            sheet.force(f"{user}@{host or name}")
             sheet.changed(entry, "the address is written into From as well; the original goes to Reply-To")
         elif at and user:
             sheet.lost(entry, "there is no host after the @, and no MAILNAME: write force_from in [rewrite]")
@@ -83,8 +82,8 @@ def _smarthost(sheet: Sheet, entries: dict[str, Entry]) -> None:
         return
     smarthost: Table = {"name": "main", "host": entry.value.strip("[]"), "port": 25}
     port = entries.get("PORT")
-    if port and port.value.isascii() and port.value.isdigit():
-        smarthost["port"] = int(port.value)
+    if port and numeral(port.value):
+        smarthost["port"] = numeral(port.value)
     elif port:
         sheet.lost(port, "this is no number")
     sheet.draft.smarthosts.append(smarthost)
@@ -92,7 +91,7 @@ def _smarthost(sheet: Sheet, entries: dict[str, Entry]) -> None:
     tls = entries.get("SECURETRANSFER") or entries.get("SECURETRANS")
     if tls is None:
         if "username" in smarthost:
-            unprotected(sheet, smarthost, entries.get("INSECURE", entry))
+            sheet.unprotected(smarthost, entries.get("INSECURE", entry))
         else:
             smarthost["tls"] = "none"
     else:
@@ -111,7 +110,7 @@ def _certificate(sheet: Sheet, entries: dict[str, Entry], smarthost: Table, tls:
     elif "OPPORTUNISTIC_TLS" in entries and "username" not in smarthost:
         smarthost["tls"] = "may"
     else:
-        unverified(sheet, smarthost, tls)
+        sheet.unverified(smarthost, tls)
 
 
 def _login(sheet: Sheet, entries: dict[str, Entry], smarthost: Table) -> None:

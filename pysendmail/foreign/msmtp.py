@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pysendmail.draft import Draft, Fate, Table
-from pysendmail.foreign.sheet import Entry, Sheet, lines, unprotected
+from pysendmail.foreign.sheet import Entry, Sheet, lines, numeral
 
 NEEDLESS = {
     "logfile": "the journal or standard error has a line for each outcome, and `pysendmail history` more",
@@ -59,8 +59,7 @@ Account = dict[str, Entry]
 
 
 def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
-    draft = Draft()
-    sheet = Sheet(file, draft, look)
+    sheet = Sheet(file, look)
     accounts, default = _accounts(sheet, text)
     names = {}
     for name, account in accounts.items():
@@ -73,7 +72,7 @@ def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
     _machine(sheet, accounts.get(whose, {}))
     _of_others(sheet, accounts, whose)
     _routes(sheet, {name: accounts[name] for name in names}, default, names)
-    return draft
+    return sheet.draft
 
 
 def _accounts(sheet: Sheet, text: str) -> tuple[dict[str, Account], str]:
@@ -139,15 +138,14 @@ def _smarthost(sheet: Sheet, name: str, account: Account) -> str:
     implicit = not _on(account, "tls_starttls", not _on(account, "tls_nostarttls"))
     implicit = implicit and _on(account, "tls")
     smarthost: Table = {"name": name if name != "default" else "main", "host": host}
-    port = account["port"].value if "port" in account else ""
-    smarthost["port"] = int(port) if port.isascii() and port.isdigit() else 465 if implicit else 25
+    smarthost["port"] = numeral(account["port"].value) if "port" in account else 465 if implicit else 25
     sheet.draft.smarthosts.append(smarthost)
     if (protocol := account.get("protocol")) and protocol.value not in ("", "smtp"):
         sheet.lost(protocol, f"{protocol.value} is not spoken to a smarthost")
     _login(sheet, smarthost, account)
     if not _on(account, "tls"):
         if "username" in smarthost:
-            unprotected(sheet, smarthost, account.get("tls", account["host"]))
+            sheet.unprotected(smarthost, account.get("tls", account["host"]))
         else:
             smarthost["tls"] = "none"
     else:
@@ -221,8 +219,8 @@ def _machine(sheet: Sheet, account: Account) -> None:
     if (aliases := account.get("aliases")) and aliases.value not in ("", "/etc/aliases"):
         draft.set("aliases", "file", aliases.value)
     timeout = account.get("timeout") or account.get("connect_timeout")
-    if timeout is not None and timeout.value.isascii() and timeout.value.isdigit():
-        draft.set("timeout", "connect", f"{timeout.value}s")
+    if timeout is not None and numeral(timeout.value):
+        draft.set("timeout", "connect", f"{numeral(timeout.value)}s")
 
 
 def _of_others(sheet: Sheet, accounts: dict[str, Account], whose: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pysendmail.draft import Draft, Fate, Table
-from pysendmail.foreign.sheet import Entry, Sheet, force, lines, unprotected
+from pysendmail.foreign.sheet import Entry, Sheet, lines, numeral
 
 # The files beside `remotes`: what they are here. Seconds unless it is a name.
 SECONDS = {
@@ -25,8 +25,7 @@ NEEDLESS = {
 
 
 def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
-    draft = Draft()
-    sheet = Sheet(file, draft, look)
+    sheet = Sheet(file, look)
     _beside(sheet, file.parent)
     for number, line in lines(text):
         try:
@@ -35,7 +34,7 @@ def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
             sheet.lost(Entry(number, "a line", ""), f"its quotes are wrong: {error}")
             continue
         _remote(sheet, number, words)
-    return draft
+    return sheet.draft
 
 
 def _beside(sheet: Sheet, directory: Path) -> None:
@@ -51,20 +50,19 @@ def _beside(sheet: Sheet, directory: Path) -> None:
         if "." not in domain and (suffix := first_line("defaultdomain")):
             domain = f"{domain}.{suffix}"
         draft.set("", "domain", domain)
-    if admin := first_line("adminaddr"):
-        address, *more = admin.replace(",", " ").split()
+    if addresses := first_line("adminaddr").replace(",", " ").split():
+        address, *more = addresses
         draft.set("aliases", "catch_all", address)
         if more:
             text = f"catch_all is one address: {address}; for {', '.join(more)} write an alias, and its name there"
             sheet.remark(Fate.LOST, 1, "adminaddr", text, directory / "adminaddr")
     if sender := first_line("allmailfrom"):
-        force(draft, sender)
+        sheet.force(sender)
         text = "the address is written into From as well; the original goes to Reply-To"
         sheet.remark(Fate.CHANGED, 1, "allmailfrom", text, directory / "allmailfrom")
     for file, (section, key) in SECONDS.items():
-        value = first_line(file)
-        if value.isascii() and value.isdigit() and int(value):
-            draft.set(section, key, f"{int(value)}s")
+        if seconds := numeral(first_line(file)):
+            draft.set(section, key, f"{seconds}s")
     if address := first_line("doublebounceto"):
         draft.set("bounce", "postmaster", address)
     if first_line("bounceto"):
@@ -89,7 +87,7 @@ def _remote(sheet: Sheet, number: int, words: list[str]) -> None:
     port = options["port"].value if "port" in options else "465" if implicit else "25"
     name = host if any(one["name"] == "main" for one in smarthosts) else "main"
     name = f"{host}-{len(smarthosts) + 1}" if any(one["name"] == name for one in smarthosts) else name
-    smarthost: Table = {"name": name, "host": host, "port": int(port) if port.isascii() and port.isdigit() else port}
+    smarthost: Table = {"name": name, "host": host, "port": numeral(port)}
     smarthosts.append(smarthost)
     entry = Entry(number, host, "")
     if "user" in options:
@@ -103,7 +101,7 @@ def _remote(sheet: Sheet, number: int, words: list[str]) -> None:
             smarthost["tls_implicit"] = implicit
         smarthost["tls"] = "encrypt" if "insecure" in options else "verify"
     elif "username" in smarthost:
-        unprotected(sheet, smarthost, entry)
+        sheet.unprotected(smarthost, entry)
     else:
         smarthost["tls"] = "none"
     if "x509cafile" in options:

@@ -12,16 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pysendmail.draft import Draft, Fate, Table
-from pysendmail.foreign.sheet import (
-    BEYOND_PORT,
-    Entry,
-    Sheet,
-    force,
-    host_and_port,
-    lines,
-    one_target,
-    unprotected,
-)
+from pysendmail.foreign.sheet import BEYOND_PORT, Entry, Sheet, host_and_port, lines, numeral, one_target
 
 TEXT_MAPS = ("hash", "btree", "lmdb", "cdb", "dbm", "sdbm", "texthash")
 PATTERN_MAPS = ("regexp", "pcre", "pcre2")
@@ -98,7 +89,7 @@ HARMLESS: dict[str, tuple[str, ...]] = {
 
 
 def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
-    return _Reading(Sheet(file, Draft(), look), text).draft()
+    return _Reading(Sheet(file, look), text).draft()
 
 
 def _logical(text: str) -> Iterator[Entry]:
@@ -255,8 +246,8 @@ class _Reading:
         if "username" in smarthost:
             self.mechanisms(smarthost)
         self.tls(smarthost, entry)
-        if (limit := self.value("smtp_destination_concurrency_limit")).isdigit() and int(limit):
-            smarthost["connections"] = int(limit)
+        if limit := numeral(self.value("smtp_destination_concurrency_limit")):
+            smarthost["connections"] = limit
         return name
 
     def mechanisms(self, smarthost: Table) -> None:
@@ -283,7 +274,7 @@ class _Reading:
             self.sheet.changed(setting, f'TLSA records are not looked up; tls = "{level}" is written')
         wrapped = self.on("smtp_tls_wrappermode")
         if level == "none" and "username" in smarthost:
-            unprotected(self.sheet, smarthost, setting)
+            self.sheet.unprotected(smarthost, setting)
             return
         smarthost["tls"] = level
         if level == "none":
@@ -349,7 +340,7 @@ class _Reading:
             found = list(self.map_lines(key))
             address = one_target([entry for _, entry in found])
             if "@" in address:
-                force(self.sheet.draft, address)
+                self.sheet.force(address)
                 text = f"{address} is the sender of all mail, not only of these; the original goes to Reply-To"
                 if any(entry.key == "*" or entry.key in _ANYTHING for _, entry in found):
                     text = "the address is written into From as well; the original goes to Reply-To"
@@ -384,8 +375,7 @@ class _Reading:
             else:
                 self.sheet.lost(self.entries[key], "0 is not possible here")
         if "message_size_limit" in self.entries:
-            size = self.value("message_size_limit")
-            if size.isdigit() and int(size):
+            if size := numeral(self.value("message_size_limit")):
                 draft.set("queue", "max_message_size", f"{size}B")
             else:
                 self.sheet.lost(

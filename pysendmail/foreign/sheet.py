@@ -17,6 +17,7 @@ SERVICES = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465, "ss
 # The system's own trust store, which is the default here.
 SYSTEM_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs", "/etc/pki/tls/certs/ca-bundle.crt")
 BEYOND_PORT = 65536
+_NUMBER = re.compile(r"[0-9]{1,15}\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]{1,50}\Z")
 
 
@@ -35,9 +36,11 @@ class Entry:
 
 
 class Sheet:
-    def __init__(self, file: Path, draft: Draft, look: Callable[[Path], str]) -> None:
+    """`look` gives the text of a file that this one names, or raises OSError. `draft` is what comes of it."""
+
+    def __init__(self, file: Path, look: Callable[[Path], str]) -> None:
         self.file = file
-        self.draft = draft
+        self.draft = Draft()
         self._look = look
 
     def remark(self, fate: Fate, line: int, what: str, text: str, file: Path | None = None) -> None:
@@ -89,6 +92,26 @@ class Sheet:
             text = f"certificate and key are one file here: add what is in {key} to it, or to a copy of it"
             self.changed(certificate, text)
 
+    def unprotected(self, smarthost: dict[str, object], entry: Entry) -> None:
+        """A password without TLS: allowed on this machine only; elsewhere TLS is demanded, and that said."""
+        if is_here(str(smarthost["host"])):
+            smarthost["tls"] = "none"
+            smarthost["auth_in_clear"] = True
+            return
+        self.changed(entry, 'the password went out in clear; it does not here: tls = "verify" is demanded')
+
+    def unverified(self, smarthost: dict[str, object], entry: Entry) -> None:
+        """TLS whose certificate the other program never looked at."""
+        if "username" not in smarthost:
+            smarthost.setdefault("tls", "encrypt")
+            return
+        self.changed(entry, 'no certificate was checked; with a password it is here (tls = "verify")')
+
+    def force(self, address: str) -> None:
+        """All mail leaves under one address."""
+        self.draft.set("rewrite", "from", "force")
+        self.draft.set("rewrite", "force_from", address)
+
 
 def lines(text: str, comment: str = "#") -> Iterator[tuple[int, str]]:
     """The lines with something on them that are no comments, stripped, each with its number."""
@@ -108,9 +131,12 @@ def host_and_port(text: str, default: int) -> tuple[str, int]:
     host = host.removeprefix("ipv6:").removeprefix("IPv6:")
     if not port:
         return host, default
-    if port.isascii() and port.isdigit() and len(port) <= 5:
-        return host, int(port)
-    return host, SERVICES.get(port, BEYOND_PORT)
+    return host, numeral(port) or SERVICES.get(port, BEYOND_PORT)
+
+
+def numeral(text: str) -> int:
+    """The number that the text is; 0 where it is none, or one that nobody means."""
+    return int(text) if _NUMBER.match(text) else 0
 
 
 def is_here(host: str) -> bool:
@@ -118,30 +144,7 @@ def is_here(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def unprotected(sheet: Sheet, smarthost: dict[str, object], entry: Entry) -> None:
-    """A password without TLS: allowed on this machine only; elsewhere TLS is demanded, and that said."""
-    if is_here(str(smarthost["host"])):
-        smarthost["tls"] = "none"
-        smarthost["auth_in_clear"] = True
-        return
-    sheet.changed(entry, 'the password went out in clear; it does not here: tls = "verify" is demanded')
-
-
-def unverified(sheet: Sheet, smarthost: dict[str, object], entry: Entry) -> None:
-    """TLS whose certificate the other program never looked at."""
-    if "username" not in smarthost:
-        smarthost.setdefault("tls", "encrypt")
-        return
-    sheet.changed(entry, 'no certificate was checked; with a password it is here (tls = "verify")')
-
-
 def one_target(entries: list[Entry]) -> str:
     """The address that all of these map to; "" if there are several, or none."""
     targets = {entry.value for entry in entries}
     return targets.pop() if len(targets) == 1 else ""
-
-
-def force(draft: Draft, address: str) -> None:
-    """All mail leaves under one address."""
-    draft.set("rewrite", "from", "force")
-    draft.set("rewrite", "force_from", address)

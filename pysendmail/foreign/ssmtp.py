@@ -9,17 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pysendmail.draft import Draft, Fate, Table
-from pysendmail.foreign.sheet import (
-    BEYOND_PORT,
-    Entry,
-    Sheet,
-    force,
-    host_and_port,
-    lines,
-    one_target,
-    unprotected,
-    unverified,
-)
+from pysendmail.foreign.sheet import BEYOND_PORT, Entry, Sheet, host_and_port, lines, one_target
 
 NEEDLESS = {
     "debug": "the daemon logs each step",
@@ -34,8 +24,7 @@ CARRIED = {
 
 
 def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
-    draft = Draft()
-    sheet = Sheet(file, draft, look)
+    sheet = Sheet(file, look)
     entries: dict[str, Entry] = {}
     for number, line in lines(text):
         key, _, value = line.partition("=")
@@ -45,7 +34,7 @@ def read(file: Path, text: str, look: Callable[[Path], str]) -> Draft:
     _names(sheet, entries)
     _smarthost(sheet, entries)
     _revaliases(sheet, file.with_name("revaliases"))
-    return draft
+    return sheet.draft
 
 
 def _value(entries: dict[str, Entry], key: str) -> str:
@@ -95,7 +84,7 @@ def _tls(sheet: Sheet, entries: dict[str, Entry], smarthost: Table, mailhub: Ent
     started = _on(entries, "usestarttls")
     if not (started or _on(entries, "usetls")):
         if "username" in smarthost:
-            unprotected(sheet, smarthost, entries.get("usetls", mailhub))
+            sheet.unprotected(smarthost, entries.get("usetls", mailhub))
         else:
             smarthost["tls"] = "none"
         return
@@ -105,7 +94,7 @@ def _tls(sheet: Sheet, entries: dict[str, Entry], smarthost: Table, mailhub: Ent
         smarthost["tls"] = "verify"
         sheet.authorities(smarthost, authorities)
     else:
-        unverified(sheet, smarthost, entries["usestarttls" if started else "usetls"])
+        sheet.unverified(smarthost, entries["usestarttls" if started else "usetls"])
     if (certificate := entries.get("tlscert")) and certificate.value:
         sheet.client_certificate(smarthost, certificate, _value(entries, "tlskey"))
 
@@ -121,7 +110,7 @@ def _revaliases(sheet: Sheet, file: Path) -> None:
             text = "no smarthost for one local user: [[route]] chooses by the address that he sends as"
             sheet.remark(Fate.LOST, number, hub, text, file)
     if address := one_target(found):
-        force(sheet.draft, address)
+        sheet.force(address)
         text = f"{address} is the sender of all mail, not only of these; the original goes to Reply-To"
         sheet.remark(Fate.CHANGED, found[0].line, ", ".join(entry.key for entry in found), text, file)
         return

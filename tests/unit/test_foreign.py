@@ -106,11 +106,21 @@ def test_an_empty_file(program: str) -> None:
     read(program, "")
 
 
+PREFIX = {
+    "postfix": "smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = hash:/p\nsmtp_generic_maps = regexp:/g\n"
+    "sender_dependent_relayhost_maps = hash:/s\ntransport_maps = hash:/t\nmyorigin = /m\nrelayhost = ",
+    "msmtp": "account a\nhost ",
+    "nullmailer": "",
+    "ssmtp": "",
+    "dma": "AUTHPATH /a\nMAILNAME /m\nSMARTHOST ",
+}
+
+
 @pytest.mark.parametrize("program", FILES)
 @given(text=st.text(alphabet=st.sampled_from("host=smtp:[]$\"' \t\n#/accountSMARTHOSTrelay,*@%0"), max_size=200))
 def test_no_file_is_too_odd(program: str, text: str) -> None:
-    """Whatever stands in it, the draft can be written as TOML; what is wrong with that, pysendmail says."""
-    draft = read(program, text)
+    """Whatever stands in it, and in all that it names, the draft is TOML; what is wrong with that, pysendmail says."""
+    draft = foreign.READERS[program](Path(FILES[program]), f"{PREFIX[program]}{text}", lambda path: text)
     try:
         config(draft.toml(HERE))
     except config_file.ConfigError as error:
@@ -157,6 +167,30 @@ def test_postfix(name: str) -> None:
     """Its forms of values, one by one."""
     text, expected = POSTFIX[name]
     assert expected in read("postfix", text).toml(HERE)
+
+
+ODD_NUMBERS = {
+    "postfix": "relayhost = [a.example]:N\nmessage_size_limit = N\nsmtp_destination_concurrency_limit = N\n",
+    "msmtp": "account default\nhost a.example\nport N\ntimeout N\n",
+    "nullmailer": "a.example smtp port=N\n",
+    "ssmtp": "mailhub=a.example:N\n",
+    "dma": "SMARTHOST a.example\nPORT N\n",
+}
+
+
+@pytest.mark.parametrize("program", FILES)
+@pytest.mark.parametrize(
+    "number", ["9" * 5000, "²", "-1", "0x10", ""], ids=["long", "superscript", "less", "hex", "none"]
+)
+def test_odd_numbers(program: str, number: str) -> None:
+    """What Python would refuse to read, or would read otherwise, is no number; nothing fails on it."""
+    files = {f"/etc/nullmailer/{name}": number for name in ("pausetime", "queuelifetime", "adminaddr")}
+    read(program, ODD_NUMBERS[program].replace("N", number), files).toml(HERE)
+
+
+def test_addresses_that_are_none() -> None:
+    """nullmailer's adminaddr may be commas only."""
+    assert read("nullmailer", "", {"/etc/nullmailer/adminaddr": ",,"}).tables == {}
 
 
 @pytest.mark.parametrize("place", ["/home/ann/.msmtprc", "/home/ann/.config/msmtp/config"])
