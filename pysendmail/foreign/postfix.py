@@ -16,7 +16,7 @@ from pysendmail.foreign.sheet import BEYOND_PORT, Entry, Sheet, host_and_port, l
 
 TEXT_MAPS = ("hash", "btree", "lmdb", "cdb", "dbm", "sdbm", "texthash")
 PATTERN_MAPS = ("regexp", "pcre", "pcre2")
-MAX_DEPTH = 20  # of $name in the value of $name
+MAX_VALUE = 4096  # characters, before and after each $name is filled in: they may double and double again
 _NAME = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\((\w+)\))")
 _TIME = re.compile(r"([0-9]{1,9})([smhdw]?)\Z")
 _PATTERN_LINE = re.compile(r"(/.*/\w*)\s+(\S+)\Z")
@@ -114,6 +114,7 @@ class _Reading:
     def __init__(self, sheet: Sheet, text: str) -> None:
         self.sheet = sheet
         self.entries = {entry.key: entry for entry in _logical(text)}
+        self.values: dict[str, str] = {}  # of names that were filled in
         self.logins: dict[str, tuple[str, str]] = {}
 
     def draft(self) -> Draft:
@@ -138,18 +139,19 @@ class _Reading:
 
     def value(self, key: str, default: str = "") -> str:
         """The value with each $name filled in; a name that the file does not have stays as it is."""
-        return self.filled(self.entries[key].value if key in self.entries else default)
+        return self.filled(f"${key}") if key in self.entries else self.filled(default)
 
-    def filled(self, text: str, depth: int = 0) -> str:
+    def filled(self, text: str) -> str:
         def fill(match: re.Match[str]) -> str:
             name = match[1] or match[2] or match[3]
-            if name in self.entries:
-                return self.filled(self.entries[name].value, depth + 1)
-            if name == "mydomain" and "myhostname" in self.entries:
+            if name not in self.values and name in self.entries:
+                self.values[name] = match[0]  # what it is within itself
+                self.values[name] = self.filled(self.entries[name].value)
+            elif name == "mydomain" and "myhostname" in self.entries:
                 return self.value("myhostname").partition(".")[2]
-            return match[0]
+            return self.values.get(name, match[0])
 
-        return _NAME.sub(fill, text) if depth < MAX_DEPTH else text
+        return _NAME.sub(fill, text[:MAX_VALUE])[:MAX_VALUE]
 
     def on(self, key: str) -> bool:
         return self.value(key).lower() == "yes"
@@ -182,7 +184,7 @@ class _Reading:
         if (name := self.value("myhostname")) and "$" not in name:
             draft.set("", "hostname", name)
         origin = self.value("myorigin", "$myhostname")
-        if origin.startswith("/"):
+        if origin.startswith("/") and "myorigin" in entries:
             origin = self.sheet.look(origin, entries["myorigin"]).split("\n")[0].strip()
         if origin and "$" not in origin:
             draft.set("", "domain", origin)
