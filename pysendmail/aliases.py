@@ -8,7 +8,8 @@ that a message names.
 A line that will not do never stops mail: it is one of `problems`, the rest of the file holds, and a name that has no
 target left is one without alias. Only a loop, an expansion beyond its bounds, and a name that would become an address
 at a public mail provider are errors: AliasError means that the message is refused (65), since to guess who was meant
-could send it to nobody, to everybody or to a stranger.
+could send it to nobody, to everybody or to a stranger. For the same reason no local name is looked up in a file that
+could not be read at this moment: AliasesUnread (75).
 
 Followed are aliases(5) of Sendmail and of Postfix, whose formats are meant to be one. Of the two, owner-NAME is not
 special here: it is an alias like others, and mail to NAME keeps its sender.
@@ -53,6 +54,10 @@ class AliasError(ValueError):
     """The name cannot be expanded. The words name the file and the names on the way."""
 
 
+class AliasesUnread(Exception):
+    """Nobody knows for now whom a local name stands for. The words name the file and the error."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasProblem:
     """A line that is not used, or not all of it. `line` 0: the file as a whole."""
@@ -76,6 +81,7 @@ class Aliases:
     lines: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[AliasProblem, ...] = ()
     read_from: tuple[tuple[Path, tuple[int, ...]], ...] = ()  # each file that was read, and its mark then
+    unread: str = ""  # one of the files could not be read at that moment: which, and why
 
     @classmethod
     def load(cls, path: str | Path) -> Aliases:
@@ -90,18 +96,19 @@ class Aliases:
             lines=MappingProxyType(reading.lines),
             problems=tuple(reading.problems[:MAX_PROBLEMS]),
             read_from=tuple(reading.marks.items()),
+            unread=reading.unread,
         )
 
     def refreshed(self) -> Aliases:
-        """These, or those of the file as it is now, if it or a file that it includes has changed."""
-        if all(_mark(path) == mark for path, mark in self.read_from):
+        """These, or those of the file as it is now, if it or a file that it includes has changed, or was not read."""
+        if not self.unread and all(_mark(path) == mark for path, mark in self.read_from):
             return self
         return Aliases.load(self.file)
 
     def loops(self) -> tuple[AliasProblem, ...]:
         """Every name that cannot be expanded, for `check` and `newaliases`."""
         found = []
-        for name in self.targets:
+        for name in () if self.unread else self.targets:
             try:
                 self.expand(str(Address(name)))
             except AliasError as error:
@@ -115,7 +122,7 @@ class Aliases:
         """Whom the local name stands for: addresses, and local names without alias; itself alone if it has none.
 
         In the order of the file, each once. `local_name_of` gives the local name in an address such as
-        root@localhost, None for any other; without it only bare names are local. AliasError: see above.
+        root@localhost, None for any other; without it only bare names are local. AliasError, AliasesUnread: see above.
         """
         of = local_name_of or _bare_name
         found: dict[str, str] = {}
@@ -124,6 +131,8 @@ class Aliases:
         def walk(target: str, way: tuple[str, ...]) -> None:
             final = target.startswith(_FINAL)
             local = target.removeprefix(_FINAL) if final else of(target)
+            if self.unread and local is not None and not final:
+                raise AliasesUnread(self.unread)
             key = "" if local is None else parse_path(local).local.lower()
             if local is None or final or key not in self.targets or way[-1:] == (key,):
                 found.setdefault(parse_path(target).key if local is None else f"{key}@", local or target)
@@ -171,7 +180,7 @@ def expand_recipients(
 
     `addresses` have been through `parse_path`. A local name without alias goes to catch_all, or else is qualified
     with `domain`, unless that is a public mail provider's. Once there are more than `most` the rest is not looked at.
-    Raises AliasError, and AddressError where an address becomes too long by that.
+    Raises AliasError, AliasesUnread, and AddressError where an address becomes too long by that.
     """
 
     def of(address: str) -> str | None:
@@ -229,6 +238,7 @@ class _Reading:
         self.lines: dict[str, int] = {}
         self.problems: list[AliasProblem] = []
         self.marks: dict[Path, tuple[int, ...]] = {}
+        self.unread = ""
 
     def report(self, file: Path, line: int, name: str, text: str) -> None:
         self.problems.append(AliasProblem(file=file, line=line, name=name, text=text))
@@ -251,6 +261,8 @@ class _Reading:
                 self.report(file, 0, "", "there is no such file")
         except OSError as error:
             self.report(file, 0, "", f"it cannot be read: {error.strerror}")
+            if error.errno in small_file.MOMENTARY:
+                self.unread = str(self.problems[-1])
         return ""
 
     def entry(self, entry: list[tuple[int, str]]) -> None:

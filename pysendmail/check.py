@@ -29,7 +29,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pysendmail import config_file, hostname, loopback, schema, spool
-from pysendmail.aliases import AliasError, Aliases, expand_recipients
+from pysendmail.aliases import AliasError, Aliases, AliasesUnread, expand_recipients
 from pysendmail.config import Config, Smarthost, is_public
 from pysendmail.config_file import ConfigError, Instance, Problem
 from pysendmail.exits import EX_CONFIG
@@ -211,6 +211,8 @@ def of_a_public_domain(config: Config) -> Iterator[Finding]:
         expand_recipients(["root"], Aliases.load(config.aliases.file), config)
     except AliasError as error:
         yield finding(Level.ERROR, "domain", f"mail for root is refused: {error}", mend)
+    except AliasesUnread:
+        pass  # told with the aliases
     else:
         if not config.aliases.catch_all:
             text = f"a stranger may have any name at {config.domain}: local names without alias are refused"

@@ -5,9 +5,18 @@ For files that an administrator names: in their place may be a FIFO, a terminal,
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
+
+# Errors of the moment: they say nothing of the file, which may be read the next time.
+MOMENTARY = frozenset(
+    {
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR),
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN),
+    }
+)
 
 
 def read(path: Path, limit: int) -> bytes:

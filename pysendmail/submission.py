@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from pysendmail import mime, route
 from pysendmail.address import Address, AddressError, parse_list, parse_path
-from pysendmail.aliases import AliasError, Aliases, expand_recipients, local_name
+from pysendmail.aliases import AliasError, Aliases, AliasesUnread, expand_recipients, local_name
 from pysendmail.argv import Invocation
 from pysendmail.config import Config
 from pysendmail.envelope import Envelope, Recipient
@@ -391,6 +391,8 @@ class Submission:
             return expand_recipients(addresses, aliases, self._config, most=self._config.queue.max_recipients)
         except (AliasError, AddressError) as error:  # AddressError: too long with the domain that it gets
             raise Refused(EX_DATAERR, str(error), "5.1.3") from None
+        except AliasesUnread as error:
+            raise Refused(EX_TEMPFAIL, str(error), "4.3.0") from None
 
     def _recipient(self, final: str, original: str) -> Recipient:
         given = self._added.get(original)

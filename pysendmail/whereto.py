@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pysendmail import rewrite
 from pysendmail.address import AddressError, parse_list, parse_path
-from pysendmail.aliases import AliasError, Aliases, expand_recipients
+from pysendmail.aliases import AliasError, Aliases, AliasesUnread, expand_recipients
 from pysendmail.argv import UsageError
 from pysendmail.config import Config, Smarthost
 from pysendmail.exits import EX_NOUSER, EX_OK, EX_UNAVAILABLE
@@ -63,7 +63,7 @@ def verify(arguments: Iterable[str], now: Circumstances) -> Iterator[Answer]:
 def _verified(address: str, now: Circumstances) -> Answer:
     try:
         final = [target for target, _ in expand_recipients([address], now.aliases, now.config)]
-    except (AliasError, AddressError) as error:
+    except (AliasError, AliasesUnread, AddressError) as error:
         return _undeliverable(address, error)
     lines = [] if final == [address] else [f"{printable(address)}... stands for {printable(', '.join(final))}"]
     problem = ""

@@ -27,6 +27,7 @@ from typing import Any, Self
 from rig.activation import Activation
 
 PATIENCE_S = 30.0
+LOG_OCTETS = 1 << 20  # of the log that wait for us: a line that finds no room is lost
 BIN = Path(os.environ.get("PYSENDMAIL_TEST_BIN") or Path(sys.executable).parent)
 _PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 
@@ -105,6 +106,7 @@ class Daemon:
             [*wrapper, *(held.wrapper if held else ()), *self._command],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            pipesize=LOG_OCTETS,
             env={**os.environ, **(environment or {})},
             pass_fds=held.descriptors if held else (),
         )

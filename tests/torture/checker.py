@@ -11,7 +11,7 @@ import base64
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 from torture.evidence import Call, Connection, Evidence, Violation, token_in
@@ -352,16 +352,33 @@ def back_off(view: View) -> Finding:
 
     Jitter (20 %, or what is configured), a flush and the first attempt after a start excepted.
     """
+    for (token, recipient), tries in view.tries.items():
+        for text in _gaps(view, tries):
+            yield f"{token}: {recipient} {text}"
+
+
+def _gaps(view: View, tries: Sequence[Try]) -> Finding:
+    """What is wrong between the tries for one recipient. One that was left is none; but not again and again."""
     settings = view.settings
     share = min(TRUSTED_SHARE, 1 - settings.jitter)
     free = [event.at for event in view.evidence.log if event["event"] in MADE_DUE]
-    for (token, recipient), tries in view.tries.items():
-        due = settings.first
-        short = 0
-        for earlier, later in pairwise(tries):
+    due = settings.first
+    short = 0
+    earlier: Try | None = None
+    generation = 0
+    for later in tries:
+        another = generation != (generation := view.generation(later.connection.opened))
+        if another:
+            short = 0
+        if later.attempt.left:
+            short += 1
+            if short == SHORT_GAPS:
+                yield f"begun and left {short} times"
+            continue
+        if earlier is not None:
             begun, gap = earlier.asked.at, later.asked.at - earlier.asked.at
             counted = earlier.heard and earlier.code // 100 == 4 and earlier.code != 421
-            another = view.generation(earlier.connection.opened) != view.generation(later.connection.opened)
+            another = view.generation(earlier.connection.opened) != generation
             if another or any(begun <= at <= later.asked.at + SLACK_S for at in free):
                 pass
             elif (
@@ -369,17 +386,18 @@ def back_off(view: View) -> Finding:
                 and gap > due * (1 + settings.jitter) + settings.quiet_s
                 and not view.excused(begun, begun + gap)
             ):
-                yield f"{token}: {recipient} tried again only after {gap:.1f} s, not {due:.1f} s"
+                yield f"tried again only after {gap:.1f} s, not {due:.1f} s"
             elif gap >= share * due:
                 short = 0
             elif counted:
-                yield f"{token}: {recipient} tried again after {gap:.3f} s, not {due:.3f} s"
+                yield f"tried again after {gap:.3f} s, not {due:.3f} s"
             else:
                 short += 1
                 if short == SHORT_GAPS:
-                    yield f"{token}: {recipient} tried {short + 1} times without a pause"
+                    yield f"tried {short + 1} times without a pause"
             if counted:
                 due = min(due * settings.factor, settings.maximum)
+        earlier = later
 
 
 def bounces(view: View) -> Finding:

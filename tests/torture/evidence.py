@@ -108,7 +108,9 @@ class Attempt:
     data_reply: bytes = b""
     dot: Dot | None = None
     cut: bool = False  # the recorder reset the connection meanwhile: what it had answered may never have been read
-    left: bool = False  # the client ended the connection meanwhile, without a word: so, too
+    # The client ended the connection meanwhile, without a word: so, too. An envelope on its way behind a message that
+    # takes long is left where it is, and begun elsewhere.
+    left: bool = False
     ended: float | None = None  # its last reply left, or the connection was gone
 
     @property

@@ -69,10 +69,7 @@ class Try:
 
     @property
     def heard(self) -> bool:
-        """Whether the daemon must have read what was answered: the connection did not end right after it.
-
-        An envelope that is on its way behind a message that takes long is left where it is, and begun elsewhere.
-        """
+        """Whether the daemon must have read what was answered: the connection did not end right after it."""
         return not (self.attempt.cut or self.attempt.left)
 
     @property

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pysendmail import aliases as aliases_module
-from pysendmail.aliases import MAX_DEPTH, MAX_EXPANSION, AliasError, Aliases, expand_recipients, is_local
+from pysendmail.aliases import (
+    MAX_DEPTH,
+    MAX_EXPANSION,
+    AliasError,
+    Aliases,
+    AliasesUnread,
+    expand_recipients,
+    is_local,
+)
 from pysendmail.config import Config
 from pysendmail.config_file import Instance, parse
 
@@ -260,6 +271,32 @@ def test_refreshed(tmp_path: Path, file: Path) -> None:
     assert old.refreshed().expand("a") == ["b@x.example", "c@x.example"]
     file.unlink()
     assert old.refreshed().expand("a") == ["a"]
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """No file can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_file_that_cannot_be_read_at_the_moment(file: Path) -> None:
+    """No name is looked up then: it would be taken for one without alias, or for what it was. Later all is well."""
+    file.write_text("team: a@example.org\n")
+    old = Aliases.load(file)
+    file.write_text("team: b@example.org\nteam2: c@example.org\n")
+    with no_descriptor_left():
+        none = old.refreshed()
+    with pytest.raises(AliasesUnread, match="Too many open files"):
+        none.expand("team")
+    assert expand_recipients(["x@example.net"], none, config()) == [("x@example.net", "x@example.net")]
+    assert none.refreshed().expand("team") == ["b@example.org"]
 
 
 @given(st.text(alphabet='ab:,"\\@#|/ \t\n()<>', max_size=80))
