@@ -170,38 +170,42 @@ def run(instance: Instance, wanted: Wanted, ask: Ask) -> int:
     smarthost = _server(wanted, dialogue, address)
     password = _login(wanted, dialogue, address, smarthost)
     while True:
-        made = draft(wanted, address, smarthost, password)
-        made.tables = placing.merged(tables, made.tables)
-        text = f"# By pysendmail setup; pysendmail.toml(5) has every key.\n{made.toml(instance.path.parent)}"
-        config = _parsed(text, instance)
-        facts = _probed(config, made, dialogue, address)
-        if facts["ready"]:
+        new = _new(instance, wanted, address, smarthost, password, tables)
+        facts = _probed(new, dialogue, address)
+        if not _again(facts, dialogue):
             break
-        if not dialogue.asks:
-            raise SetupFailed(EX_UNAVAILABLE, "mail cannot go there; nothing was written")
-        if facts["trouble"] and facts["trouble"]["stage"] == "auth" and dialogue.yes("Another password?", default=True):
-            smarthost["username"] = dialogue.text("User name", "--username", smarthost["username"])
-            password = dialogue.password("Password")
-            continue
-        if dialogue.yes("Write it all the same?", default=False):
-            break
-        raise SetupFailed(EX_UNAVAILABLE, "nothing was written")
+        smarthost["username"] = dialogue.text("User name", "--username", smarthost["username"])
+        password = dialogue.password("Password")
     if tables:
-        print(placing.difference(instance.path, before, text), end="")
+        print(placing.difference(instance.path, before, new.text), end="")
         if not wanted.replace and not dialogue.yes(f"Change {instance.path} so? The old one is kept", default=False):
             raise SetupFailed(EX_CANTCREAT, "nothing was written")
     try:
-        for line in placing.write(instance.path, text, made, config.queue.directory, time.time()):
+        for line in placing.write(instance.path, new.text, new.draft, new.config.queue.directory, time.time()):
             dialogue.say(line)
     except OSError as error:
         raise SetupFailed(EX_CANTCREAT, f"{error.filename or instance.path}: {error.strerror}") from None
-    if spool.answers(config.daemon.socket):
+    served = spool.answers(new.config.daemon.socket)
+    if served:
         _reload(ask, dialogue)
-    served = spool.answers(config.daemon.socket)
-    code = _tested(instance, config, wanted, dialogue, address, ask) if wanted.test and facts["ready"] else EX_OK
+    code = _tested(instance, new.config, wanted, dialogue, address, ask) if wanted.test and facts["ready"] else EX_OK
     if not served:
         dialogue.say(f"No daemon runs, and mail leaves only when one does: {_start_it(instance)}")
     return code
+
+
+def _again(facts: dict[str, Any], dialogue: Dialogue) -> bool:
+    """After a probe: whether another login is to be tried. SetupFailed where it ends here."""
+    if facts["ready"]:
+        return False
+    if not dialogue.asks:
+        raise SetupFailed(EX_UNAVAILABLE, "mail cannot go there; nothing was written")
+    refused = facts["trouble"] is not None and facts["trouble"]["stage"] == "auth"
+    if refused and dialogue.yes("Another password?", default=True):
+        return True
+    if not dialogue.yes("Write it all the same?", default=False):
+        raise SetupFailed(EX_UNAVAILABLE, "nothing was written")
+    return False
 
 
 def _present(file: Path) -> tuple[str, dict[str, Any]]:
@@ -234,27 +238,10 @@ def _address(wanted: Wanted, dialogue: Dialogue) -> Address:
 def _server(wanted: Wanted, dialogue: Dialogue, address: Address) -> Table:
     """The smarthost's table, without the login."""
     if wanted.host:
-        host, port = wanted.host, wanted.port or (465 if wanted.tls_implicit else 587)
-        implicit = wanted.tls_implicit or port == 465
+        host, port, implicit = wanted.host, wanted.port or (465 if wanted.tls_implicit else 587), wanted.tls_implicit
+        implicit = implicit or port == 465
     else:
-        proposal = propose(address.ascii_domain)
-        if isinstance(proposal, str):
-            dialogue.say(proposal)
-            host, port, implicit = "", 465, True
-        else:
-            dialogue.say(proposal.source)
-            if proposal.hint:
-                dialogue.say(proposal.hint)
-            host, port, implicit = proposal.host, proposal.port, proposal.implicit
-        agreed = wanted.yes and isinstance(proposal, Proposal) and proposal.sure
-        if not agreed:
-            host = dialogue.checked(
-                "Its server for outgoing mail", "--host", host, lambda text: "" if text else "a name"
-            )
-            before, port = port, int(dialogue.checked("Port", "--port", str(port), _wrong_port))
-            implicit = implicit if port == before else port == 465
-        if wanted.port:
-            port, implicit = wanted.port, wanted.tls_implicit or wanted.port == 465
+        host, port, implicit = _agreed(wanted, dialogue, propose(address.ascii_domain))
     table: Table = {"name": NAME, "host": host, "port": port}
     if wanted.tls or not wanted.login:
         table["tls"] = wanted.tls or "verify"
@@ -263,6 +250,24 @@ def _server(wanted: Wanted, dialogue: Dialogue, address: Address) -> Table:
     if wanted.ca_file:
         table["tls_ca_file"] = os.path.abspath(wanted.ca_file)
     return table
+
+
+def _agreed(wanted: Wanted, dialogue: Dialogue, proposal: Proposal | str) -> tuple[str, int, bool]:
+    """Host, port and whether TLS begins at once, as proposed or as a person has it. Only a person takes the DNS's."""
+    if isinstance(proposal, str):
+        dialogue.say(proposal)
+        proposal = Proposal(host="", port=465, implicit=True, source="", sure=False)
+    else:
+        dialogue.say(proposal.source)
+        if proposal.hint:
+            dialogue.say(proposal.hint)
+    host, port = proposal.host, wanted.port or proposal.port
+    if not (wanted.yes and proposal.sure):
+        host = dialogue.checked("Its server for outgoing mail", "--host", host, lambda text: "" if text else "a name")
+        if not wanted.port:
+            port = int(dialogue.checked("Port", "--port", str(port), _wrong_port))
+    implicit = proposal.implicit if (host, port) == (proposal.host, proposal.port) else port == 465
+    return host, port, implicit or wanted.tls_implicit
 
 
 def _wrong_port(text: str) -> str:
@@ -297,28 +302,43 @@ def _line(octets: bytes, where: str) -> bytes:
 # -- what is done with it --
 
 
-def _parsed(text: str, instance: Instance) -> Config:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class New:
+    """A configuration that is not written yet."""
+
+    draft: Draft
+    text: str
+    config: Config
+
+
+def _new(
+    instance: Instance, wanted: Wanted, address: Address, smarthost: Table, password: bytes | None, tables: Table
+) -> New:
+    """The new tables on those that are there."""
+    made = draft(wanted, address, smarthost, password)
+    made.tables = placing.merged(tables, made.tables)
+    text = f"# By pysendmail setup; pysendmail.toml(5) has every key.\n{made.toml(instance.path.parent)}"
     try:
-        return config_file.parse(text, instance)
+        return New(draft=made, text=text, config=config_file.parse(text, instance))
     except ConfigError as error:
         words = "\n".join(f"{problem.key}: {problem.text}; {problem.mend}" for problem in error.problems)
         raise SetupFailed(EX_CONFIG, f"that makes no configuration; nothing was written:\n{words}") from None
 
 
-def _probed(config: Config, made: Draft, dialogue: Dialogue, address: Address) -> dict[str, Any]:
+def _probed(new: New, dialogue: Dialogue, address: Address) -> dict[str, Any]:
     """What the smarthost says to the login and to the sender; told in a few lines."""
-    smarthost = replace(config.smarthost[0], password_file="")  # it is not there yet: `secrets` has the password
+    smarthost = replace(new.config.smarthost[0], password_file="")  # it is not there yet: `secrets` has the password
     dialogue.say(f"Trying {smarthost.host} port {smarthost.port} ...")
     facts = asyncio.run(
         probe.probe(
             smarthost,
-            hostname=config.hostname,
+            hostname=new.config.hostname,
             timeout=PATIENCE,
             plan=tlspolicy.plan(smarthost, now=time.time(), tls_seen_at=None, failed_s=None),
             now=time.time(),
-            secrets=Secrets.of(made.passwords),
+            secrets=Secrets.of(new.draft.passwords),
             question=probe.Question(sender=str(address), recipient=str(address)),
-            max_message_size=config.queue.max_message_size,
+            max_message_size=new.config.queue.max_message_size,
         )
     )
     tls, auth, sender = facts["tls"], facts["auth"], facts["sender"]

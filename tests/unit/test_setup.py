@@ -9,7 +9,7 @@ import pytest
 from pysendmail import config_file, providers, setup
 from pysendmail.address import parse_path
 from pysendmail.config_file import Instance
-from pysendmail.setup import Proposal, Wanted
+from pysendmail.setup import Dialogue, Proposal, SetupFailed, Wanted
 from pysendmail.srv import Service, SrvError
 
 BOX = parse_path("box@example.com")
@@ -78,3 +78,44 @@ def test_a_public_domain_is_nobodys_mail_domain() -> None:
     """With senders kept, root must not become root@gmail.com."""
     made = setup.draft(Wanted(keep_senders=True), parse_path("me@gmail.com"), TABLE, None)
     assert "domain" not in made.tables
+
+
+class Person(Dialogue):
+    """Somebody who answers in this order, and takes what is proposed with ""."""
+
+    def __init__(self, *answers: str) -> None:
+        super().__init__(asks=True)
+        self.answers = list(answers)
+
+    def text(self, question: str, flag: str, default: str = "") -> str:
+        return self.answers.pop(0) or default
+
+
+OF_THE_DNS = Proposal(host="smtp.example.com", port=4465, implicit=True, source="the DNS says", sure=False)
+SURE = Proposal(host="smtp.example.com", port=465, implicit=True, source="the table", sure=True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "proposal", "answers", "expected"),
+    [
+        (Wanted(), OF_THE_DNS, ["", ""], ("smtp.example.com", 4465, True)),
+        (Wanted(), OF_THE_DNS, ["", "587"], ("smtp.example.com", 587, False)),
+        (Wanted(), OF_THE_DNS, ["mail.example.net", ""], ("mail.example.net", 4465, False)),
+        (Wanted(), SURE, ["", "587"], ("smtp.example.com", 587, False)),
+        (Wanted(), "the DNS names no server", ["a.example", ""], ("a.example", 465, True)),
+        (Wanted(port=587), SURE, [""], ("smtp.example.com", 587, False)),
+        (Wanted(yes=True), SURE, [], ("smtp.example.com", 465, True)),
+        (Wanted(tls_implicit=True, port=4465), SURE, [""], ("smtp.example.com", 4465, True)),
+    ],
+)
+def test_what_is_agreed_to(
+    wanted: Wanted, proposal: Proposal | str, answers: list[str], expected: tuple[str, int, bool]
+) -> None:
+    """How TLS begins goes with the server and the port that it was proposed for."""
+    assert expected == setup._agreed(wanted, Person(*answers), proposal)
+
+
+def test_nobody_agrees_to_what_the_dns_says() -> None:
+    """Without a person its proposal is none: the flag is named."""
+    with pytest.raises(SetupFailed, match="--host is missing"):
+        setup._agreed(Wanted(yes=True), Dialogue(asks=False), OF_THE_DNS)
