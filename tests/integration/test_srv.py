@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
 from pysendmail import srv
 from pysendmail.srv import Service, SrvError
 
-dns_message = pytest.importorskip("dns.message", reason="dnspython is not installed (extra `setup`)")
-import dns.rcode  # noqa: E402
-import dns.resolver  # noqa: E402
-import dns.rrset  # noqa: E402
+pytest.importorskip("dns", reason="dnspython is not installed (extra `setup`)")
+import dns.rcode
 
-
-@contextmanager
-def name_server(records: dict[str, list[str]], rcode: int = 0) -> Iterator[dns.resolver.Resolver]:
-    """A resolver whose one name server knows these SRV records; a name without any does not exist."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-
-        def serve() -> None:
-            while True:
-                octets, peer = sock.recvfrom(4096)
-                if not octets:
-                    return
-                query = dns_message.from_wire(octets)
-                name = query.question[0].name
-                answer = dns_message.make_response(query)
-                rows = records.get(name.to_text(omit_final_dot=True))
-                answer.set_rcode(rcode or (dns.rcode.NOERROR if rows is not None else dns.rcode.NXDOMAIN))
-                if rows:
-                    answer.answer.append(dns.rrset.from_text(name, 60, "IN", "SRV", *rows))
-                sock.sendto(answer.to_wire(max_size=65535), peer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        resolver = dns.resolver.Resolver(configure=False)
-        resolver.nameservers = ["127.0.0.1"]
-        resolver.port = sock.getsockname()[1]
-        try:
-            yield resolver
-        finally:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-                last.sendto(b"", sock.getsockname())
-            thread.join()
+from rig.dns import name_server
 
 
 def found(records: dict[str, list[str]]) -> list[Service]:

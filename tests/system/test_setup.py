@@ -94,6 +94,42 @@ def test_at_a_terminal(tmp_path: Path, peer: PeerThread, authority: Authority) -
     assert kept.read_text() == before
 
 
+def test_the_dns_proposes(tmp_path: Path, authority: Authority) -> None:
+    """SRV records of the address's domain, by the resolver of the machine, are shown as what they are."""
+    pytest.importorskip("dns", reason="dnspython is not installed (extra `setup`)")
+    from rig.dns import name_server
+
+    resolver = tmp_path / "resolv.conf"
+    resolver.write_text("nameserver 127.0.0.99\n")
+    mount = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+    private = ["/usr/bin/unshare", "--mount", "sh", "-c", mount, str(resolver)]
+    if subprocess.run([*private, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mounts of our own here: /etc/resolv.conf is the machine's")
+    instance = Instance(tmp_path)
+    with PeerThread(Ordinary(tls=authority.server(), implicit=True, auth="PLAIN"), tls=authority.server()) as peer:
+        records = {"_submissions._tcp.box.example": [f"0 0 {peer.port} smtp.box.example."]}
+        with (
+            name_server(records, where=("127.0.0.99", 53)),
+            Terminal([*private, *command(instance, "--tls-ca-file", authority.file)]) as terminal,
+        ):
+            terminal.expect("Your mail address: ")
+            terminal.type("me@box.example")
+            terminal.expect("the DNS says smtp.box.example; nobody vouches for that")
+            terminal.expect("Its server for outgoing mail [smtp.box.example]: ")
+            terminal.type("localhost")
+            terminal.expect(f"Port [{peer.port}]: ")
+            terminal.type("0")
+            terminal.expect("a number from 1 to 65535")
+            terminal.type("")
+            terminal.expect("User name [me@box.example]: ")
+            terminal.type("")
+            terminal.expect("Password: ")
+            terminal.type(PASSWORD)
+            terminal.expect("Write it all the same? [y/N]: ")  # another server: how TLS begins is not known any more
+            terminal.type("")
+    assert terminal.code == 69
+
+
 def test_who_says_no_changes_nothing(tmp_path: Path, peer: PeerThread, authority: Authority) -> None:
     """The difference was shown, and the answer is the default: 73, and all is as it was."""
     instance = Instance(tmp_path)
