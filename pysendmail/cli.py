@@ -427,9 +427,9 @@ def _print_probe(entry: Entry) -> None:
     if tls["chain"]:
         show("to pin it", f'tls_fingerprints = ["{tls["chain"][0]["sha256"]}"]')
     if auth["offered"]:
-        show("AUTH", f"offered: {' '.join(auth['offered'])}")
+        show("logins", " ".join(auth["offered"]))
     if auth["username"]:
-        show("login", f"{auth['mechanism'] or 'none'} as {auth['username']}: {auth['result']}")
+        show("AUTH", f"{auth['mechanism'] or 'none'} as {auth['username']}: {auth['result']}")
     if sender is not None:
         show("MAIL", f"FROM:<{sender['address']}>: {sender['mail']}")
         show("RCPT", f"TO:<{sender['recipient']}>: {sender['rcpt']}") if sender["rcpt"] else None
