@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     setup.add_argument("--tls", choices=("may", "encrypt", "verify"), metavar="LEVEL", help="may, encrypt or verify")
     setup.add_argument("--tls-implicit", action="store_true", help="TLS from the first byte (default: on port 465)")
     setup.add_argument("--tls-ca-file", dest="ca_file", metavar="FILE", help="whose certificates to trust")
-    setup.add_argument("--username", metavar="NAME", help="for the login (default: the address)")
+    setup.add_argument("--username", metavar="USER", help="for the login (default: the address)")
     setup.add_argument("--password-file", metavar="FILE", help="the password's file; - is standard input")
     setup.add_argument("--no-login", dest="login", action="store_false", help="the server wants no password")
     setup.add_argument("--keep-senders", action="store_true", help="do not send all mail as that one address")
