@@ -59,13 +59,13 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """`file` may carry a line, FILE:LINE; `key` is "" where none is concerned, `mend` where nothing can be said."""
+    """`file` may carry a line, FILE:LINE; `key` is "" where none is concerned; `mend` where the text says it all."""
 
     level: Level
     file: str
     key: str = ""
     text: str
-    mend: str = ""
+    mend: str
 
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.level.value, self.file, self.key) if part)
@@ -151,11 +151,7 @@ def _owner_of(directory: Path) -> Owner:
     """The owner of the queue's directory; where there is none yet, who it will be."""
     import pwd
 
-    try:
-        status = directory.stat()
-        uid, gid = status.st_uid, status.st_gid
-    except OSError:
-        uid, gid = spool.future_owner()
+    uid, gid = spool.owner_of(directory)
     groups: frozenset[int] = frozenset()
     with contextlib.suppress(KeyError):
         groups = frozenset(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
@@ -170,7 +166,8 @@ def of_config_file(file: Path, owner: Owner) -> Iterator[Finding]:
         yield Finding(level=Level.NOTE, file=str(file), text="there is no such file: all is default", mend=mend)
         return
     except OSError as error:
-        yield Finding(level=Level.WARNING, file=str(file), text=f"it cannot be looked at: {error.strerror}")
+        text = f"it cannot be looked at: {error.strerror}"
+        yield Finding(level=Level.WARNING, file=str(file), text=text, mend="run this as root or as the queue's owner")
         return
     if status.st_mode & 0o022:
         text = f"mode {stat.S_IMODE(status.st_mode):04o}: others may write it, and with that run commands and take mail"
@@ -232,7 +229,7 @@ def of_smarthosts(config: Config) -> Iterator[Finding]:
             file=str(config.file),
             key="smarthost",
             text="there is none: mail is queued, but cannot leave",
-            mend='add [[smarthost]] with host = "..."',
+            mend='run pysendmail setup, or add [[smarthost]] with host = "..."',
         )
     for smarthost in config.smarthost:
         for level, key, text, mend in _of_smarthost(smarthost, config):
@@ -573,7 +570,11 @@ def of_aliases(config: Config, owner: Owner) -> Iterator[Finding]:
     aliases = Aliases.load(config.aliases.file)
     for problem in (*aliases.problems, *aliases.loops()):
         file = f"{problem.file}:{problem.line}" if problem.line else str(problem.file)
-        yield Finding(level=Level.WARNING, file=file, key=problem.name, text=problem.text)
+        mend = (
+            "mend that line; newaliases then says whether all is well" if problem.line else "name a file that is there"
+        )
+        yield Finding(level=Level.WARNING, file=file, key=problem.name, text=problem.text, mend=mend)
     for path, mark in aliases.read_from:
         if mark and (trouble := _unreadable(str(path), owner)):
-            yield Finding(level=Level.WARNING, file=str(path), text=trouble.removeprefix(f"{path}: "))
+            text, mend = trouble.removeprefix(f"{path}: "), f"chmod a+r {path}, and a+x on the directories above it"
+            yield Finding(level=Level.WARNING, file=str(path), text=text, mend=mend)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,6 +31,7 @@ Entry = dict[str, Any]
 OUTCOMES = ("sent", "bounced", "expired", "discarded", "removed", "waiting")
 DAY_S = 86400.0
 CHART_SLOTS = 24
+PROGRAMS = ("postfix", "msmtp", "nullmailer", "ssmtp", "dma")  # whose configuration `import` reads
 
 
 class Failure(Exception):
@@ -105,8 +107,32 @@ def parser() -> argparse.ArgumentParser:
 
     verb("check", "look for what is wrong: configuration, permissions, database, names", _check)
 
+    importer = verb("import", "another mail program's configuration as one of ours", _import)
+    importer.add_argument("file", nargs="?", default="", metavar="FILE", help="its file (default: the one there is)")
+    importer.add_argument("--from", dest="program", default="", choices=PROGRAMS, metavar="PROGRAM", help="whose it is")
+    importer.add_argument("--write", action="store_true", help="write configuration and passwords")
+    importer.add_argument("--replace", action="store_true", help="also where there is a configuration; it is kept")
+
+    setup = verb("setup", "from a mail address and a password to a message in the mailbox", _setup)
+    setup.add_argument("--address", metavar="ADDR", help="your mail address")
+    setup.add_argument("--host", metavar="HOST", help="the server that takes your mail")
+    setup.add_argument("--port", type=int, metavar="PORT", help="its port (default: 587, or 465 with --tls-implicit)")
+    setup.add_argument("--tls", choices=("may", "encrypt", "verify"), metavar="LEVEL", help="may, encrypt or verify")
+    setup.add_argument("--tls-implicit", action="store_true", help="TLS from the first byte (default: on port 465)")
+    setup.add_argument("--tls-ca-file", dest="ca_file", metavar="FILE", help="whose certificates to trust")
+    setup.add_argument("--username", metavar="USER", help="for the login (default: the address)")
+    setup.add_argument("--password-file", metavar="FILE", help="the password's file; - is standard input")
+    setup.add_argument("--no-login", dest="login", action="store_false", help="the server wants no password")
+    setup.add_argument("--keep-senders", action="store_true", help="do not send all mail as that one address")
+    setup.add_argument("--to", metavar="ADDR", help="who gets the test, and local names' mail (default: the address)")
+    setup.add_argument("--no-test", dest="test", action="store_false", help="send no message")
+    setup.add_argument("--yes", action="store_true", help="ask nothing; a well-known provider's server is agreed to")
+    setup.add_argument("--replace", action="store_true", help="change a configuration that is there; it is kept")
+
     probe = verb("probe", "show what a smarthost offers; sends no mail", _probe)
     probe.add_argument("names", nargs="*", metavar="NAME", help="smarthosts (default: all)")
+    probe.add_argument("--from", dest="sender", metavar="ADDR", help="ask whether mail from this sender is taken")
+    probe.add_argument("--to", metavar="ADDR", help="with --from: the recipient to ask for (default: the same)")
     probe.add_argument("--forget", metavar="NAME", help="forget that TLS was seen there")
     probe.add_argument("--json", action="store_true", help="JSON Lines")
 
@@ -173,10 +199,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _instance(options: argparse.Namespace) -> Instance:
+def _instance(options: argparse.Namespace, *, to_write: bool = False) -> Instance:
     from pysendmail import direct
 
-    return direct.locate(options.config)
+    return direct.locate(options.config, to_write=to_write)
 
 
 # -- asking --
@@ -565,9 +591,43 @@ def _check(options: argparse.Namespace) -> int:
     return check.exit_code(findings)
 
 
+def _import(options: argparse.Namespace) -> int:
+    from pysendmail import importing
+
+    instance = _instance(options, to_write=True)
+    try:
+        imported = importing.run(instance, options.file, options.program)
+        print(imported.text, end="")
+        for line in importing.report(imported):
+            print(f"pysendmail: {line}", file=sys.stderr)
+        if imported.problems:
+            return EX_CONFIG
+        if options.write:
+            for line in importing.write(instance, imported, replace=options.replace):
+                print(f"pysendmail: {line}", file=sys.stderr)
+    except importing.ImportFailed as error:
+        raise Failure(error.code, f"pysendmail: {error}") from None
+    return EX_OK
+
+
+def _setup(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from pysendmail import setup
+
+    wanted = setup.Wanted(**{field.name: getattr(options, field.name) for field in fields(setup.Wanted)})
+    try:
+        return setup.run(_instance(options, to_write=True), wanted, partial(ask, options))
+    except setup.SetupFailed as error:
+        raise Failure(error.code, f"pysendmail: setup: {error}") from None
+
+
 def _probe(options: argparse.Namespace) -> int:
     names = [options.forget] if options.forget else options.names
-    answers = ask(options, {"verb": "probe", "ids": names, "forget": bool(options.forget)})
+    if options.to and options.sender is None:
+        raise Failure(EX_USAGE, "pysendmail: probe: --to goes with --from")
+    request = {"verb": "probe", "ids": names, "forget": bool(options.forget)}
+    answers = ask(options, request | {"sender": options.sender, "recipient": options.to})
     code = EX_OK
     for entry in answers:
         if options.json:
@@ -636,11 +696,11 @@ def _print_probe(entry: Entry) -> None:
             print(f"  {title:<12} {value}")
             title = ""
 
-    tls, auth, trouble = entry["tls"], entry["auth"], entry["trouble"]
-    verdict = "mail can go there" if entry["ready"] else f"mail cannot go there: {trouble['reason']}"
+    tls, auth, trouble, sender = entry["tls"], entry["auth"], entry["trouble"], entry["sender"]
+    verdict = "mail can go there" if entry["ready"] else "mail cannot go there"
     print(f"{entry['smarthost']} ({entry['host']} port {entry['port']}): {verdict}")
     if trouble is not None:
-        show("failed at", f"{trouble['stage']}, status {trouble['status']}")
+        show("failed at", f"{trouble['stage']}, status {trouble['status']}: {trouble['reason']}")
     show("address", entry["address"] or "none reached")
     if entry["greeting"]:
         show("greeting", entry["greeting"])
@@ -651,10 +711,21 @@ def _print_probe(entry: Entry) -> None:
     for number, certificate in enumerate(tls["chain"]):
         show("certificate" if not number else "issued by", certificate["subject"] or "(no subject)")
         show("", f"for {', '.join(certificate['names'])}") if certificate["names"] else None
-        show("", f"valid {certificate['not_before']} to {certificate['not_after']}")
+        days = certificate["days_left"]
+        left = "" if days is None else f", {days} days left" if days >= 0 else f", expired {-days} days ago"
+        show("", f"valid {certificate['not_before']} to {certificate['not_after']}{left}")
         show("", f"SHA-256 {certificate['sha256']}")
+    if tls["chain"]:
+        show("to pin it", f'tls_fingerprints = ["{tls["chain"][0]["sha256"]}"]')
+    if auth["offered"]:
+        show("logins", " ".join(auth["offered"]))
     if auth["username"]:
         show("AUTH", f"{auth['mechanism'] or 'none'} as {auth['username']}: {auth['result']}")
+    if sender is not None:
+        show("MAIL", f"FROM:<{sender['address']}>: {sender['mail']}")
+        show("RCPT", f"TO:<{sender['recipient']}>: {sender['rcpt']}") if sender["rcpt"] else None
+    for finding in entry["findings"]:
+        print(f"  {finding['level']}: {finding['text']}; {finding['mend']}")
 
 
 def _print_status(instance: Instance, report: Entry) -> None:

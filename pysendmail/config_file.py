@@ -93,9 +93,11 @@ def locate(
     environ: Mapping[str, str],
     uid: int,
     home_of: Callable[[int], str] = lambda uid: pwd.getpwuid(uid).pw_dir,
+    *,
+    to_write: bool = False,
 ) -> Instance:
     """The instance for a command of `uid`: `argument` is -C or --config; `home_of` raises KeyError for an
-    unknown uid.
+    unknown uid. `to_write`: a user's own, also where he has none yet.
     """
     home = _absolute(environ.get("HOME"))
     if home is None:
@@ -110,7 +112,7 @@ def locate(
     own_file = own / "pysendmail" / "pysendmail.toml" if own and uid != 0 else None
     named = argument or environ.get(ENVIRONMENT) or ""
     path = Path(os.path.abspath(named)) if named else None
-    if own_file is not None and (path == own_file or (path is None and os.path.exists(own_file))):
+    if own_file is not None and (path == own_file or (path is None and (to_write or os.path.exists(own_file)))):
         state = xdg("XDG_STATE_HOME", ".local/state") or own_file.parent
         runtime = _absolute(environ.get("XDG_RUNTIME_DIR")) or Path(f"/run/user/{uid}")
         return Instance(

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from pysendmail import explain, listing, status
+from pysendmail import explain, listing, rewrite, status
+from pysendmail.address import AddressError, parse_path
 from pysendmail.argv import FILTERED, QueueFilter
-from pysendmail.config import Config
+from pysendmail.config import Config, Smarthost
 from pysendmail.events import EVERY, Events
 from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.frames import ALIVE_S
 from pysendmail.postmaster import Postmaster
+from pysendmail.probe import Question
 from pysendmail.queue import FLUSHED_AT_ONCE, Queue
 from pysendmail.records import Ended
 from pysendmail.relay import Relay
@@ -92,8 +94,9 @@ class Control:
         circumstances: Callable[[], status.Circumstances],
         relays: Callable[[], dict[str, Relay]],
         flush: Callable[[], None],
-        probe: Callable[[str], Awaitable[Entry]],
+        probe: Callable[[str, Question | None], Awaitable[Entry]],
         forget_tls: Callable[[str], Awaitable[None]],
+        reload: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._config = config
         self._store = store
@@ -104,6 +107,7 @@ class Control:
         self._flush = flush
         self._probe = probe
         self._forget_tls = forget_tls
+        self._reload = reload
 
     async def answer(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         """The answer to one request, `{"verb": ..., ...}`, entry by entry. Raises ControlError."""
@@ -501,6 +505,14 @@ class Control:
                 "no daemon is running, so that no smarthost is in use; pysendmail probe tries whether one works",
             )
 
+    async def reload(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
+        """Read the configuration again; `error` says why the old one stays in use."""
+        if not right.all:
+            raise ControlError(EX_NOPERM, "only root and the queue's owner may have the configuration read again")
+        if self._reload is None:
+            raise ControlError(EX_UNAVAILABLE, "no daemon is running that could read the configuration again")
+        yield {"reloaded": str(self._config.file), "error": await self._reload()}
+
     async def probe(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         if not right.all:
             raise ControlError(
@@ -512,13 +524,15 @@ class Control:
         for name in names:
             if name not in {smarthost.name for smarthost in self._config.smarthost}:
                 raise ControlError(EX_NOINPUT, f"{name[:80]}: no smarthost has this name in {self._config.file}")
+        question = _question(request)
         for name in names:
             if request.get("forget"):
                 await self._forget_tls(name)
                 self._events.emit("forget", smarthost=name, uid=right.uid)
                 yield {"name": name, "forgotten": True}
             else:
-                yield await self._probe(name)
+                (smarthost,) = (one for one in self._config.smarthost if one.name == name)
+                yield await self._probe(name, question and _as_it_leaves(question, self._config, smarthost))
 
 
 _VERBS: dict[str, Verb] = {
@@ -536,6 +550,7 @@ _VERBS: dict[str, Verb] = {
     "retry": Control.retry,
     "expire": Control.expire,
     "probe": Control.probe,
+    "reload": Control.reload,
 }
 
 
@@ -551,6 +566,31 @@ def _each_of(queue: Queue, ids: list[str], step: Callable[..., list[Ended]], now
 
 def _make_due(queue: Queue, ids: list[str], now: float) -> int:
     return sum(queue.make_one_due(queue_id, now) for queue_id in ids)
+
+
+def _question(request: Entry) -> Question | None:
+    """`sender` and `recipient` of a probe. "" for the recipient: the same as the sender."""
+    sender, recipient = _optional(request, "sender"), _optional(request, "recipient") or ""
+    if sender is None:
+        return None
+    if not (sender or recipient):
+        raise ControlError(EX_USAGE, "--to: the null sender has no address that could be asked about instead")
+    try:
+        for text in filter(None, (sender, recipient)):
+            parse_path(text)
+    except AddressError as error:
+        raise ControlError(EX_DATAERR, str(error)) from None
+    return Question(sender=sender, recipient=recipient)
+
+
+def _as_it_leaves(question: Question, config: Config, smarthost: Smarthost) -> Question:
+    """With the addresses that the smarthost would see: a local name at its domain, the sender as [rewrite] has it."""
+    domains = {"": config.sender_domain}
+    sender = rewrite.qualified(question.sender, domains) if question.sender else ""
+    if (rule := rewrite.rule(config, smarthost)) is not None:
+        sender = rewrite.sender(sender, rule)
+    recipient = rewrite.qualified(question.recipient, domains) if question.recipient else sender
+    return Question(sender=sender, recipient=recipient)
 
 
 def _ids(request: Entry) -> list[str]:

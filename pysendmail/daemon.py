@@ -194,6 +194,7 @@ class Daemon:
             flush=delivery.flush,
             probe=self._probe,
             forget_tls=delivery.forget_tls,
+            reload=self._reload,
         )
 
     def _desk(self) -> Desk:
@@ -212,7 +213,7 @@ class Daemon:
     async def change(self, step: Callable[[Queue], T]) -> T:
         return await self._writer.run(step)
 
-    async def _probe(self, name: str) -> dict[str, Any]:
+    async def _probe(self, name: str, question: probe.Question | None) -> dict[str, Any]:
         assert self._delivery is not None
         relay = self._delivery.relays.get(name)
         if relay is None:
@@ -223,7 +224,10 @@ class Daemon:
             hostname=self._config.hostname,
             timeout=self._config.timeout,
             plan=plan,
+            now=time.time(),
             secrets=self._secrets,
+            question=question,
+            max_message_size=self._config.queue.max_message_size,
         )
 
     def _circumstances(self) -> Circumstances:
@@ -307,13 +311,17 @@ class Daemon:
 
             after = await self._writer.run(step, must=True)
 
-    async def _reload(self) -> None:
-        """SIGHUP. The configuration in use stays until the new one is known to be good."""
+    async def _reload(self) -> str | None:
+        """SIGHUP, or asked for: returns what is wrong with the file.
+
+        The configuration in use stays until the new one is known to be good.
+        """
         self._manager.reloading()
         try:
             await self._take_over()
         finally:
             self._manager.ready()
+        return self._config_error
 
     async def _take_over(self) -> None:
         try:

@@ -61,10 +61,10 @@ READ_OCTETS = 256 * 1024
 DAEMON_IS_BACK = -1  # what `run` returns instead of an exit code; the thin client has it too
 
 
-def locate(config_path: str | None) -> Instance:
+def locate(config_path: str | None, *, to_write: bool = False) -> Instance:
     environ, uid = client.trusted_environ()
     names = {os.fsdecode(name): os.fsdecode(value) for name, value in environ.items()}
-    return config_file.locate(config_path, names, uid)
+    return config_file.locate(config_path, names, uid, to_write=to_write)
 
 
 def takes_over(config_path: str | None) -> bool:
@@ -364,14 +364,17 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
                 relays[name].tls_seen_at, relays[name].last_sent_at = seen_at, sent_at
     aliases = Aliases.load(config.aliases.file)
 
-    async def probe_one(name: str) -> dict[str, Any]:
+    async def probe_one(name: str, question: probe.Question | None) -> dict[str, Any]:
         smarthost, seen_at = relays[name].smarthost, relays[name].tls_seen_at
         return await probe.probe(
             smarthost,
             hostname=config.hostname,
             timeout=config.timeout,
             plan=tlspolicy.plan(smarthost, tls_seen_at=seen_at, now=time.time(), failed_s=None),
+            now=time.time(),
             secrets=Secrets(),
+            question=question,
+            max_message_size=config.queue.max_message_size,
         )
 
     async def forget(name: str) -> None:

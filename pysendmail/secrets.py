@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -75,6 +76,13 @@ class Secrets:
         if credentials_directory is None:
             credentials_directory = os.environ.get("CREDENTIALS_DIRECTORY")
         self._credentials = _systemd_credentials(credentials_directory)
+
+    @classmethod
+    def of(cls, passwords: Mapping[str, bytes]) -> Secrets:
+        """Passwords that are in no file yet, by the name of the smarthost."""
+        made = cls(credentials_directory="")
+        made._credentials = {f"smarthost.{name}.password": Secret(octets) for name, octets in passwords.items()}
+        return made
 
     async def read(self, smarthost: Smarthost) -> Secret:
         """The secret for `smarthost`; SecretError when there is none."""

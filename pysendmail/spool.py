@@ -81,6 +81,15 @@ def future_owner() -> tuple[int, int]:
     return os.geteuid(), os.getegid()
 
 
+def owner_of(directory: Path) -> tuple[int, int]:
+    """Uid and gid of a queue's directory, or what they will be: as whom the daemon works."""
+    try:
+        status = directory.stat()
+    except OSError:
+        return future_owner()
+    return status.st_uid, status.st_gid
+
+
 def become(uid: int, gid: int) -> None:
     """Give up root for good: groups, gid, uid, in this order."""
     if uid == 0:

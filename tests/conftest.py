@@ -5,7 +5,13 @@ import signal
 import sysconfig
 from pathlib import Path
 
+from hypothesis import settings
+
 import pysendmail
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _PACKAGE = Path(pysendmail.__file__).resolve()
 

@@ -5,7 +5,13 @@ _pysendmail() {
     local word=${COMP_WORDS[COMP_CWORD]} command='' words='' i
     case ${COMP_WORDS[COMP_CWORD - 1]} in
     -C | --config) mapfile -t COMPREPLY < <(compgen -f -- "$word") && return ;;
-    --to | --from | --older | --reason | --since | --until) return ;;
+    --to | --older | --reason | --since | --until | --address | --host | --port | --username) return ;;
+    --password-file | --tls-ca-file) mapfile -t COMPREPLY < <(compgen -f -- "$word") && return ;;
+    --tls) mapfile -t COMPREPLY < <(compgen -W 'may encrypt verify' -- "$word") && return ;;
+    --from)
+        [[ " ${COMP_WORDS[*]} " == *' import '* ]] || return
+        mapfile -t COMPREPLY < <(compgen -W 'postfix msmtp nullmailer ssmtp dma' -- "$word") && return
+        ;;
     --outcome)
         mapfile -t COMPREPLY < <(compgen -W 'sent bounced expired discarded removed waiting' -- "$word") && return
         ;;
@@ -18,8 +24,8 @@ _pysendmail() {
         esac
     done
     case $command in
-    '') words='daemon queue flush status history top backup restore check probe install-client demo --config --version
-        --help' ;;
+    '') words='daemon queue flush status history top backup restore check import setup probe install-client demo --config
+        --version --help' ;;
     daemon) words='--once' ;;
     queue)
         words='--all --to --from --older --reason --yes --json'
@@ -32,7 +38,15 @@ _pysendmail() {
     flush) words='--to --from --older --reason --wait' ;;
     status) words='--json' ;;
     history) words="--to --from --since --until --outcome --reason --chart --bounces --json $(_pysendmail_named queue_id queue list --json)" ;;
-    probe) words="--forget --json $(_pysendmail_named name status --json)" ;;
+    import)
+        words='--from --write --replace'
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
+    setup)
+        words='--address --host --port --tls --tls-implicit --tls-ca-file --username --password-file --no-login'
+        words="$words --keep-senders --to --no-test --yes --replace"
+        ;;
+    probe) words="--forget --from --to --json $(_pysendmail_named name status --json)" ;;
     backup) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     restore)
         words='--hold --yes'

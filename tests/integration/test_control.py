@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from pysendmail import control, listing
-from pysendmail.config import Smarthost
+from pysendmail.config import Rewrite, Smarthost
 from pysendmail.control import MAX_FILTERS, MAX_IDS, Control, ControlError, Right
 from pysendmail.events import Events, Lines
 from pysendmail.outcome import Outcome
+from pysendmail.probe import Question
 from pysendmail.queue import Queue
 from pysendmail.relay import Relay
 from pysendmail.status import Circumstances
@@ -34,15 +35,16 @@ ALL, ALICE, EVE, ROOT_OF_A_CONTAINER = (
 class Desk:
     """A Control with the doors of a command that owns the queue."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, rewrite: Rewrite | None = None) -> None:
         self.store = store
+        self.asked: list[Question | None] = []
         self.flushed = 0
         self.forgotten: list[str] = []
         self.before_change: Callable[[], None] = lambda: None
         self.log = io.StringIO()
         smarthost = Smarthost(name="main", host="smtp.example.com")
         self.control = Control(
-            config=config(store.directory, smarthost),
+            config=config(store.directory, smarthost, rewrite=rewrite or Rewrite()),
             store=self,
             events=Events(Lines(self.log)),
             postmaster=store.policy,  # type: ignore[arg-type]
@@ -63,7 +65,8 @@ class Desk:
     def _flush(self) -> None:
         self.flushed += 1
 
-    async def _probe(self, name: str) -> dict[str, Any]:
+    async def _probe(self, name: str, question: Question | None) -> dict[str, Any]:
+        self.asked.append(question)
         return {"name": name}
 
     async def _forget(self, name: str) -> None:
@@ -599,3 +602,21 @@ async def test_the_null_sender_can_be_chosen(desk: Desk) -> None:
 async def test_a_time_that_is_none_is_refused(desk: Desk) -> None:
     """As every filter that makes no sense: 64."""
     assert (await desk.refused(ALL, "list", filters=[{"what": "before", "text": "soon"}]))[0] == 64
+
+
+async def test_what_is_asked_of_a_smarthost_are_addresses(desk: Desk) -> None:
+    """What is none is refused before anybody is asked; the null sender needs a recipient."""
+    assert (await desk.refused(ALL, "probe", sender="a@example.org>\r\nDATA"))[0] == 65
+    assert (await desk.refused(ALL, "probe", sender="a@example.org", recipient="b@"))[0] == 65
+    assert (await desk.refused(ALL, "probe", sender=""))[0] == 64
+    assert await desk.ask(ALL, "probe", sender="", recipient="a@example.org") == [{"name": "main"}]
+    assert desk.asked == [Question(sender="", recipient="a@example.org")]
+
+
+async def test_a_sender_is_asked_about_as_it_leaves(desk: Desk) -> None:
+    """root has a domain when his mail leaves, or is the one address that the smarthost takes."""
+    forced = Rewrite(from_="force", force_from="box@example.com")
+    for rewrite, expected in ((Rewrite(), "root@example.com"), (forced, "box@example.com")):
+        again = Desk(desk.store, rewrite)
+        await again.ask(ALL, "probe", sender="root")
+        assert again.asked == [Question(sender=expected, recipient=expected)]

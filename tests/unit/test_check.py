@@ -334,6 +334,20 @@ def test_resolution_that_hangs() -> None:
     assert [f.text.split(": ")[1] for f in found] == ["no answer within 0.05 s"] * 2
 
 
+def test_every_finding_has_its_mend(tmp_path: Path, queue: Path) -> None:
+    """Of an instance where much is wrong; aliases too."""
+    aliases = tmp_path / "aliases"
+    aliases.write_text("root\na: :include:/nowhere\n")
+    text = f"{FAR}username='u'\ntls='may'\npassword_file='/none'\ntls_ca_file='/none'\ntls_client_certificate='/none'\n"
+    made = instance(tmp_path, text)
+    made.path.write_text(made.path.read_text().replace("aliases.file = ''", f"aliases.file = '{aliases}'"))
+    made.path.chmod(0o666)
+    queue.chmod(0o777)
+    found = check.run(made)
+    assert len(found) > 7
+    assert [str(finding) for finding in found if not finding.mend] == []
+
+
 def test_aliases(tmp_path: Path) -> None:
     """Each line of the aliases that does not do what it says is a warning with file and line."""
     file = tmp_path / "aliases"

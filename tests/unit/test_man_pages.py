@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pysendmail import argv, submission
+from pysendmail.cli import parser
 from pysendmail.thin import client
 from rig.debian import program
 
@@ -92,3 +94,18 @@ def test_page_comes_with_the_wheel(page: str) -> None:
         pytest.skip("pysendmail is not installed here: `make test` tests the wheel")
     section = page.rpartition(".")[2]
     assert (Path(sys.prefix) / "share" / "man" / f"man{section}" / page).is_file()
+
+
+def test_pysendmail_has_every_command_with_its_options() -> None:
+    """The synopsis of pysendmail(8) names each command of the parser and each of its long options, and no other."""
+    (verbs,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    expected = {
+        name: {option[2:] for action in sub._actions for option in action.option_strings if option.startswith("--")}
+        - {"help", "config"}
+        for name, sub in verbs.choices.items()
+    }
+    found: dict[str, set[str]] = {}
+    for form in "\n".join(_sections("pysendmail.8")["SYNOPSIS"]).split(".Nm\n"):
+        if command := re.search(r"^\.Cm (\S+)", form, re.MULTILINE):
+            found.setdefault(command[1], set()).update(re.findall(r"Fl -([a-z-]+)", form))
+    assert expected == found
