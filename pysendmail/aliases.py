@@ -261,7 +261,7 @@ class _Reading:
                 self.report(file, 0, "", "there is no such file")
         except OSError as error:
             self.report(file, 0, "", f"it cannot be read: {error.strerror}")
-            if error.errno in small_file.MOMENTARY:
+            if error.errno not in small_file.LASTING:
                 self.unread = str(self.problems[-1])
         return ""
 

@@ -11,11 +11,11 @@ import os
 import stat
 from pathlib import Path
 
-# Errors of the moment: they say nothing of the file, which may be read the next time.
-MOMENTARY = frozenset(
+# What an error says of the file itself; every other is one of the moment, and it may be read the next time.
+LASTING = frozenset(
     {
-        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR),
-        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN),
+        *(0, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
+        *(errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EINVAL),
     }
 )
 
