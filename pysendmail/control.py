@@ -408,6 +408,12 @@ class Control:
             yield {"queue_id": queue_id, "done": "due now"}
 
     async def expire(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        if not right.all:
+            raise ControlError(
+                EX_NOPERM,
+                "only root and the queue's owner may have mail given up; pysendmail queue remove takes back your own",
+            )
+
         def step(queue: Queue, message: int, now: float) -> list[Ended]:
             queue.force_expire(message)
             recipients, reason = queue.recipients_of(message), f"expired by uid {right.uid}"

@@ -105,7 +105,7 @@ def _end(history: Entry, expires_at: float | None, now: float) -> Iterator[str]:
         return
     told = f"<{history['sender']}> is told" if history["sender"] else "nobody is told, for it has the null sender"
     when = f"at {rfc3339(expires_at)}" if expires_at > now else "when the next attempt fails"
-    yield f"It is given up {when}, and {told}; pysendmail queue expire {history['queue_id']} does it now."
+    yield f"It is given up {when}, and {told}; as root, pysendmail queue expire {history['queue_id']} does it now."
 
 
 def _senders(sender: str, config: Config) -> Iterator[str]:

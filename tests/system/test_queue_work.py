@@ -84,7 +84,7 @@ def test_promise_14_a_user_works_on_his_own_messages_only(open_path: Path, other
         his = deferred(instance, uid=other)
         assert [e["queue_id"] for e in instance.mailq(uid=other)] == [his]
         assert [e["queue_id"] for e in instance.mailq()] == [roots, his]
-        for verb in ("show", "explain", "hold", "release", "remove", "retry", "expire"):
+        for verb in ("show", "explain", "hold", "release", "remove", "retry"):
             instance.pysendmail("queue", verb, roots, uid=other, code=66)
         instance.pysendmail("history", roots, uid=other, code=66)
         assert roots not in instance.pysendmail("history", uid=other)
