@@ -11,14 +11,13 @@ it writes the log, of which lines are lost then, and the judge reads it.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from torture.evidence import Excuse
-from torture.kill_sweep import WORKERS, Point, Sweep, choose, players, told, traces
+from torture.kill_sweep import WORKERS, Sweep, choose, players, prepared, told
 from torture.report import Part, Size
 from torture.scenarios import SCENARIOS, Stage
 
@@ -60,17 +59,8 @@ class Faults(Sweep):
 def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
     """The sweep; with `only`, one point of it."""
     part = Part(name="call-faults", seed=seed)
-    strace = shutil.which("strace")
-    if strace is None or not traces(strace):
-        part.skip("all of it", "there is no strace, or it may not trace")
+    if (sweep := prepared(part, Faults, directory, only)) is None:
         return part
-    sweep = Faults(directory, strace)
-    if only:
-        point = Point.parse(only)
-        sweep.prepare([SCENARIOS[point.scenario]])
-        told(part, sweep, point)
-        return part
-    sweep.prepare(SCENARIOS.values())
     jobs = [(scenario, who) for scenario in SCENARIOS.values() for who in players(scenario) if who != "client"]
     with ThreadPoolExecutor(WORKERS) as pool:
         counted = [point for found in pool.map(lambda job: sweep.count(*job)[0], jobs) for point in found]

@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from rig.instance import BIN
 from torture import faults
@@ -53,6 +53,7 @@ SHOWN = 3000  # octets of a log
 ACCEPTED = "half-refused:writer:fdatasync:4"  # when one message is accepted, its submitter knows, and not all is sent
 HANDED_OVER = "submit:main:recvfrom:1"  # when sendmail has said all, and the daemon has read nothing of it
 WORKERS = 2 * (os.cpu_count() or 1)  # half of a case is waiting
+S = TypeVar("S", bound="Sweep")
 _LINE = re.compile(
     r"(?:(?P<thread>\d+) +)?(?P<call>\w+)\((?:\d+<(?P<file>/[^>]*)>|AT_FDCWD<[^>]*>, \"(?P<name>[^\"]*)\")?"
 )
@@ -258,20 +259,27 @@ def choose(points: Sequence[Point], size: Size, seed: int, most: int | None) -> 
     return turns[:most]
 
 
-def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
-    """The sweep; with `only`, one point of it."""
-    part = Part(name="kill-sweep", seed=seed)
+def prepared(part: Part, kind: type[S], directory: Path, only: str) -> S | None:
+    """A sweep that knows its scenarios. None: there can be none here, or `only` was one point of it, and is done."""
     strace = shutil.which("strace")
     if strace is None or not traces(strace):
         part.skip("all of it", "there is no strace, or it may not trace")
-        return part
-    sweep = Sweep(directory, strace)
+        return None
+    sweep = kind(directory, strace)
     if only:
         point = Point.parse(only)
         sweep.prepare([SCENARIOS[point.scenario]])
         told(part, sweep, point)
-        return part
+        return None
     sweep.prepare(SCENARIOS.values())
+    return sweep
+
+
+def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
+    """The sweep; with `only`, one point of it."""
+    part = Part(name="kill-sweep", seed=seed)
+    if (sweep := prepared(part, Sweep, directory, only)) is None:
+        return part
     jobs = [(scenario, who) for scenario in SCENARIOS.values() for who in players(scenario)]
     with ThreadPoolExecutor(WORKERS) as pool:
         points = [point for found in pool.map(lambda job: _count(part, sweep, *job), jobs) for point in found]
