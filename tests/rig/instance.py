@@ -277,7 +277,14 @@ class Instance(Daemon):
         return done.stdout.decode()
 
     def mailq(self, **options: Any) -> list[dict[str, Any]]:
-        return list(json_lines(self.run("mailq", "--json", **options).stdout))
+        listed = self.listed(**options)
+        assert listed is not None, f"mailq failed:\n{self.log}"
+        return listed
+
+    def listed(self, **options: Any) -> list[dict[str, Any]] | None:
+        """What waits; None: nobody can say, as while a daemon starts."""
+        done = self.run("mailq", "--json", **options)
+        return list(json_lines(done.stdout)) if done.returncode == 0 else None
 
     def history(self, *arguments: str) -> list[dict[str, Any]]:
         return list(json_lines(self.pysendmail("history", "--json", *arguments).encode()))

@@ -145,12 +145,12 @@ def settle(ledger: Ledger, seconds: float = SETTLE_S) -> int:
     """Wait until nothing is in the queue any more; how many messages still are when `seconds` are over."""
     instance = ledger.instance
     deadline = time.monotonic() + seconds
-    while waiting := instance.mailq():
+    while (waiting := instance.listed()) is None or waiting:
         seen = len(instance.events)
         if time.monotonic() > deadline:
             break
         instance.happens(lambda seen=seen: instance.matching("outcome", seen), LOOK_S)  # type: ignore[misc]
-    return len(waiting)
+    return len(instance.mailq() if waiting is None else waiting)
 
 
 def rests(ledger: Ledger) -> list[Rest]:
