@@ -90,7 +90,7 @@ def test_mail_that_waits_for_too_long(tmp_path: Path, heard: Path) -> None:
         instance.submit("bob@example.org")
         assert instance.wait_for("alarm")["kind"] == "age"
         assert "raised age: the oldest message waits for too long, since " in heard.read_text()
-        instance.pysendmail("queue", "remove", "--all")
+        instance.pysendmail("queue", "remove", "--all", "--yes")
         assert instance.wait_for("alarm", count=2)["state"] == "cleared"
 
 

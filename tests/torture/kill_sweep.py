@@ -51,7 +51,7 @@ SAMPLE = 200
 NEVER = 65535  # the K of a point that no run comes to; strace takes no larger one
 SHOWN = 3000  # octets of a log
 ACCEPTED = "half-refused:writer:fdatasync:4"  # when one message is accepted, its submitter knows, and not all is sent
-HANDED_OVER = "submit:main:recvfrom:1"  # when sendmail has said all, and the daemon has read nothing of it
+HANDED_OVER = "submit:main:accept4:1"  # when sendmail has said all, and the daemon has read nothing of it
 WORKERS = 2 * (os.cpu_count() or 1)  # half of a case is waiting
 S = TypeVar("S", bound="Sweep")
 _LINE = re.compile(
