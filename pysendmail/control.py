@@ -42,7 +42,7 @@ MAX_SLOTS = 1000
 MAX_FILTERS = 100  # each is held against each message
 MAX_UNTRIED = 10_000  # recipients that somebody looks on at a time
 COUNTED_AT_ONCE = 10_000
-AT_ONCE = 20  # messages that one step changes: 20 bounces take 25 ms, and nobody else waits longer for the writer
+AT_ONCE = 20  # messages that one step changes: 20 bounces take some 25 ms, and nobody else waits longer for the writer
 LOST_REPORTS_S = 5 * 86400.0  # how long `status` reminds of a bounce that reached nobody
 
 

@@ -22,7 +22,7 @@ from pysendmail.units import rfc3339, time_or_null
 PAGE = 200
 PAGE_RECIPIENTS = 5000  # with the attempts; a message is never cut, so that its own may be more
 PAGE_LOOKED_AT = 2000  # rows, of which those that are asked for may be few
-ATTEMPTS_AT_ONCE = 2000  # 8 ms: others look meanwhile
+ATTEMPTS_AT_ONCE = 2000  # some 8 ms: others look meanwhile
 ATTEMPTED = ("sent", "deferred", "bounced", "uncertain")
 WAITING = frozenset({"queued", "held", "attempting"})
 
