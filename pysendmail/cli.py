@@ -693,12 +693,12 @@ def _print_history(entry: Entry) -> None:
 def _print_probe(entry: Entry) -> None:
     def show(title: str, *values: str | None) -> None:
         for value in values:
-            print(f"  {title:<12} {value}")
+            terminal.say(f"  {title:<12} {value}")
             title = ""
 
     tls, auth, trouble, sender = entry["tls"], entry["auth"], entry["trouble"], entry["sender"]
     verdict = "mail can go there" if entry["ready"] else "mail cannot go there"
-    print(f"{entry['smarthost']} ({entry['host']} port {entry['port']}): {verdict}")
+    terminal.say(f"{entry['smarthost']} ({entry['host']} port {entry['port']}): {verdict}")
     if trouble is not None:
         show("failed at", f"{trouble['stage']}, status {trouble['status']}: {trouble['reason']}")
     show("address", entry["address"] or "none reached")
@@ -725,7 +725,7 @@ def _print_probe(entry: Entry) -> None:
         show("MAIL", f"FROM:<{sender['address']}>: {sender['mail']}")
         show("RCPT", f"TO:<{sender['recipient']}>: {sender['rcpt']}") if sender["rcpt"] else None
     for finding in entry["findings"]:
-        print(f"  {finding['level']}: {finding['text']}; {finding['mend']}")
+        terminal.say(f"  {finding['level']}: {finding['text']}; {finding['mend']}")
 
 
 def _print_status(instance: Instance, report: Entry) -> None:
