@@ -179,7 +179,7 @@ def _submit(
         except BaseException:
             _commit(queue, submission.forget)
             raise
-    if invocation.verbose or sys.stderr.isatty():
+    if invocation.verbose or os.isatty(2):
         print(f"{accepted.queue_id}: queued; no daemon is running, it leaves when one does", file=sys.stderr)
     return EX_OK
 

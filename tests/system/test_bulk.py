@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_many_need_consent(tmp_path: Path, verb: str) -> None:
         assert instance.run("pysendmail", "queue", verb, queue_id, "--all", "--yes").returncode == 64
         assert instance.run("pysendmail", "queue", verb, "--yes").returncode == 64
         assert [entry["queue_name"] for entry in instance.mailq()] == ["deferred"]
+
+
+def test_streams_that_are_closed_are_no_terminal(tmp_path: Path) -> None:
+    """As some who start programs leave them: what was said is done, and the exit code says so."""
+    with PeerThread(Ordinary(rcpt=LATER)) as peer, Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance:
+        deferred(instance, "alice@example.com", "late@example.org")
+        for command in (["list"], ["hold", "--all", "--yes"]):
+            words = [str(BIN / "pysendmail"), "-C", str(instance.config), "queue", *command]
+            done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&-', "sh", *words], stderr=subprocess.PIPE, check=False)
+            assert (done.returncode, done.stderr) == (0, b""), command
+        assert [entry["queue_name"] for entry in instance.mailq()] == ["hold"]
 
 
 def test_a_person_is_asked(tmp_path: Path) -> None:
