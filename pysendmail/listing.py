@@ -291,7 +291,11 @@ def traffic_page(
 
 def traffic(rows: Sequence[Row], *, since: float, width: float, slots: int) -> list[Entry]:
     """Stretches of time and what the attempts that ended in each gave, of all pages."""
-    return [_slot([row for row in rows if row["slot"] == at], since + at * width, width) for at in range(slots)]
+    found: list[list[Row]] = [[] for _ in range(slots)]
+    for row in rows:
+        if 0 <= row["slot"] < slots:  # or it ended after the question
+            found[row["slot"]].append(row)
+    return [_slot(each, since + at * width, width) for at, each in enumerate(found)]
 
 
 def _slot(rows: Sequence[Row], at: float, width: float) -> Entry:
