@@ -194,8 +194,7 @@ class Control:
             yield entry
 
     async def explain(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        async for queue_id in self._named(right, request):
-            row = await self._find(right, queue_id)
+        async for row in self._rows(right, request):
             history = await self._store.look(partial(listing.history_entry, row=row))
             waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
             removers = await self._store.look(partial(listing.removers, row=row))
@@ -210,13 +209,10 @@ class Control:
             )
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        async for queue_id in self._named(right, request):
-            row = await self._find(right, queue_id)
+        async for row in self._rows(right, request):
 
             def look(queue: Queue, row: Any = row) -> Entry:
-                entry = listing.history_entry(queue, row)
-                entry["header"] = queue.one("header", message=row["id"])["header"].decode("utf-8", "replace")
-                return entry
+                return {**listing.history_entry(queue, row), "header": listing.header(queue, row)}
 
             yield await self._store.look(look)
 
@@ -473,6 +469,17 @@ class Control:
             return
         async for entry in self.waiting(right, {"filters": request.get("filters")}):
             yield entry["queue_id"]
+
+    async def _rows(self, right: Right, request: Entry) -> AsyncIterator[Any]:
+        """The rows of these messages. One whose id is damaged is found by nobody, and with `all` hides no other."""
+        async for queue_id in self._named(right, request):
+            try:
+                row = await self._find(right, queue_id)
+            except ControlError:
+                if not request.get("all"):
+                    raise
+            else:
+                yield row
 
     async def _find(self, right: Right, queue_id: str) -> Any:
         rows = await self._store.look(lambda queue: queue.rows("one", queue_id=queue_id))

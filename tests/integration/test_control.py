@@ -266,7 +266,21 @@ async def test_damage_hides_nothing_in_a_listing(desk: Desk, damage: str) -> Non
         entries = await desk.ask(ALL, verb)
         assert len(entries) == 2 and good == entries[1]["queue_id"]
         assert json.dumps(entries).isascii()
+    for verb in ("show", "explain"):
+        entries = await desk.ask(ALL, verb, all=True)
+        assert entries[-1]["queue_id"] == good and (len(entries) == 2 or damage.startswith("queue_id"))
     await desk.ask(ALL, "status")
+
+
+async def test_a_damaged_attempt_hides_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`top` and the chart count it under what its smarthost can be read as."""
+    monkeypatch.setattr(control.time, "time", lambda: NOW + 1000)
+    for _ in range(2):
+        desk.store.accept()
+        desk.store.settle(desk.store.claim(), SENT)
+    desk.store.sql("UPDATE attempt SET smarthost = x'ff' WHERE id = 1")
+    entries = await desk.ask(ALL, "traffic", since=NOW - 10, slots=1)
+    assert [one["name"] for one in entries[-1]["smarthosts"]] == ["\\xff", "main"]
 
 
 async def test_a_damaged_message_can_be_shown_and_removed(desk: Desk) -> None:
