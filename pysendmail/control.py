@@ -221,7 +221,7 @@ class Control:
 
         def look(queue: Queue) -> status.Counts:
             row = queue.counts(right.only)
-            routes = queue.waiting_routes() if right.all or row[0] else set()
+            routes = queue.waiting_routes(right.only) if right.all or row[0] else set()
             return status.Counts(
                 queued=row[0],
                 deferred=row[1],

@@ -14,7 +14,7 @@ from pysendmail import control, listing
 from pysendmail.config import Rewrite, Smarthost
 from pysendmail.control import MAX_FILTERS, MAX_IDS, Control, ControlError, Right
 from pysendmail.events import Events, Lines
-from pysendmail.outcome import Outcome
+from pysendmail.outcome import Fault, Outcome, Stage, Trouble
 from pysendmail.probe import Question
 from pysendmail.queue import Queue
 from pysendmail.relay import Relay
@@ -295,6 +295,22 @@ async def test_a_damaged_message_can_be_shown_and_removed(desk: Desk) -> None:
     await desk.ask(ALL, "explain", queue_id)
     await desk.ask(ALL, "remove", queue_id)
     assert (await desk.ask(ALL, "status"))[0]["health"] == "ok"
+
+
+async def test_promise_14_anothers_mail_is_no_trouble_of_ones_own(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it waits on a route which cannot be used is the owner's to know: `status` is as if there were none."""
+    refused = Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, "Connection refused")
+    work = Relay(Smarthost(name="work", host="smtp.work.example"), trouble=refused)
+    monkeypatch.setattr(
+        desk.control, "_relays", lambda: {"main": Relay(Smarthost(name="main", host="a")), "work": work}
+    )
+    desk.store.accept(uid=1000)
+    desk.store.accept(uid=1001, route=("work",))
+    for claim in (None, lambda: desk.store.claim(("work",), "work")):
+        if claim is not None:
+            claim()  # what is being tried waits, too
+        found = [(await desk.ask(right, "status"))[0]["health"] for right in (ALICE, EVE, ALL)]
+        assert found == ["ok", "critical", "critical"]
 
 
 # -- answers --
