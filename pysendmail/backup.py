@@ -15,6 +15,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -167,10 +168,12 @@ class Restoration:
                 f"{self._file}: has a journal of SQLite's beside it: it is no file of pysendmail backup, or in use",
             )
         try:
-            handle = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+            handle = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # in case it is a FIFO
         except OSError as error:
             raise BackupError(EX_NOINPUT, f"{self._file}: {error.strerror}") from None
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise BackupError(EX_NOINPUT, f"{self._file}: it is not a file")
             yield handle
         finally:
             os.close(handle)

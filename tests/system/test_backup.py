@@ -177,6 +177,15 @@ def test_what_is_no_sound_copy_is_refused(tmp_path: Path, spoil: object) -> None
     assert sorted(path.name for path in instance.queue_directory.glob("*restor*")) == []
 
 
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """66 for a directory, and for a FIFO, which nobody may ever write to."""
+    os.mkfifo(tmp_path / "fifo")
+    instance = Instance(tmp_path)
+    for name in ("fifo", "."):
+        done = instance.run("pysendmail", "restore", str(tmp_path / name), "--yes")
+        assert (done.returncode, b"it is not a file" in done.stderr) == (66, True)
+
+
 def test_a_damaged_queue_makes_way(tmp_path: Path) -> None:
     """The reason for most restorations: the queue that cannot be read is kept as it is."""
     file = tmp_path / "copy.db"
