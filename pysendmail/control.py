@@ -295,11 +295,13 @@ class Control:
         """
         self._need_daemon()
         with self._events.follow(EVERY) as following:
-            all_of_it = await self._recipients(right, request, lambda one: one["state"] in ("queued", "attempting"))
-            ids = {queue_id for queue_id, _ in all_of_it}
+            number, ids = 0, set[str]()
+            async for found in self._recipients(right, request, lambda one: one["state"] in ("queued", "attempting")):
+                number += len(found)
+                ids |= {queue_id for queue_id, _ in found}
             flushed = [entry async for entry in self.flush(right, request)]
-            yield {**flushed[0], "recipients": len(all_of_it)}
-            while untried := await self._recipients(right, request, self._to_be_tried):
+            yield {**flushed[0], "recipients": number}
+            while untried := await self._untried(right, request):
                 rested = False
                 while untried and not rested:
                     try:
@@ -327,11 +329,19 @@ class Control:
         due = recipient["state"] == "queued" and isinstance(at, float) and at <= now and not rests
         return due or recipient["state"] == "attempting"
 
-    async def _recipients(self, right: Right, request: Entry, wanted: Callable[[Any], bool]) -> set[tuple[str, str]]:
-        """Queue id and `<recipient>` of those wanted, of what is chosen.
+    async def _untried(self, right: Right, request: Entry) -> set[tuple[str, str]]:
+        """Who is to be tried; of many no more than MAX_UNTRIED: the rest when that was tried."""
+        untried: set[tuple[str, str]] = set()
+        async for found in self._recipients(right, request, self._to_be_tried):
+            untried |= found
+            if len(untried) >= MAX_UNTRIED:
+                break
+        return untried
 
-        Of much no more than MAX_UNTRIED: the rest when that was tried.
-        """
+    async def _recipients(
+        self, right: Right, request: Entry, wanted: Callable[[Any], bool]
+    ) -> AsyncIterator[set[tuple[str, str]]]:
+        """Queue id and `<recipient>` of those wanted, of what is chosen, page by page."""
         chosen = {entry["queue_id"] async for entry in self.waiting(right, request)}
 
         def page(queue: Queue, after: int) -> tuple[set[tuple[str, str]], int | None]:
@@ -348,12 +358,10 @@ class Control:
                         found.add((row["queue_id"], f"<{one['address']}>"))
             return found, rows[-1]["id"] if len(rows) == listing.PAGE else None
 
-        every: set[tuple[str, str]] = set()
         after: int | None = 0
-        while after is not None and len(every) < MAX_UNTRIED:
+        while after is not None:
             found, after = await self._store.look(partial(page, after=after))
-            every |= found
-        return every
+            yield found
 
     async def hold(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         def step(queue: Queue, message: int, now: float) -> list[Ended]:

@@ -476,6 +476,19 @@ def test_many_stretches_of_time_are_not_each_held_against_all() -> None:
     assert rows.times == 1
 
 
+async def test_who_waits_for_a_flush_hears_of_all_of_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are: `flush --wait` counted the first ten thousand, and said nothing of the others."""
+    monkeypatch.setattr(control, "MAX_UNTRIED", 1)
+    monkeypatch.setattr(listing, "PAGE", 1)
+    ids = [desk.store.accept() for _ in range(3)]
+    answer = desk.control.answer(ALL, {"verb": "flush", "wait": True})
+    assert await anext(answer) == {"flushed": "all", "recipients": 3}
+    for queue_id in ids:
+        desk.store.settle(desk.store.claim(), SENT)
+        desk.control._events.emit("outcome", queue_id=queue_id, recipient=f"<{BOB}>", status="sent")
+    assert [entry["queue_id"] async for entry in answer] == ids
+
+
 async def test_the_first_few_are_enough(desk: Desk) -> None:
     """A listing with a limit ends there."""
     ids = [desk.store.accept() for _ in range(3)]
