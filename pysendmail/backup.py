@@ -11,9 +11,11 @@ delivered since a copy was made is in no copy: it is sent again, unless all is h
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -108,13 +110,17 @@ def _check_integrity(connection: sqlite3.Connection, file: Path) -> None:
 
 
 class Restoration:
-    """A copy on its way back. Until `finish` nothing has changed; it has to be closed."""
+    """A copy on its way back. Until `finish` nothing has changed; it has to be closed.
+
+    There is one at a time: what was checked, and what a person agreed to, is what is put in the queue's place.
+    """
 
     def __init__(self, config: Config, file: Path) -> None:
         """Copy the file beside the queue, check it, bring it up to date. From here on root is the queue's owner."""
         self._directory = config.queue.directory
         self._stage = self._directory / STAGE
         self._file = file
+        self._alone = -1
         _check_right(self._directory)
         with self._open() as source:
             uid, gid = directory_owner(self._directory)
@@ -122,6 +128,8 @@ class Restoration:
                 become(uid, gid)
             self._lock().release()  # who has to stop a daemon first hears that first
             try:
+                self._be_alone()
+                shutil.rmtree(self._stage, ignore_errors=True)  # what a restoration that was killed has left
                 self._stage_copy(source)
                 self._look()
             except BaseException:
@@ -135,7 +143,22 @@ class Restoration:
         self.close()
 
     def close(self) -> None:
-        shutil.rmtree(self._stage, ignore_errors=True)
+        if self._alone >= 0:
+            shutil.rmtree(self._stage, ignore_errors=True)
+            os.close(self._alone)
+            self._alone = -1
+
+    def _be_alone(self) -> None:
+        """The lock is the directory's own, which no one else locks; the kernel frees it when we end."""
+        handle = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise BackupError(
+                EX_TEMPFAIL, f"{self._directory}: another copy is being restored there; nothing was done"
+            ) from None
+        self._alone = handle
 
     @contextmanager
     def _open(self) -> Iterator[int]:
@@ -145,10 +168,12 @@ class Restoration:
                 f"{self._file}: has a journal of SQLite's beside it: it is no file of pysendmail backup, or in use",
             )
         try:
-            handle = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+            handle = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # in case it is a FIFO
         except OSError as error:
             raise BackupError(EX_NOINPUT, f"{self._file}: {error.strerror}") from None
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise BackupError(EX_NOINPUT, f"{self._file}: it is not a file")
             yield handle
         finally:
             os.close(handle)
@@ -167,7 +192,6 @@ class Restoration:
         wanted = os.fstat(source).st_size * FREE_FACTOR
         if wanted > shutil.disk_usage(self._directory).free:
             raise BackupError(EX_TEMPFAIL, f"{self._directory}: has no room for {wanted} octets: nothing was done")
-        self.close()  # what a restoration that was killed has left
         self._stage.mkdir(mode=0o700)
         handle = os.open(self._stage / "queue.db", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb") as target, os.fdopen(source, "rb", closefd=False) as octets:

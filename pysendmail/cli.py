@@ -15,12 +15,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pysendmail import __version__, terminal
-from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_IOERR, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.thin import client
 from pysendmail.units import parse_time, time_or_null
 
@@ -157,7 +158,14 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):  # a locale without a letter is no reason to say nothing
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        unheard = _unheard(error)
+        code = code or unheard
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -173,11 +181,10 @@ def main(arguments: Sequence[str]) -> int:
     except client.Failure as error:
         print(f"pysendmail: {error.words}", file=sys.stderr)
         return error.code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has read enough
-        return EX_OK
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        return _unheard(error)
     except Exception as error:
         from pysendmail.config_file import ConfigError  # costs more than asking a daemon does
 
@@ -186,6 +193,24 @@ def main(arguments: Sequence[str]) -> int:
         for line in str(error).splitlines():
             print(f"pysendmail: {line}", file=sys.stderr)
         return EX_CONFIG
+
+
+def _unheard(error: OSError) -> int:
+    """The exit code where standard output takes no more, and no more is said there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
+        return EX_OK  # whoever read us has read enough
+    print(f"pysendmail: {error.filename or 'the answer could not be written'}: {error.strerror}", file=sys.stderr)
+    return EX_IOERR
+
+
+@contextmanager
+def _beside_what_counts() -> Iterator[None]:
+    """For words that are not what a command is for: its work, or its exit code, is. Nobody may hear them."""
+    try:
+        yield
+    except OSError as error:
+        _unheard(error)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -407,10 +432,11 @@ def _change(options: argparse.Namespace, request: Entry) -> int:
         nonlocal done
         done += 1
         bar.step()
-        if options.json:
-            print(json.dumps(entry))
-        elif not quiet:
-            terminal.say(f"{entry['queue_id']}: {entry['done']}")
+        with _beside_what_counts():
+            if options.json:
+                print(json.dumps(entry))
+            elif not quiet:
+                terminal.say(f"{entry['queue_id']}: {entry['done']}")
 
     with terminal.Bar(options.verb.capitalize(), total, shown=quiet) as bar:
         follow(options, request, show)
@@ -450,10 +476,11 @@ def _status(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(unknown(str(error).removeprefix("pysendmail: "))))
         raise
-    if options.json:
-        print(json.dumps(report))
-    else:
-        _print_status(_instance(options), report)
+    with _beside_what_counts():
+        if options.json:
+            print(json.dumps(report))
+        else:
+            _print_status(_instance(options), report)
     return HEALTH.index(report["health"])
 
 
@@ -693,12 +720,12 @@ def _print_history(entry: Entry) -> None:
 def _print_probe(entry: Entry) -> None:
     def show(title: str, *values: str | None) -> None:
         for value in values:
-            print(f"  {title:<12} {value}")
+            terminal.say(f"  {title:<12} {value}")
             title = ""
 
     tls, auth, trouble, sender = entry["tls"], entry["auth"], entry["trouble"], entry["sender"]
     verdict = "mail can go there" if entry["ready"] else "mail cannot go there"
-    print(f"{entry['smarthost']} ({entry['host']} port {entry['port']}): {verdict}")
+    terminal.say(f"{entry['smarthost']} ({entry['host']} port {entry['port']}): {verdict}")
     if trouble is not None:
         show("failed at", f"{trouble['stage']}, status {trouble['status']}: {trouble['reason']}")
     show("address", entry["address"] or "none reached")
@@ -725,7 +752,7 @@ def _print_probe(entry: Entry) -> None:
         show("MAIL", f"FROM:<{sender['address']}>: {sender['mail']}")
         show("RCPT", f"TO:<{sender['recipient']}>: {sender['rcpt']}") if sender["rcpt"] else None
     for finding in entry["findings"]:
-        print(f"  {finding['level']}: {finding['text']}; {finding['mend']}")
+        terminal.say(f"  {finding['level']}: {finding['text']}; {finding['mend']}")
 
 
 def _print_status(instance: Instance, report: Entry) -> None:

@@ -194,8 +194,7 @@ class Control:
             yield entry
 
     async def explain(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        async for queue_id in self._named(right, request):
-            row = await self._find(right, queue_id)
+        async for row in self._rows(right, request):
             history = await self._store.look(partial(listing.history_entry, row=row))
             waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
             removers = await self._store.look(partial(listing.removers, row=row))
@@ -210,13 +209,10 @@ class Control:
             )
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        async for queue_id in self._named(right, request):
-            row = await self._find(right, queue_id)
+        async for row in self._rows(right, request):
 
             def look(queue: Queue, row: Any = row) -> Entry:
-                entry = listing.history_entry(queue, row)
-                entry["header"] = queue.one("header", message=row["id"])["header"].decode("utf-8", "replace")
-                return entry
+                return {**listing.history_entry(queue, row), "header": listing.header(queue, row)}
 
             yield await self._store.look(look)
 
@@ -225,7 +221,7 @@ class Control:
 
         def look(queue: Queue) -> status.Counts:
             row = queue.counts(right.only)
-            routes = queue.waiting_routes() if right.all or row[0] else set()
+            routes = queue.waiting_routes(right.only) if right.all or row[0] else set()
             return status.Counts(
                 queued=row[0],
                 deferred=row[1],
@@ -299,11 +295,13 @@ class Control:
         """
         self._need_daemon()
         with self._events.follow(EVERY) as following:
-            all_of_it = await self._recipients(right, request, lambda one: one["state"] in ("queued", "attempting"))
-            ids = {queue_id for queue_id, _ in all_of_it}
+            number, ids = 0, set[str]()
+            async for found in self._recipients(right, request, lambda one: one["state"] in ("queued", "attempting")):
+                number += len(found)
+                ids |= {queue_id for queue_id, _ in found}
             flushed = [entry async for entry in self.flush(right, request)]
-            yield {**flushed[0], "recipients": len(all_of_it)}
-            while untried := await self._recipients(right, request, self._to_be_tried):
+            yield {**flushed[0], "recipients": number}
+            while untried := await self._untried(right, request):
                 rested = False
                 while untried and not rested:
                     try:
@@ -331,11 +329,19 @@ class Control:
         due = recipient["state"] == "queued" and isinstance(at, float) and at <= now and not rests
         return due or recipient["state"] == "attempting"
 
-    async def _recipients(self, right: Right, request: Entry, wanted: Callable[[Any], bool]) -> set[tuple[str, str]]:
-        """Queue id and `<recipient>` of those wanted, of what is chosen.
+    async def _untried(self, right: Right, request: Entry) -> set[tuple[str, str]]:
+        """Who is to be tried; of many no more than MAX_UNTRIED: the rest when that was tried."""
+        untried: set[tuple[str, str]] = set()
+        async for found in self._recipients(right, request, self._to_be_tried):
+            untried |= found
+            if len(untried) >= MAX_UNTRIED:
+                break
+        return untried
 
-        Of much no more than MAX_UNTRIED: the rest when that was tried.
-        """
+    async def _recipients(
+        self, right: Right, request: Entry, wanted: Callable[[Any], bool]
+    ) -> AsyncIterator[set[tuple[str, str]]]:
+        """Queue id and `<recipient>` of those wanted, of what is chosen, page by page."""
         chosen = {entry["queue_id"] async for entry in self.waiting(right, request)}
 
         def page(queue: Queue, after: int) -> tuple[set[tuple[str, str]], int | None]:
@@ -352,12 +358,10 @@ class Control:
                         found.add((row["queue_id"], f"<{one['address']}>"))
             return found, rows[-1]["id"] if len(rows) == listing.PAGE else None
 
-        every: set[tuple[str, str]] = set()
         after: int | None = 0
-        while after is not None and len(every) < MAX_UNTRIED:
+        while after is not None:
             found, after = await self._store.look(partial(page, after=after))
-            every |= found
-        return every
+            yield found
 
     async def hold(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
         def step(queue: Queue, message: int, now: float) -> list[Ended]:
@@ -473,6 +477,17 @@ class Control:
             return
         async for entry in self.waiting(right, {"filters": request.get("filters")}):
             yield entry["queue_id"]
+
+    async def _rows(self, right: Right, request: Entry) -> AsyncIterator[Any]:
+        """The rows of these messages. One whose id is damaged is found by nobody, and with `all` hides no other."""
+        async for queue_id in self._named(right, request):
+            try:
+                row = await self._find(right, queue_id)
+            except ControlError:
+                if not request.get("all"):
+                    raise
+            else:
+                yield row
 
     async def _find(self, right: Right, queue_id: str) -> Any:
         rows = await self._store.look(lambda queue: queue.rows("one", queue_id=queue_id))

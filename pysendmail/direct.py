@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from pysendmail import argv as command_line
-from pysendmail import check, config_file, mailq, modes, probe, status, terminal, tlspolicy, whereto
+from pysendmail import check, config_file, mailq, modes, probe, schema, status, terminal, tlspolicy, whereto
 from pysendmail.aliases import Aliases
 from pysendmail.argv import Invocation, Mode, UsageError
 from pysendmail.config import Config
@@ -179,7 +179,7 @@ def _submit(
         except BaseException:
             _commit(queue, submission.forget)
             raise
-    if invocation.verbose or sys.stderr.isatty():
+    if invocation.verbose or os.isatty(2):
         print(f"{accepted.queue_id}: queued; no daemon is running, it leaves when one does", file=sys.stderr)
     return EX_OK
 
@@ -353,9 +353,9 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
     uid = os.getuid()
     if directory.exists() and os.geteuid() == 0:
         become(*directory_owner(directory))
-    if not (directory / "queue.db").exists():
+    if not _is_up_to_date(directory):
         with _owned_queue(config):
-            pass  # a queue that was never used is an empty queue
+            pass  # a queue that was never used is an empty queue; an older version's becomes one of ours
     store = OwnStore(config)
     relays = {smarthost.name: Relay(smarthost) for smarthost in config.smarthost}
     with closing(Queue.open_readonly(directory)) as queue:
@@ -400,12 +400,20 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
     )
 
 
+def _is_up_to_date(directory: Path) -> bool:
+    """Whether a queue is there, and no older than we are. Who may look at it here may bring it up to date."""
+    if not (directory / "queue.db").exists():
+        return False
+    with closing(Queue.open_readonly(directory)) as queue:
+        return not schema.is_older(queue.connection)
+
+
 async def _perform(invocation: Invocation, loaded: Loaded, socket_path: str, chunks: Iterator[bytes]) -> None:
     config = loaded.config
     if invocation.mode in modes.OF_THE_QUEUE:
         desk, right = control(loaded, socket_path)
         wanted = replace(invocation, wait=False)  # -qf: what is due now is tried by a daemon, as whom we go on
-        if shown := mailq.is_table(invocation) and sys.stdout.isatty():
+        if shown := mailq.is_table(invocation) and os.isatty(1):
             wanted = replace(wanted, format="json")
         texts = modes.on_queue(wanted, desk, right)
         if heading := mailq.heading(invocation, config.file):

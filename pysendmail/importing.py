@@ -57,7 +57,7 @@ def run(instance: Instance, file: str = "", program: str = "") -> Imported:
             EX_CONFIG, f"{instance.path}: it is no configuration: {error}; mend it, or move it"
         ) from None
     draft.tables = placing.merged(tables, draft.tables)
-    written = f"# From {path}.\n{draft.toml(instance.path.parent)}"
+    written = f"# From {printable(str(path))}.\n{draft.toml(instance.path.parent)}"
     config = None
     problems: tuple[Problem, ...] = ()
     try:

@@ -228,6 +228,12 @@ def history_entry(queue: Queue, row: Row | sqlite3.Row) -> Entry:
     }
 
 
+def header(queue: Queue, row: sqlite3.Row) -> str:
+    """The header section of a message, as far as it can be read."""
+    found = queue.one("header", message=row["id"])["header"]
+    return found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
+
+
 def removers(queue: Queue, row: sqlite3.Row) -> dict[str, int]:
     """Who removed which recipients of a message: address -> uid."""
     recipients = queue.rows("page_recipients", message=row["id"])
@@ -286,12 +292,16 @@ def traffic_page(
     found = queue.rows("attempts_page", before=before, uid=uid, since=since, width=width, limit=ATTEMPTS_AT_ONCE)
     full = sum(row["rows"] for row in found) == ATTEMPTS_AT_ONCE
     more = full and max(row["latest"] for row in found) >= since
-    return [dict(row) for row in found if row["wanted"]], min(row["first"] for row in found) if more else None
+    return [_sound_row(row) for row in found if row["wanted"]], min(row["first"] for row in found) if more else None
 
 
 def traffic(rows: Sequence[Row], *, since: float, width: float, slots: int) -> list[Entry]:
     """Stretches of time and what the attempts that ended in each gave, of all pages."""
-    return [_slot([row for row in rows if row["slot"] == at], since + at * width, width) for at in range(slots)]
+    found: list[list[Row]] = [[] for _ in range(slots)]
+    for row in rows:
+        if 0 <= row["slot"] < slots:  # or it ended after the question
+            found[row["slot"]].append(row)
+    return [_slot(each, since + at * width, width) for at, each in enumerate(found)]
 
 
 def _slot(rows: Sequence[Row], at: float, width: float) -> Entry:

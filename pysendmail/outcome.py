@@ -75,7 +75,7 @@ class Verdict:
 
 
 ACCOUNT_CODES = frozenset({530, 534, 535, 538})
-_SETUP = frozenset({Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.TLS, Stage.AUTH})
+SETUP = frozenset({Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.TLS, Stage.AUTH})
 
 
 def judge(stage: Stage, what: Reply | Fault) -> Verdict:
@@ -92,7 +92,7 @@ def judge(stage: Stage, what: Reply | Fault) -> Verdict:
 def _judge_reply(stage: Stage, reply: Reply) -> Verdict:
     if reply.code == 421:
         return Verdict(Scope.SESSION, Outcome.DEFERRED)
-    if stage in _SETUP:
+    if stage in SETUP:
         # A busy server says 4xx before it speaks SMTP: that is this connection's trouble, and the smarthost's
         # only if no other connection works (the daemon sees that, this table cannot).
         busy = stage in (Stage.GREETING, Stage.EHLO) and reply.first_digit == 4
@@ -123,7 +123,7 @@ def _judge_fault(stage: Stage, fault: Fault) -> Verdict:
             return Verdict(Scope.RECIPIENT, Outcome.BOUNCED)
         case Fault.INTERNAL:
             return Verdict(Scope.MESSAGE, Outcome.UNCERTAIN if stage is Stage.DOT else Outcome.DEFERRED)
-        case _ if stage in _SETUP:
+        case _ if stage in SETUP:
             return Verdict(Scope.SMARTHOST, Outcome.DEFERRED)
         case _:
             return Verdict(Scope.SESSION, Outcome.UNCERTAIN if stage is Stage.DOT else Outcome.DEFERRED)

@@ -165,9 +165,10 @@ class Queue(Store):
             for row in self.rows("lanes")
         ]
 
-    def waiting_routes(self) -> set[tuple[str, ...]]:
-        """The routes on which something waits."""
-        return {_route(row["route"]) for statement in ("lanes", "attempting_routes") for row in self.rows(statement)}
+    def waiting_routes(self, uid: int | None = None) -> set[tuple[str, ...]]:
+        """The routes on which something waits, of this user or of all."""
+        rows = (*self.rows("lanes"), *self.rows("attempting_routes"))
+        return {_route(row["route"]) for row in rows if uid in (None, row["uid"])}
 
     def counts(self, uid: int | None) -> sqlite3.Row:
         """queued, deferred, held, in flight, failed, the oldest's time, damaged: of this user or of all."""

@@ -366,7 +366,7 @@ FROM message m WHERE uid = :uid AND state IN ('queued', 'damaged') AND state = '
 
 -- name: attempting_routes
 -- What is being tried at this moment waits, too, until the attempt has ended.
-SELECT DISTINCT lane.route FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'attempting';
+SELECT DISTINCT lane.route, lane.uid FROM recipient r JOIN lane ON lane.id = r.lane WHERE r.state = 'attempting';
 
 -- name: lost_reports
 -- Bounces that nobody could be told of, since a time.

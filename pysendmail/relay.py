@@ -6,18 +6,20 @@ of the smarthost ends trouble, new mail never does. `clock` times are monotonic,
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pysendmail import schedule
 from pysendmail.config import Retry, Smarthost
-from pysendmail.outcome import Trouble
+from pysendmail.outcome import SETUP, Trouble
 from pysendmail.records import Claim, LaneState
 
 FIRST_CONNECTIONS = 2
 # So long a machine may be without a network after its start or a flush before that lets old mail expire.
 OFFLINE_S = 600.0
 GOOD_ANSWERS_TO_GROW = 8  # messages answered well before one more connection is opened
+_ADDRESS = re.compile(r"[^\s<>]+@[^\s<>]+")
 
 
 @dataclass(slots=True)
@@ -143,7 +145,7 @@ class Relay:
             self.failed_at = now
         if self.trouble is not None and clock < self.next_try:
             return  # one of many connections that failed together: one failure, not the longest rest at once
-        self.trouble = trouble
+        self.trouble = _for_everybody(trouble)
         self.failures += 1
         self.tls_held = tls_held
         wait = schedule.rest(retry, self.failures)
@@ -163,6 +165,13 @@ class Relay:
         self.offline = None
         if self.trouble is not None:
             self.next_try_at = now
+
+
+def _for_everybody(trouble: Trouble) -> Trouble:
+    """Every user is told why a smarthost rests, and an answer to MAIL or RCPT may say whom another one writes to."""
+    if trouble.stage in SETUP:
+        return trouble
+    return replace(trouble, reason=_ADDRESS.sub("[address]", trouble.reason))
 
 
 def _user_and_destination(claim: Claim) -> tuple[int | str, ...]:

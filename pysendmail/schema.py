@@ -179,6 +179,11 @@ WHERE m.state IN ('queued', 'done');
 """
 
 
+def is_older(connection: sqlite3.Connection) -> bool:
+    """Whether `ensure` has something to do: what this version asks for may not be there."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0]) < VERSION
+
+
 def ensure(connection: sqlite3.Connection) -> None:
     """Make the schema what this version wants. The caller holds queue.lock.
 

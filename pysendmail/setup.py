@@ -162,7 +162,7 @@ class Dialogue:
 
 def run(instance: Instance, wanted: Wanted, ask: Ask) -> int:
     """The whole of it; the exit code."""
-    dialogue = Dialogue(asks=not wanted.yes and sys.stdin.isatty() and wanted.password_file != STDIN)
+    dialogue = Dialogue(asks=not wanted.yes and os.isatty(0) and wanted.password_file != STDIN)
     before, tables = _present(instance.path)
     if tables and not wanted.replace and not dialogue.asks:
         raise SetupFailed(EX_CANTCREAT, f"{instance.path} is there: --replace changes it, and keeps the old one")

@@ -55,7 +55,7 @@ def look() -> Look:
         columns=columns or 80,
         rows=rows or 24,
         unicode=_speaks_utf8(os.environ),
-        colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
+        colour=os.isatty(1) and not os.environ.get("NO_COLOR"),
     )
 
 
@@ -100,7 +100,7 @@ def say(*lines: object) -> None:
 
 def somebody_looks() -> bool:
     """Whether a person is there, to be asked and to be shown how far work is."""
-    return sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()
+    return all(map(os.isatty, (0, 1, 2)))  # the stream of one that is closed is no stream
 
 
 def confirmed(question: str) -> bool:
@@ -153,7 +153,7 @@ def show_queue(entries: Sequence[Entry]) -> None:
     if not entries:
         print("The queue is empty.")
         return
-    repeat = not sys.stdout.isatty()
+    repeat = not os.isatty(1)
     rows = [tuple(map(printable, row)) for entry in entries for row in _rows(entry, repeat=repeat)]
     _show_table(_TITLES, rows[:MAX_ROWS])
     more = f"; these are the first {MAX_ROWS} of {len(rows)} lines, see mailq --format postfix" * (len(rows) > MAX_ROWS)
@@ -170,7 +170,7 @@ def _rows(entry: Entry, *, repeat: bool) -> Iterator[tuple[str, ...]]:
 
 
 def _show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    if sys.stdout.isatty():
+    if os.isatty(1):
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text

@@ -16,6 +16,10 @@ from pysendmail.foreign.sheet import BEYOND_PORT, Entry, Sheet, host_and_port, l
 
 TEXT_MAPS = ("hash", "btree", "lmdb", "cdb", "dbm", "sdbm", "texthash")
 PATTERN_MAPS = ("regexp", "pcre", "pcre2")
+OTHER_MAPS = (  # which are named; any other word may be a part of a password that a map has in main.cf itself
+    *("inline", "environ", "fail", "internal", "proxy", "pipemap", "unionmap", "randmap", "cidr", "nis", "netinfo"),
+    *("ldap", "mysql", "pgsql", "sqlite", "mongodb", "memcache", "socketmap", "tcp", "unix"),
+)
 MAX_VALUE = 4096  # characters, before and after each $name is filled in: they may double and double again
 _NAME = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\((\w+)\))")
 _TIME = re.compile(r"([0-9]{1,9})([smhdw]?)\Z")
@@ -175,7 +179,8 @@ class _Reading:
                     if match := _PATTERN_LINE.match(line):
                         yield path, Entry(number, match[1], match[2])
             else:
-                self.sheet.lost(self.entries[key], f"only maps that are made of text can be read, not {kind}{whose}")
+                which = kind if kind in OTHER_MAPS else "this"
+                self.sheet.lost(self.entries[key], f"only maps that are made of text can be read, not {which}{whose}")
 
     # -- names --
 

@@ -14,7 +14,7 @@ from pysendmail import control, listing
 from pysendmail.config import Rewrite, Smarthost
 from pysendmail.control import MAX_FILTERS, MAX_IDS, Control, ControlError, Right
 from pysendmail.events import Events, Lines
-from pysendmail.outcome import Outcome
+from pysendmail.outcome import Fault, Outcome, Stage, Trouble
 from pysendmail.probe import Question
 from pysendmail.queue import Queue
 from pysendmail.relay import Relay
@@ -266,7 +266,21 @@ async def test_damage_hides_nothing_in_a_listing(desk: Desk, damage: str) -> Non
         entries = await desk.ask(ALL, verb)
         assert len(entries) == 2 and good == entries[1]["queue_id"]
         assert json.dumps(entries).isascii()
+    for verb in ("show", "explain"):
+        entries = await desk.ask(ALL, verb, all=True)
+        assert entries[-1]["queue_id"] == good and (len(entries) == 2 or damage.startswith("queue_id"))
     await desk.ask(ALL, "status")
+
+
+async def test_a_damaged_attempt_hides_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`top` and the chart count it under what its smarthost can be read as."""
+    monkeypatch.setattr(control.time, "time", lambda: NOW + 1000)
+    for _ in range(2):
+        desk.store.accept()
+        desk.store.settle(desk.store.claim(), SENT)
+    desk.store.sql("UPDATE attempt SET smarthost = x'ff' WHERE id = 1")
+    entries = await desk.ask(ALL, "traffic", since=NOW - 10, slots=1)
+    assert [one["name"] for one in entries[-1]["smarthosts"]] == ["\\xff", "main"]
 
 
 async def test_a_damaged_message_can_be_shown_and_removed(desk: Desk) -> None:
@@ -281,6 +295,22 @@ async def test_a_damaged_message_can_be_shown_and_removed(desk: Desk) -> None:
     await desk.ask(ALL, "explain", queue_id)
     await desk.ask(ALL, "remove", queue_id)
     assert (await desk.ask(ALL, "status"))[0]["health"] == "ok"
+
+
+async def test_promise_14_anothers_mail_is_no_trouble_of_ones_own(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it waits on a route which cannot be used is the owner's to know: `status` is as if there were none."""
+    refused = Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, "Connection refused")
+    work = Relay(Smarthost(name="work", host="smtp.work.example"), trouble=refused)
+    monkeypatch.setattr(
+        desk.control, "_relays", lambda: {"main": Relay(Smarthost(name="main", host="a")), "work": work}
+    )
+    desk.store.accept(uid=1000)
+    desk.store.accept(uid=1001, route=("work",))
+    for claim in (None, lambda: desk.store.claim(("work",), "work")):
+        if claim is not None:
+            claim()  # what is being tried waits, too
+        found = [(await desk.ask(right, "status"))[0]["health"] for right in (ALICE, EVE, ALL)]
+        assert found == ["ok", "critical", "critical"]
 
 
 # -- answers --
@@ -427,6 +457,36 @@ async def test_traffic(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [slot["sent"] for slot in await traffic(EVE)] == [1, 0, 0, 0]
     for wrong in ({"slots": 0}, {"slots": 10**6}, {"since": NOW + 2000, "slots": 4}):
         assert (await desk.refused(ALL, "traffic", **{"since": NOW, **wrong}))[0] == 64
+
+
+def test_many_stretches_of_time_are_not_each_held_against_all() -> None:
+    """A request for a thousand of them took the daemon's loop a third of a second; any user may ask."""
+
+    class Looked(list[dict[str, Any]]):
+        times = 0
+
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            self.times += 1
+            return super().__iter__()
+
+    numbers = {"outcome": "sent", "smarthost": "main", "number": 1, "delay_s": 1.0, "longest_s": 1.0}
+    rows = Looked({"slot": slot, **numbers} for slot in (*range(control.MAX_SLOTS), control.MAX_SLOTS))
+    slots = listing.traffic(rows, since=0.0, width=1.0, slots=control.MAX_SLOTS)
+    assert [slot["sent"] for slot in slots] == [1] * control.MAX_SLOTS
+    assert rows.times == 1
+
+
+async def test_who_waits_for_a_flush_hears_of_all_of_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are: `flush --wait` counted the first ten thousand, and said nothing of the others."""
+    monkeypatch.setattr(control, "MAX_UNTRIED", 1)
+    monkeypatch.setattr(listing, "PAGE", 1)
+    ids = [desk.store.accept() for _ in range(3)]
+    answer = desk.control.answer(ALL, {"verb": "flush", "wait": True})
+    assert await anext(answer) == {"flushed": "all", "recipients": 3}
+    for queue_id in ids:
+        desk.store.settle(desk.store.claim(), SENT)
+        desk.control._events.emit("outcome", queue_id=queue_id, recipient=f"<{BOB}>", status="sent")
+    assert [entry["queue_id"] async for entry in answer] == ids
 
 
 async def test_the_first_few_are_enough(desk: Desk) -> None:

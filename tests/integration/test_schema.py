@@ -7,6 +7,7 @@ that was being attempted when the daemon died. They are dumps of what that versi
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,24 @@ def test_promise_15_an_older_queue(old: Path) -> None:
     assert waiting == []
     assert store.one("SELECT count(*) FROM history WHERE outcome = 'sent'") == 7
     assert store.one("SELECT count(*) FROM body") == 1  # what bounced is kept
+    store.queue.close()
+
+
+def test_promise_15_an_upgrade_that_breaks_off_changes_nothing(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stops it at its last step, the queue is as it was, and the next start makes the whole of it."""
+
+    def dump() -> list[str]:
+        with closing(sqlite3.connect(old / "queue.db")) as database:
+            return [str(database.execute("PRAGMA user_version").fetchone()), *database.iterdump()]
+
+    before = dump()
+    with monkeypatch.context() as broken:
+        broken.setattr(schema, "_THIRD", f"{schema._THIRD};\nDROP TABLE nothing")
+        with pytest.raises(sqlite3.OperationalError, match="nothing"):
+            Store(old)
+    assert dump() == before
+    store = Store(old)
+    assert store.one("PRAGMA user_version") == schema.VERSION
     store.queue.close()
 
 

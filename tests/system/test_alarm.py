@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import stat
 import subprocess
 from pathlib import Path
@@ -14,7 +16,8 @@ from rig.peer import Ordinary, PeerThread
 
 REFUSAL = "535 5.7.8 $(touch /tmp/x) \x07no"
 REFUSING = Ordinary(mail=REFUSAL)
-PROFILE = Path(__file__).parents[2] / "contrib" / "profile.d" / "pysendmail-alarm.sh"
+SYSTEMD = Path(__file__).parents[2] / "contrib" / "systemd"
+PROFILE = SYSTEMD.parent / "profile.d" / "pysendmail-alarm.sh"
 QUICK: dict[str, Any] = {"first": "0.2s", "factor": 1.0, "jitter": 0.0}
 
 
@@ -132,6 +135,34 @@ def test_a_notice_that_cannot_be_written(tmp_path: Path) -> None:
         instance.wait_for("alarm", state="raised")
         assert instance.wait_for("alarm")["error"] == f"{tmp_path}/no/notice: No such file or directory"
         assert len(instance.matching("alarm", fields={"state": "unwritten"})) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the unit's command runs as root")
+def test_what_the_unit_tells_everybody_is_everybodys_to_read(open_path: Path) -> None:
+    """The notice, or that it is over; never a file that the daemon's user could not read, and has put a link to."""
+    unit = (SYSTEMD / "pysendmail-alarm.service").read_text().replace("\\\n", "").replace("$$", "$")
+    (line,) = [line for line in unit.splitlines() if line.startswith("ExecStart=/bin")]
+    *command, _ = shlex.split(line.removeprefix("ExecStart="))
+    heard, notice, secret = (open_path / name for name in ("heard", "notice", "secret"))
+    wall = open_path / "wall"
+    wall.write_text(f"#!/bin/sh\ncat >{heard}\n")
+    wall.chmod(0o755)
+    secret.touch(0o600)
+    secret.write_text("root:secret\n")
+
+    def told() -> str:
+        subprocess.run([*command, str(notice)], env={"PATH": f"{open_path}:/usr/bin:/bin"}, check=True)
+        return heard.read_text()
+
+    over = "pysendmail: mail leaves again\n"
+    assert told() == over
+    notice.write_text("pysendmail on box: mail does not leave as it should\n  the disk is full\n")
+    assert told() == notice.read_text()
+    notice.write_text("")
+    assert told() == over
+    notice.unlink()
+    notice.symlink_to(secret)
+    assert told() == over
 
 
 def test_under_systemd_the_notice_is_in_its_directory(tmp_path: Path) -> None:

@@ -95,6 +95,26 @@ def test_a_person_is_told_and_asked(tmp_path: Path) -> None:
             assert waiting(instance) == {queue_id: state}
 
 
+def test_one_copy_is_restored_at_a_time(tmp_path: Path) -> None:
+    """While a person thinks it over, another restoration changes nothing of what he was told about: 75."""
+    file, other = tmp_path / "copy.db", tmp_path / "other.db"
+    with PeerThread(Ordinary(rcpt=LATER)) as peer, Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance:
+        first = deferred(instance)
+        instance.pysendmail("backup", str(file))
+        instance.pysendmail("queue", "remove", first)
+        second = deferred(instance)
+        instance.pysendmail("backup", str(other))
+        assert instance.stop() == 0
+    with Tty([BIN / "pysendmail", "-C", instance.config, "restore", file, "--hold"]) as tty:
+        tty.wait_for("Put it in the queue's place?")
+        done = instance.run("pysendmail", "restore", str(other), "--yes")
+        assert done.returncode == 75 and b"another copy is being restored" in done.stderr
+        assert set(waiting(instance)) == {second}
+        tty.type("y\r")
+        assert tty.end() == 0
+    assert waiting(instance) == {first: "hold"}
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     """A backup takes no name that is taken, not even a dangling link's; a failed one leaves nothing behind."""
     with Instance(tmp_path) as instance:
@@ -155,6 +175,15 @@ def test_what_is_no_sound_copy_is_refused(tmp_path: Path, spoil: object) -> None
     assert done.returncode == 65 and str(file).encode() in done.stderr
     assert waiting(instance) == {queue_id: "deferred"}
     assert sorted(path.name for path in instance.queue_directory.glob("*restor*")) == []
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """66 for a directory, and for a FIFO, which nobody may ever write to."""
+    os.mkfifo(tmp_path / "fifo")
+    instance = Instance(tmp_path)
+    for name in ("fifo", "."):
+        done = instance.run("pysendmail", "restore", str(tmp_path / name), "--yes")
+        assert (done.returncode, b"it is not a file" in done.stderr) == (66, True)
 
 
 def test_a_damaged_queue_makes_way(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 from rig.instance import BIN, Instance, smarthost
@@ -64,6 +66,40 @@ def test_many_need_consent(tmp_path: Path) -> None:
         assert instance.run("pysendmail", "queue", "remove", queue_id, "--all", "--yes").returncode == 64
         assert instance.run("pysendmail", "queue", "remove", "--yes").returncode == 64
         assert [entry["queue_name"] for entry in instance.mailq()] == ["deferred"]
+
+
+def test_streams_that_are_closed_are_no_terminal(tmp_path: Path) -> None:
+    """As some who start programs leave them: what was said is done, and the exit code says so."""
+    with PeerThread(Ordinary(rcpt=LATER)) as peer, Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance:
+        deferred(instance, "alice@example.com", "late@example.org")
+        for command in (["list"], ["hold", "--all", "--yes"]):
+            words = [str(BIN / "pysendmail"), "-C", str(instance.config), "queue", *command]
+            done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&-', "sh", *words], stderr=subprocess.PIPE, check=False)
+            assert (done.returncode, done.stderr) == (0, b""), command
+        assert [entry["queue_name"] for entry in instance.mailq()] == ["hold"]
+
+
+@pytest.mark.parametrize(("output", "code"), [("| true", 0), (">/dev/full", 74)])
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_what_is_done_does_not_depend_on_who_reads_it(tmp_path: Path, output: str, code: int, buffered: str) -> None:
+    """A reader that has gone, or a full disk, stops no work half-way and changes no health; no traceback either."""
+    with PeerThread(Ordinary(rcpt=LATER)) as peer, Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance:
+        for _ in range(3):
+            deferred(instance, "alice@example.com", "late@example.org")
+
+        def run(*words: str) -> tuple[int, bytes]:
+            script = f'{{ {{ "$@"; echo $? >&3; }} {output}; }} 3>&1'
+            command = ["sh", "-c", script, "sh", str(BIN / "pysendmail"), "-C", str(instance.config), *words]
+            environment = {**os.environ, "PYTHONUNBUFFERED": buffered}
+            done = subprocess.run(command, capture_output=True, env=environment, check=False)
+            return int(done.stdout), done.stderr
+
+        for words in (["queue", "list", "--json"], ["queue", "hold", "--all", "--yes", "--json"]):
+            ended, said = run(*words)
+            assert ended in (0, code) and b"Traceback" not in said and (b"could not be written" in said) == bool(code)
+        assert [entry["queue_name"] for entry in instance.mailq()] == ["hold"] * 3
+        assert instance.stop() == 0
+        assert run("status")[0] == 2
 
 
 def test_a_person_is_asked(tmp_path: Path) -> None:

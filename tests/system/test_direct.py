@@ -6,8 +6,10 @@ import fcntl
 import json
 import os
 import socket
+import sqlite3
 import struct
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,18 @@ def test_a_command_queues_by_itself_and_the_next_daemon_delivers(tmp_path: Path)
             assert instance.stop() == 0
         assert [m.recipients[0] for m in peer.messages] == ["<big@example.org>"]
         assert peer.messages[0].content.count(b"x") >= 72 * 40_000
+
+
+@pytest.mark.parametrize("old", sorted((Path(__file__).parents[1] / "golden" / "queue").glob("*.sql")), ids=str)
+def test_an_older_queue_is_looked_at_before_a_daemon_was_there(old: Path, tmp_path: Path) -> None:
+    """After an upgrade: history, explain and show answer at once, though an older version wrote that queue."""
+    instance = Instance(tmp_path)
+    instance.queue_directory.mkdir(mode=0o700)
+    with closing(sqlite3.connect(instance.queue_directory / "queue.db")) as database:
+        database.executescript(old.read_text())
+    assert "OLD000000001" in instance.pysendmail("history")
+    assert "deferred" in instance.pysendmail("queue", "explain", "OLD000000003")
+    assert "Subject" in instance.pysendmail("queue", "show", "OLD000000009")
 
 
 def test_root_leaves_the_queues_files_to_their_owner(open_path: Path, other: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -23,6 +24,17 @@ def test_it_shows_and_writes_nothing(tmp_path: Path) -> None:
     assert f"pysendmail: {GOLDEN}/ssmtp/ssmtp.conf:24: TLS_CA_Dir: lost: ".encode() in done.stderr
     assert b"se#cret" not in done.stdout + done.stderr
     assert not (tmp_path / "main.password").exists()
+
+
+def test_a_files_name_is_only_a_name(tmp_path: Path) -> None:
+    """Whatever octets it has: none is a line of the configuration or moves a cursor, and none keeps it unwritten."""
+    odd = os.fsdecode(b"msmtprc\xff\x1b[2J\n[queue]\n#")
+    (tmp_path / odd).write_text("account default\nhost smtp.example.com\nauth on\nuser box\npassword sesame\ntls on\n")
+    instance = Instance(tmp_path)
+    instance.config.unlink()
+    said = instance.pysendmail("import", "--from", "msmtp", str(tmp_path / odd), "--write")
+    assert "\x1b" not in said and "[queue]" not in said.splitlines()
+    assert instance.config.read_text() == said
 
 
 def test_what_is_there_is_replaced_only_when_told(tmp_path: Path) -> None:

@@ -58,6 +58,18 @@ def test_what_is_refused_has_its_mend(tmp_path: Path) -> None:
     assert f"  error: {first['text']}; {first['mend']}" in text.splitlines()
 
 
+def test_a_server_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+    """Anybody may be at the other end of an address that is mistyped: no word of his moves a cursor."""
+    odd = Ordinary(greeting="220 peer \x1b[2J", keywords=("ODD\x1b[2J",), auth="PLAIN\x1b[2J", mail="550 no \x1b[2J")
+    with PeerThread(odd) as peer:
+        instance = Instance(tmp_path, smarthosts=[smarthost(peer)])
+        text = instance.pysendmail("probe", "--from", "root", code=69)
+    assert "\x1b" not in text
+    assert [line.split()[0] for line in text.splitlines() if "\\x1b" in line] == [
+        *("greeting", "offers", "AUTH", "logins", "MAIL", "error:")
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"), [(("--to", "a@example.org"), 64), (("--from", "@"), 65), (("--from", ""), 64)], ids=str
 )

@@ -89,6 +89,19 @@ PASSWORD_IN_CLEAR = {
 }
 
 
+@pytest.mark.parametrize(
+    "map_", ["static:box:pass,word", "static:box:pass word", "inline:{ {a.example=box:pass word}}"]
+)
+def test_promise_8_a_password_in_main_cf_is_not_shown_in_pieces(map_: str) -> None:
+    """Postfix's lists end at blanks and commas, and so may what is taken for a password, and for a kind of map."""
+    text = f"relayhost = [a.example]\nsmtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = {map_}\n"
+    file = Path("main.cf")
+    draft = foreign.READERS["postfix"](file, text, lambda path: text)
+    found = Imported(program="postfix", file=file, draft=draft, text=draft.toml(HERE), problems=())
+    said = "\n".join([found.text, *importing.report(found)])
+    assert "made of text" in said and "word" not in said.replace("password", "")
+
+
 @pytest.mark.parametrize("program", FILES)
 def test_promise_8_a_password_in_clear_is_not_carried_over(program: str) -> None:
     """Who sent the password in clear demands TLS now, and is told so; on this very machine it may go on."""

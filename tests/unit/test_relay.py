@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from pysendmail.config import Retry, Smarthost
 from pysendmail.envelope import Recipient
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.relay import FIRST_CONNECTIONS, GOOD_ANSWERS_TO_GROW, OFFLINE_S, Relay
+from pysendmail.smtp.reply import Reply
 
 RETRY = Retry(jitter=0.0)
 REFUSED = Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, "refused")
@@ -22,6 +24,17 @@ CLAIM: Any = object()
 
 def relay(**settings: Any) -> Relay:
     return Relay(Smarthost(name="main", host="smtp.example.com", **settings))
+
+
+@pytest.mark.parametrize("stage", [Stage.MAIL, Stage.RCPT, Stage.AUTH])
+def test_promise_14_its_trouble_names_nobodys_correspondents(stage: Stage) -> None:
+    """All users are told why it rests; what it says to our own login is no mail of anybody's."""
+    one = relay()
+    reply = Reply(530, (b"5.7.0 <carol@example.org>: log in first, alice@example.com",))
+    one.fail(Trouble.from_reply(stage, reply), RETRY, clock=0.0, now=0.0)
+    assert one.trouble is not None
+    told = "530 5.7.0 <[address]>: log in first, [address]"
+    assert one.trouble.reason == (reply.text if stage is Stage.AUTH else told)
 
 
 def test_it_starts_small() -> None:
