@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from rig.instance import BIN, Instance, smarthost
 from rig.peer import Ordinary, PeerThread
 from rig.tty import Tty
