@@ -47,6 +47,7 @@ class Eager(Ordinary):
         await client.say("250 2.0.0 second")
         await client.hear("QUIT")
         client.close()
+        client.close()
 
 
 async def two(session: Session) -> tuple[Result, Result]:
@@ -94,6 +95,7 @@ async def test_refused_early_it_is_said_again_alone(to_data: str) -> None:
         await client.hear_message()
         await client.say("250 2.0.0 second")
         await client.hear("QUIT")
+        client.close()
 
     async with Peer(Eager(refuse)) as peer:
         session = await open_session(smarthost(peer))
@@ -111,6 +113,7 @@ async def test_refused_twice_it_is_refused() -> None:
             await client.hear(line)
         await client.say("550 5.7.1 not you", "503 5.5.1 MAIL first", "503 5.5.1 MAIL first")
         await client.hear("QUIT")
+        client.close()
 
     async with Peer(Eager(refuse)) as peer:
         session = await open_session(smarthost(peer))
@@ -125,6 +128,7 @@ async def test_deferred_it_is_deferred() -> None:
     async def busy(client: Client) -> None:
         await client.say("451 4.3.2 busy", "503 5.5.1 MAIL first", "503 5.5.1 MAIL first")
         await client.hear("QUIT")
+        client.close()
 
     async with Peer(Eager(busy)) as peer:
         session = await open_session(smarthost(peer))
