@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from pysendmail.alarm import Alarm
+from pysendmail.deadline import Deadline
 
 READ_OCTETS = 64 * 1024  # what a pipe holds; more at a time only makes others wait
 
@@ -27,7 +27,7 @@ class Channel:
         self._waiting: asyncio.Future[bytes] | None = None
         self._watched = False  # the loop tells us when something comes
         self._begun = False
-        self._alarm = Alarm(self.interrupt)
+        self._deadline = Deadline(self.interrupt)
 
     async def read(self, patience: float) -> bytes:
         """What has come, at most READ_OCTETS; b"" when nothing more will."""
@@ -41,12 +41,12 @@ class Channel:
             self._loop.add_reader(self._sock.fileno(), self._come)
             self._watched = True
         self._waiting = self._loop.create_future()
-        self._alarm.set(patience)
+        self._deadline.set(patience)
         try:
             return await self._waiting
         finally:
             self._waiting = None
-            self._alarm.clear()
+            self._deadline.clear()
 
     def _come(self) -> None:
         waiting = self._waiting
@@ -82,7 +82,7 @@ class Channel:
     def close(self) -> None:
         """For good, and once more is no harm. What was written still arrives."""
         self._unwatch()
-        self._alarm.close()
+        self._deadline.close()
         self._sock.close()
 
     def _unwatch(self) -> None:

@@ -18,8 +18,8 @@ from functools import partial
 from typing import Any
 
 from pysendmail import schedule, tlspolicy
-from pysendmail.alarm import Alarm
 from pysendmail.config import Config
+from pysendmail.deadline import Deadline
 from pysendmail.events import Events
 from pysendmail.lanes import Lanes, Route
 from pysendmail.outcome import Outcome, Result, Scope, Stage, Trouble, Verdict
@@ -350,7 +350,7 @@ class Delivery:
         """One connection: the relay's claims one after the other, for as long as there are any."""
         session = self._take_idle(relay)
         ahead: list[Ready] = []  # at most one: the next, whose envelope is on its way
-        overtime = Alarm(lambda: self._stuck(relay, claim, ahead))
+        overtime = Deadline(lambda: self._stuck(relay, claim, ahead))
         try:
             while ahead or (relay.claims and relay.connections <= max(relay.bearable, 1)):
                 ready = ahead.pop() if ahead else None
@@ -396,7 +396,7 @@ class Delivery:
         ready: Ready | None,
         session: Session | None,
         ahead: list[Ready],
-        overtime: Alarm,
+        overtime: Deadline,
     ) -> Session | None:
         """One claim on this connection, or a new one; returns the connection if it is still of use.
 

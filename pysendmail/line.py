@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from pysendmail.alarm import Alarm
 from pysendmail.connection import Connection
+from pysendmail.deadline import Deadline
 from pysendmail.gate import cut
 from pysendmail.outcome import Fault
 from pysendmail.smtp.reply import Reply, ReplyReader, printable
@@ -34,7 +34,7 @@ class Line(asyncio.BufferedProtocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._waiter: asyncio.Future[None] | None = None
-        self._alarm = Alarm(self._time_over)
+        self._deadline = Deadline(self._time_over)
 
     @property
     def quiet(self) -> bool:
@@ -76,7 +76,7 @@ class Line(asyncio.BufferedProtocol):
     def _end(self, fault: Fault, reason: str) -> None:
         if self.trouble is None:
             self.trouble = (fault, reason)
-        self._alarm.close()
+        self._deadline.close()
         self._tell()
         self._writable.set()
         cut(self._connection.transport)
@@ -89,13 +89,13 @@ class Line(asyncio.BufferedProtocol):
         """Until there is a reply, or trouble instead; TimeoutError when there is neither after so long."""
         if self.replies or self.trouble is not None:
             return
-        self._alarm.set(seconds)
+        self._deadline.set(seconds)
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
-            self._alarm.clear()
+            self._deadline.clear()
 
     def _time_over(self) -> None:
         if self._waiter is not None and not self._waiter.done():
