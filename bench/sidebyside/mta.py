@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ NAME = "box.example.com"
 SMTP_PORT = 2526  # of their own SMTP servers, on loopback
 
 
-class Mta:
+class Mta(ABC):
     """One of them in its place. `who` names it in the results."""
 
     who: ClassVar[str]
@@ -49,21 +50,21 @@ class Mta:
     def version(self) -> str:
         return self.place.must("dpkg-query", "-W", "-f", "${Version}", self.packages[0])
 
+    @abstractmethod
     def install(self) -> None:
         """Once, in a place that is up."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self) -> None:
         """Its services, with delivery held back."""
-        raise NotImplementedError
 
+    @abstractmethod
     def release(self) -> None:
         """Deliver all that is held, and from now on at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wipe(self) -> None:
         """Empty the queue, while nothing runs."""
-        raise NotImplementedError
 
     def fill(self, count: int, octets: int) -> None:
         """So many messages of USER's into the queue, in the fastest way."""

@@ -367,8 +367,7 @@ def _gaps(view: View, tries: Sequence[Try]) -> Finding:
     earlier: Try | None = None
     generation = 0
     for later in tries:
-        another = generation != (generation := view.generation(later.connection.opened))
-        if another:
+        if generation != (generation := view.generation(later.connection.opened)):
             short = 0
         if later.attempt.left:
             short += 1

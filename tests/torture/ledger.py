@@ -61,8 +61,7 @@ class Subject(Instance):
         deadline = time.monotonic() + seconds
         while True:
             seen = len(self.events)
-            asked = self.run("mailq", "--json")
-            if asked.returncode == 0 and not asked.stdout:
+            if self.listed() == []:
                 return True
             left = deadline - time.monotonic()
             if left <= 0:
