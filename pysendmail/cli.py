@@ -398,11 +398,11 @@ def _queue(options: argparse.Namespace) -> int:
                 terminal.say(f"{entry['queue_id']} from <{entry['sender']}>, accepted {entry['accepted_at']}")
                 terminal.say(*(f"  {words}" for words in entry["words"]))
         case _:
-            from pysendmail.explain import submitted
+            from pysendmail import explain
 
             for entry in answers:
                 _print_history(entry)
-                terminal.say(f"  {submitted(entry)}")
+                terminal.say(f"  {explain.submitted(entry)}")
                 terminal.say(*(f"    {line.expandtabs()}" for line in entry["header"].split("\r\n") if line))
     return EX_OK
 
@@ -706,6 +706,8 @@ def _print_json(answers: Iterator[Entry]) -> int:
 
 def _print_history(entry: Entry) -> None:
     who = f"from <{entry['sender']}> uid {entry['uid']}"
+    if entry["kind"] != "mail":
+        who += f", {entry['kind']} about {entry['about']}"
     terminal.say(f"{entry['queue_id']} {entry['accepted_at']} {who}, {entry['size']} octets")
     for recipient in entry["recipients"]:
         last = recipient["attempts"][-1] if recipient["attempts"] else None

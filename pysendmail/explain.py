@@ -15,6 +15,13 @@ from pysendmail.relay import Relay
 from pysendmail.units import rfc3339, words_for_duration
 
 Entry = dict[str, Any]
+# What nobody has submitted, by its kind.
+MADE = {
+    "bounce": "a bounce",
+    "delay": "a delay notice",
+    "relayed": "word that mail was passed on",
+    "postmaster": "word to postmaster of a bounce that failed",
+}
 
 
 def message(
@@ -41,7 +48,9 @@ def message(
 
 
 def submitted(entry: Entry) -> str:
-    """Whose message it is, of which process, and what that claims to be."""
+    """Whose message it is, of which process, and what that claims to be; or that nobody submitted it."""
+    if (made := MADE.get(entry["kind"])) is not None:
+        return f"pysendmail wrote it: {made}, about {entry['about']}. It counts as mail of uid {entry['uid']}."
     return f"It was submitted by {origin.words(entry['uid'], entry['pid'], entry['command'], entry['unit'])}."
 
 

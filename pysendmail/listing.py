@@ -225,6 +225,8 @@ def history_entry(queue: Queue, row: Row | sqlite3.Row) -> Entry:
         "pid": row["pid"],
         "command": row["command"],
         "unit": row["unit"],
+        "kind": row["kind"],
+        "about": row["about"],
     }
 
 

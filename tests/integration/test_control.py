@@ -360,6 +360,7 @@ async def test_history_keys(desk: Desk) -> None:
     desk.store.settle(desk.store.claim(), SENT)
     (entry,) = await desk.ask(ALL, "history", queue_id)
     keys = ["queue_id", "message_id", "sender", "uid", "accepted_at", "size", "recipients", "pid", "command", "unit"]
+    keys += ["kind", "about"]
     assert list(entry) == keys
     bob, dave = entry["recipients"]
     assert list(bob) == ["address", "outcome", "finished_at", "attempts"]
@@ -585,6 +586,17 @@ async def test_explain_says_words(desk: Desk) -> None:
     assert any("451 4.3.0 later" in words for words in entry["words"])
     end = f"and <alice@example.com> is told; as root, pysendmail queue expire {queue_id} does it now."
     assert end in entry["words"][-1]
+
+
+async def test_a_report_of_our_own_names_no_submitter(desk: Desk) -> None:
+    """`explain` and `history` of a bounce say that pysendmail wrote it, and about what."""
+    queue_id = desk.store.accept(sender="alice@example.com")
+    desk.store.settle(desk.store.claim(), BOUNCED)
+    _, report = await desk.ask(ALL, "history")
+    assert (report["kind"], report["about"], report["pid"]) == ("bounce", queue_id, None)
+    (entry,) = await desk.ask(ALL, "explain", report["queue_id"])
+    assert f"pysendmail wrote it: a bounce, about {queue_id}. It counts as mail of uid 1000." in entry["words"]
+    assert not any("submitted" in words for words in entry["words"])
 
 
 async def test_explain_says_what_uncertain_means(desk: Desk) -> None:

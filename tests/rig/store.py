@@ -51,6 +51,7 @@ def new_message(
     body_size: int | None = None,
     eight_bit: bool = False,
     ret: str = "",
+    about: str | None = None,
 ) -> NewMessage:
     """A small message, by default to bob@example.org."""
     each = tuple(r if isinstance(r, Recipient) else Recipient(address=r) for r in recipients or ("bob@example.org",))
@@ -69,6 +70,7 @@ def new_message(
         eight_bit=eight_bit,
         lifetime=lifetime,
         warn_after=warn_after,
+        about=about,
     )
 
 
@@ -123,7 +125,7 @@ class PlainPolicy:
         self.asked.append((kind, [one.address for one in failed]))
         if original.kind != "mail" or not original.sender:
             return [Decision(failed=tuple(failed), kind=kind, silence="nobody to tell")]
-        message = new_message(original.sender, sender="", kind=kind, queue_id=new_id())
+        message = new_message(original.sender, sender="", kind=kind, queue_id=new_id(), about=original.queue_id)
         if self.broken:
             # As a disk, a constraint or a bug may have it: half the report is there already.
             message = new_message(original.sender, sender="", kind=kind, queue_id=original.queue_id)

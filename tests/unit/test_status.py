@@ -180,7 +180,7 @@ LATE = "2027-01-15T08:00:01Z"
 FULL = {"address": "bob@example.org", "outcome": "expired", "finished_at": LATE, "attempts": [ATTEMPT]}
 
 
-JOB = {"uid": 1000, "pid": 42, "command": "cron", "unit": None}
+JOB = {"uid": 1000, "pid": 42, "command": "cron", "unit": None, "kind": "mail", "about": None}
 
 
 def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, **changes: Any) -> str:
