@@ -773,12 +773,15 @@ def _print_status(instance: Instance, report: Entry) -> None:
         reason = f": {smarthost['reason']}" if smarthost["reason"] else ""
         where = f"{smarthost['host']} port {smarthost['port']}"
         terminal.say(f"smarthost {smarthost['name']} ({where}): {smarthost['state']}{since}{reason}")
-        facts = [f"connections {smarthost['connections']} of {smarthost['limit']}"]
+        facts = []
+        if smarthost["limit"] is not None:
+            facts.append(f"connections {smarthost['connections']} of {smarthost['limit']}")
         if smarthost["next_try_at"]:
             facts.append(f"tried again {smarthost['next_try_at']}")
         if smarthost["last_sent_at"]:
             facts.append(f"last sent {smarthost['last_sent_at']}")
         if smarthost["certificate_until"]:
             facts.append(f"certificate until {smarthost['certificate_until']}")
-        terminal.say(f"  {', '.join(facts)}")
+        if facts:
+            terminal.say(f"  {', '.join(facts)}")
     terminal.say(*(f"! {warning}" for warning in report["warnings"]))

@@ -236,7 +236,7 @@ class Control:
 
         counts = await self._store.look(look)
         report = status.report(self._config, counts, list(self._relays().values()), self._circumstances(), now)
-        yield {**report, "scope": "all" if right.all else "own"}
+        yield {**report, "scope": "all"} if right.all else {**status.of_ones_own(report), "scope": "own"}
 
     # -- changing --
 

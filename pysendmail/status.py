@@ -86,6 +86,13 @@ def report(
     }
 
 
+def of_ones_own(report: dict[str, Any]) -> dict[str, Any]:
+    """For who sees his own mail only: when others' mail leaves, and on how many connections, is not his to know."""
+    hidden = dict.fromkeys(("connections", "last_sent_at", "limit"))
+    smarthosts = [{**smarthost, **hidden} for smarthost in report["smarthosts"]]
+    return {**report, "last_sent_at": None, "smarthosts": smarthosts}
+
+
 def summary(report: Mapping[str, Any]) -> str:
     """A report in one line."""
     parts = [f"{report['queued']} queued", f"{report['deferred']} deferred"]

@@ -102,7 +102,7 @@ def _smarthosts(view: View, look: Look) -> Iterator[str]:
     for smarthost in view.status["smarthosts"]:
         tried = [one for slot in view.traffic for one in slot["smarthosts"] if one["name"] == smarthost["name"]]
         sent, deferred = (sum(one[key] for one in tried) for key in ("sent", "deferred"))
-        connections = f"{smarthost['connections']}/{smarthost['limit']}"
+        connections = f"{smarthost['connections']}/{smarthost['limit']}" if smarthost["limit"] is not None else "-"
         name = terminal.fit(smarthost["name"], 16)
         yield look.cut(
             f"{name} {smarthost['state']:<8} {connections:>7} {sent:>6} {deferred:>6}  {_note(smarthost, view.now)}"

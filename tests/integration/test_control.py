@@ -313,6 +313,17 @@ async def test_promise_14_anothers_mail_is_no_trouble_of_ones_own(desk: Desk, mo
         assert found == ["ok", "critical", "critical"]
 
 
+async def test_promise_14_status_tells_nobody_of_anothers_mail(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When mail last left, and on how many connections it does, are for who sees everything."""
+    main = Relay(Smarthost(name="main", host="a"), last_sent_at=NOW, connections=3)
+    monkeypatch.setattr(desk.control, "_relays", lambda: {"main": main})
+    for right, sent_at, connections, limit in ((ALL, rfc3339(NOW), 3, main.limit), (ALICE, None, None, None)):
+        (report,) = await desk.ask(right, "status")
+        (one,) = report["smarthosts"]
+        assert (report["last_sent_at"], one["last_sent_at"]) == (sent_at, sent_at)
+        assert (one["connections"], one["limit"]) == (connections, limit)
+
+
 # -- answers --
 
 

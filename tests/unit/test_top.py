@@ -78,7 +78,9 @@ def test_it_fits_any_window(columns: int, rows: int) -> None:
 
 def test_it_says_what_it_cannot_see() -> None:
     """One's own messages only, or nothing at all."""
-    assert "Your own messages only" in "\n".join(compose(view(status={**STATUS, "scope": "own"}), LOOK))
+    theirs = {**SMARTHOST, "connections": None, "limit": None}
+    own = "\n".join(compose(view(status={**STATUS, "scope": "own", "smarthosts": [theirs]}), LOOK))
+    assert "Your own messages only" in own and "None" not in own
     problem = "\n".join(compose(View(now=NOW, name="x", problem="no daemon answers"), LOOK))
     assert "! no daemon answers" in problem and "unknown" in problem
 
