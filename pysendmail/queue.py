@@ -101,8 +101,17 @@ class Queue(Store):
 
     @classmethod
     def open_readonly(cls, directory: Path) -> Queue:
-        """Open for looking, beside whoever writes. Raises sqlite3.OperationalError where there is none."""
-        return cls(connect(directory / "queue.db", readonly=True), directory)
+        """Open for looking, beside whoever writes.
+
+        Raises sqlite3.OperationalError where there is none, and SchemaError for a newer database.
+        """
+        connection = connect(directory / "queue.db", readonly=True)
+        try:
+            schema.refuse_newer(connection)
+            return cls(connection, directory)
+        except BaseException:
+            connection.close()
+            raise
 
     def commit(self) -> None:
         for name, at in self._sent.items():
