@@ -125,8 +125,12 @@ def run(
     except sqlite3.Error as error:
         where = f"{config.queue.directory}/queue.db"
         return _failed(name, EX_TEMPFAIL, f"{where}: {error}: nothing was queued; pysendmail check says what to do")
-    except (QueueError, SchemaError, OSError) as error:
+    except SchemaError as error:
+        return _failed(name, EX_TEMPFAIL, f"{config.queue.directory}: {error}; nothing was queued")
+    except QueueError as error:
         return _failed(name, EX_TEMPFAIL, f"{error}: nothing was queued, try again")
+    except OSError as error:
+        return _failed(name, EX_TEMPFAIL, f"{error}: nothing was queued; pysendmail check says what to do")
     return EX_OK
 
 

@@ -180,23 +180,23 @@ WHERE m.state IN ('queued', 'done');
 
 
 def is_older(connection: sqlite3.Connection) -> bool:
-    """Whether `ensure` has something to do: what this version asks for may not be there."""
-    return int(connection.execute("PRAGMA user_version").fetchone()[0]) < VERSION
+    """Whether `ensure` has something to do: what this version asks for may not be there.
 
-
-def ensure(connection: sqlite3.Connection) -> None:
-    """Make the schema what this version wants. The caller holds queue.lock.
-
-    Raises SchemaError for a database that is newer than this code.
+    Raises SchemaError for a database that is newer than this code: what stands in it now may mean something else.
     """
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == VERSION:
-        return
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > VERSION:
         raise SchemaError(
             f"queue.db was written by a newer pysendmail (schema {version}, this version knows {VERSION}): "
-            "install that version again, or move the database away after `pysendmail queue list`"
+            "install that version again; see pysendmail(8), RECOVERY"
         )
+    return version < VERSION
+
+
+def ensure(connection: sqlite3.Connection) -> None:
+    """Make the schema what this version wants. The caller holds queue.lock. SchemaError as `is_older`."""
+    if not is_older(connection):
+        return
     # Imported only here: 125 ms that a queue which is up to date need not pay.
     from sqlite_utils import Database, Migrations
 
