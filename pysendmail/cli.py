@@ -317,8 +317,12 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
     except sqlite3.Error as error:
         where = f"{loaded.config.queue.directory}/queue.db"
         raise Failure(EX_TEMPFAIL, f"pysendmail: {where}: {error}; pysendmail check says what to do") from None
-    except (QueueError, SchemaError, OSError) as error:
+    except QueueError as error:
         raise Failure(EX_TEMPFAIL, f"pysendmail: {error}") from None
+    except SchemaError as error:
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {loaded.config.queue.directory}: {error}") from None
+    except OSError as error:
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {error}; pysendmail check says what to do") from None
 
 
 # -- commands --

@@ -414,12 +414,14 @@ def serve(instance: Instance, *, once: bool = False) -> int:
         queue = Queue.open(directory)
     except HandOverError as error:
         return _failed(EX_CONFIG, str(error))
-    except (QueueError, SchemaError) as error:
+    except QueueError as error:
         return _failed(EX_TEMPFAIL, str(error))
+    except SchemaError as error:
+        return _failed(EX_TEMPFAIL, f"{directory}: {error}")
     except sqlite3.Error as error:
         return _failed(EX_TEMPFAIL, f"{directory}/queue.db: {error}; pysendmail check says what to do")
     except OSError as error:
-        return _failed(EX_TEMPFAIL, f"{directory}: {error}")
+        return _failed(EX_TEMPFAIL, f"{directory}: {error}; pysendmail check says what to do")
     if loaded.error is None:
         with suppress(OSError):
             config_file.save_last_good(loaded.text, directory)

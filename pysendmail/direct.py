@@ -126,9 +126,11 @@ def run(
         where = f"{config.queue.directory}/queue.db"
         return _failed(name, EX_TEMPFAIL, f"{where}: {error}: nothing was queued; pysendmail check says what to do")
     except SchemaError as error:
-        return _failed(name, EX_TEMPFAIL, f"{error}: nothing was queued")
-    except (QueueError, OSError) as error:
+        return _failed(name, EX_TEMPFAIL, f"{error}; nothing was queued")
+    except QueueError as error:
         return _failed(name, EX_TEMPFAIL, f"{error}: nothing was queued, try again")
+    except OSError as error:
+        return _failed(name, EX_TEMPFAIL, f"{error}: nothing was queued; pysendmail check says what to do")
     return EX_OK
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from pysendmail import schema
 from pysendmail.envelope import Envelope, Recipient
 from pysendmail.owners import Owners
-from pysendmail.queue_id import QueueIds
+from pysendmail.queue_id import ALPHABET, QueueIds
 from pysendmail.records import Accepted, Claim, ClaimedRecipient, LaneState, NewMessage
 from pysendmail.store import Store, connect, notify, octets_of, text_of, time_or_none
 
@@ -356,7 +356,7 @@ class Queue(Store):
 
     def hold_damaged(self, message: int) -> None:
         self.owners.forget()
-        self.run("set_damaged", message=message)
+        self.run("set_damaged", message=message, queue_id=self.ids.new(0.0), alphabet=ALPHABET)
         self.run("hold_damaged", message=message)
 
     def _load_claim(self, row: sqlite3.Row, lane: LaneState, now: float) -> Claim:

@@ -110,8 +110,11 @@ SELECT header FROM message WHERE id = :message;
 SELECT octets FROM body WHERE message = :message AND part >= :part ORDER BY part LIMIT :limit;
 
 -- name: set_damaged
--- A row that cannot be read is set aside; it hides nothing else.
-UPDATE message SET state = 'damaged' WHERE id = :message;
+-- A row that cannot be read is set aside; it hides nothing else. An id by which nobody could name it is given anew.
+UPDATE message SET state = 'damaged', queue_id = CASE
+    WHEN typeof(queue_id) = 'text' AND queue_id != '' AND trim(queue_id, :alphabet) = '' THEN queue_id
+    ELSE :queue_id END
+WHERE id = :message;
 
 -- name: hold_damaged
 UPDATE recipient SET state = 'held' WHERE message = :message AND state IN ('queued', 'attempting');

@@ -193,7 +193,7 @@ def refuse_newer(connection: sqlite3.Connection) -> None:
         file = connection.execute("PRAGMA database_list").fetchone()[2]
         raise SchemaError(
             f"{file} was written by a newer pysendmail (schema {version}; {__version__} knows {VERSION}): "
-            "install that version again, or, to begin with an empty queue, move that file and its -wal away"
+            "install that version again; see pysendmail(8), RECOVERY"
         )
 
 

@@ -297,6 +297,20 @@ async def test_a_damaged_message_can_be_shown_and_removed(desk: Desk) -> None:
     assert (await desk.ask(ALL, "status"))[0]["health"] == "ok"
 
 
+@pytest.mark.parametrize("damage", ["x'01'", "CAST(x'ff' AS TEXT)"])
+async def test_a_damaged_queue_id_is_given_anew(desk: Desk, damage: str) -> None:
+    """A message that nobody could name is set aside under an id by which it can be shown and removed."""
+    desk.store.accept()
+    good = desk.store.accept()
+    desk.store.sql(f"UPDATE message SET queue_id = {damage} WHERE id = 1")
+    assert desk.store.claim().queue_id == good
+    (new,) = [entry["queue_id"] for entry in await desk.ask(ALL, "list") if entry["queue_name"] == "hold"]
+    assert new.isalnum() and len(new) == len(good)
+    assert (await desk.ask(ALL, "show", new))[0]["queue_id"] == new
+    await desk.ask(ALL, "remove", new)
+    assert [entry["queue_id"] for entry in await desk.ask(ALL, "list")] == [good]
+
+
 async def test_promise_14_anothers_mail_is_no_trouble_of_ones_own(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """That it waits on a route which cannot be used is the owner's to know: `status` is as if there were none."""
     refused = Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, "Connection refused")

@@ -2,7 +2,7 @@
 
 authority = Authority(tmp_path)
 Smarthost(..., host="localhost", tls="verify", tls_ca_file=authority.file)
-Peer(Ordinary(tls=authority.server()))              # also .server("wrong name"), "expired", "unknown authority"
+Peer(Ordinary(tls=authority.server()))              # also .server("wrong name") and the other KINDS
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ssl
+import warnings
 from pathlib import Path
 
 import trustme
 
 NAME = "localhost"  # the name that a good certificate has; it resolves to the peer
-KINDS = ("good", "wrong name", "expired", "unknown authority")
+KINDS = ("good", "wrong name", "expired", "unknown authority", "self-signed")
 
 
 class Authority:
@@ -31,6 +32,7 @@ class Authority:
             "wrong name": self._ca.issue_cert("other.example"),
             "expired": self._ca.issue_cert(NAME, not_before=past, not_after=later),
             "unknown authority": stranger.issue_cert(NAME),
+            "self-signed": trustme.LeafCert(stranger.private_key_pem.bytes(), stranger.cert_pem.bytes(), []),
         }
         self.file = str(directory / "ca.pem")
         self._ca.cert_pem.write_to_path(self.file)
@@ -44,7 +46,9 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._certificates[kind].configure_cert(context)
         if newest is not None:
-            context.maximum_version = newest
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of the version
+                context.maximum_version = newest
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")  # OpenSSL has taken the oldest from all that are stronger
         if wants_client:
             context.verify_mode = ssl.CERT_REQUIRED
             self._ca.configure_trust(context)
