@@ -90,9 +90,8 @@ def controls() -> dict[str, Target]:
 
     def square(data: bytes) -> int:
         lines = 0
-        for _ in data:
-            for _ in data:
-                lines += 1
+        for _ in range(min(len(data), 200) ** 2):
+            lines += 1
         return lines
 
     return {
