@@ -6,6 +6,7 @@ import contextlib
 import email.header
 import re
 import time
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -628,6 +629,18 @@ def test_no_bytes_give_another_exception(data: bytes) -> None:
         hops(fields)
         completed(data)
         recipients(fields)
+
+
+def test_a_few_crs_cost_no_memory() -> None:
+    """Each of a thousand small pieces with CRs in a row is looked at in the memory of a small piece."""
+    intake = Intake(dot_ends=False)
+    tracemalloc.start()
+    try:
+        intake.feed(b"\n")
+        intake.feed(b"a\r\r\n")
+        assert tracemalloc.get_traced_memory()[1] < MAX_CR_RUN // 4
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
