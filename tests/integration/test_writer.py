@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import sqlite3
 import subprocess
 import threading
@@ -357,6 +358,34 @@ async def test_a_must_step_waits_for_room(small_disk: Path) -> None:
         other.unlink()
         async with asyncio.timeout(10):
             await must
+        assert not one.broken
+
+
+@contextlib.contextmanager
+def sizes_limited(octets: int) -> Iterator[None]:
+    """No file of this process may be longer."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (octets, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+async def test_promise_11_a_limit_on_sizes_of_files_is_a_full_disk(tmp_path: Path) -> None:
+    """Where queue.db may not grow, a submission fails, an outcome waits, nothing breaks, and then all goes on."""
+    async with desk(tmp_path) as one:
+        await one.run(accept())
+        with sizes_limited(500 * KIB):
+            with pytest.raises(StoreFull):
+                await one.run(accept(body=b"x" * 600 * KIB))
+            (must,) = await soon(one.run(accept(body=b"y" * 600 * KIB), must=True))
+            with pytest.raises(StoreFull):
+                await one.run(accept(body=b"z" * 600 * KIB))
+            assert not must.done()
+        async with asyncio.timeout(30):
+            await must
+            await one.run(accept())
         assert not one.broken
 
 
