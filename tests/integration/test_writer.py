@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import resource
 import sqlite3
-import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,9 +20,10 @@ from pysendmail.records import LaneState, NewMessage
 from pysendmail.settling import Settling
 from pysendmail.spool import FREE_FLOOR, Reserve, free_octets
 from pysendmail.writer import CROWD_REST, CROWD_S, Crowd, StoreBroken, StoreFull, Writer
+from rig.mounts import MIB, TMPFS, CannotMount, fill, mounted
 from rig.store import NOW, PlainPolicy, Store, new_message, settlement
 
-KIB, MIB = 1024, 1024 * 1024
+KIB = 1024
 
 
 class Desk:
@@ -280,26 +279,11 @@ async def test_a_broken_store(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "pysendmail-test", str(tmp_path)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode()}")
     try:
-        yield tmp_path
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
-
-
-def fill(directory: Path) -> Path:
-    """Another program eats all that is free."""
-    path = directory / "another.log"
-    with open(path, "ab", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
-    return path
+        with mounted(TMPFS, tmp_path, 8 * MIB) as disk:
+            yield disk
+    except CannotMount as why:
+        pytest.skip(f"a full disk: {why}")
 
 
 async def test_promise_11_a_full_disk(small_disk: Path) -> None:
