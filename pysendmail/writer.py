@@ -12,8 +12,8 @@ undone and each is run for itself.
 
 On a full disk, or where a quota or a limit on sizes of files leaves no room: steps that must not be lost (outcomes)
 are run again after the ballast was given up and the WAL emptied, for as long as it takes or until `hurry`; all others
-fail with StoreFull. Any other error of the store is fatal to the daemon: `on_broken` is called once and every later
-step fails, since what SQLite holds after an I/O error is not known until it is opened again.
+fail with StoreFull. Any other error, of the store or of the thread, is fatal to the daemon: `on_broken` is called
+once and every later step fails, since what SQLite holds after an I/O error is not known until it is opened again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +65,7 @@ class _Step:
     together: Callable[[Queue, list[Any]], list[Any]] | None = None  # does this for many steps of the kind
     result: Any = None
     error: BaseException | None = None
+    over: bool = False  # what it gave is on its way to who waits
 
 
 class Crowd:
@@ -151,13 +153,23 @@ class Writer:
             try:
                 step = self._steps.get(timeout=self._patience())
             except queues.Empty:
-                self._use_the_quiet()
+                self._guard((), self._use_the_quiet)
                 continue
             self._disturbed = True
             if batch := self._gather(step):
-                begun = time.monotonic()
-                self._commit(batch)
-                self._crowd.committed(len(batch), self._steps.qsize(), begun, time.monotonic())
+                self._guard(batch, partial(self._answer, batch))
+
+    def _guard(self, batch: Sequence[_Step], work: Callable[[], None]) -> None:
+        """Whatever goes wrong (no memory, no descriptor, an error of ours), who waits hears of it, and nobody hangs."""
+        try:
+            work()
+        except Exception as error:
+            self._break([step for step in batch if not step.over], error)
+
+    def _answer(self, batch: list[_Step]) -> None:
+        begun = time.monotonic()
+        self._commit(batch)
+        self._crowd.committed(len(batch), self._steps.qsize(), begun, time.monotonic())
 
     def _gather(self, step: _Step | None) -> list[_Step]:
         """The steps that share a commit: all that wait, and who is back in time."""
@@ -310,15 +322,18 @@ class Writer:
         if not first:
             threading.Event().wait(RETRY_FULL_S)
 
-    def _break(self, steps: Sequence[_Step], error: sqlite3.Error) -> None:
+    def _break(self, steps: Sequence[_Step], error: Exception) -> None:
+        words = str(error) or type(error).__name__
         if not self._broken:
-            self._broken = str(error)
-            self._loop.call_soon_threadsafe(self._on_broken, str(error))
+            self._broken = words
+            self._loop.call_soon_threadsafe(self._on_broken, words)
         for step in steps:
-            step.error = StoreBroken(str(error))
+            step.error = StoreBroken(words)
         self._finish(steps)
 
     def _finish(self, steps: Sequence[_Step]) -> None:
+        for step in steps:
+            step.over = True
         lanes: list[LaneState] = []
         if not self._broken:
             with suppress(sqlite3.Error):

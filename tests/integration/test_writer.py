@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import sqlite3
 import threading
@@ -271,6 +272,43 @@ async def test_a_broken_store(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.one("SELECT count(*) FROM message") == 0
     store.queue.close()
+
+
+async def test_an_error_of_the_thread_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """Whatever goes wrong beside a step: who waits hears of it, and so do all who come later."""
+
+    class Wrong:
+        """Steps that together give no result."""
+
+        def __call__(self, queue: Queue) -> None:
+            pass
+
+        @staticmethod
+        def together(queue: Queue, steps: list[Any]) -> list[Any]:
+            return []
+
+    async with desk(tmp_path) as one, asyncio.timeout(30):
+        with one.busy():
+            tasks = await soon(one.run(Wrong()), one.run(Wrong()))
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(error) for error in errors] == [StoreBroken] * 2
+        with pytest.raises(StoreBroken):
+            await one.run(accept())
+        assert len(one.broken) == 1
+
+
+async def test_a_commit_needs_no_descriptor(tmp_path: Path) -> None:
+    """When no file can be opened any more, mail is accepted and recorded all the same."""
+    async with desk(tmp_path) as one:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)  # the lowest number that is free
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            await one.run(accept())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert not one.broken
 
 
 # -- a full disk --
