@@ -428,6 +428,8 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     gc.freeze()  # what is here stays: no collection looks at it, which would hold the loop up for some milliseconds
     try:
         return asyncio.run(_serve(instance, loaded, queue, listeners, once=once))
+    except OSError as error:  # no descriptor is left for a loop or a thread's
+        return _failed(EX_TEMPFAIL, f"the daemon cannot go on: {error}")
     finally:
         queue.close()
         for listener in listeners:

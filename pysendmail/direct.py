@@ -256,7 +256,7 @@ class QueueInTurns:
         try:
             return _commit(self._queue, step)
         except sqlite3.Error as error:
-            raise (StoreFull if is_full(error) else StoreBroken)(str(error)) from None
+            raise (StoreFull if is_full(error, self._config.queue.directory) else StoreBroken)(str(error)) from None
 
     def end(self) -> None:
         self._owned.close()

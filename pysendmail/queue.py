@@ -91,6 +91,7 @@ class Queue(Store):
         try:
             schema.ensure(connection)
             queue = cls(connection, directory)
+            queue.wal()  # opens its index: a commit is to need no descriptor that may be wanting then
             if newest := queue.one("last_queue_id")[0]:
                 with suppress(ValueError, TypeError):  # a damaged row must not keep the queue shut
                     queue.ids.seen(newest)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -20,6 +19,7 @@ import pytest
 
 from rig import debian
 from rig.instance import BIN, Instance, smarthost
+from rig.mounts import MIB, TMPFS, CannotMount, fill, mounted
 from rig.peer import Client, Ordinary, PeerThread
 
 NASTY = b"first\n.\n..\n.dot\nbare \r cr\n\0nul\r\n.\r\nX\r\r\n" + bytes(range(128, 256)) + b"\nFrom here\n.\r\nno end"
@@ -159,30 +159,11 @@ def test_promise_10_a_log_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 32 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=32m,mode=0755", "tmpfs", str(disk)]
-    if (
-        os.geteuid() != 0
-        or not shutil.which("mount")
-        or subprocess.run(mount, capture_output=True, check=False).returncode
-    ):
-        pytest.skip("a full disk: needs root, and to be allowed to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """A file that leaves no room."""
-    ballast = disk / "filler"
-    with ballast.open("wb", buffering=0) as stream:
-        for size in (1 << 20, 1 << 12, 1):
-            try:
-                while True:
-                    stream.write(b"\0" * size)
-            except OSError:
-                continue
-    return ballast
+    try:
+        with mounted(TMPFS, tmp_path / "disk", 32 * MIB) as disk:
+            yield disk
+    except CannotMount as why:
+        pytest.skip(f"a full disk: {why}")
 
 
 def test_promise_11_a_full_disk_refuses_remembers_and_recovers(tmp_path: Path, small_disk: Path) -> None:
