@@ -30,6 +30,7 @@ PARTS = {
     "power-cut": "torture.power_cut:run",
     "call-faults": "torture.call_faults:run",
     "matrix": "torture.matrix:run",
+    "soak": "torture.soak:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
 
