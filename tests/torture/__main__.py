@@ -32,6 +32,7 @@ PARTS = {
     "matrix": "torture.matrix:run",
     "tls": "torture.tls:run",
     "fuzz": "torture.fuzz:run",
+    "soak": "torture.soak:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
 

@@ -98,7 +98,7 @@ class Subject(Instance):
             woken, seconds = _switches(pid) - before, time.monotonic() - began
             return Rest(
                 pid=pid,
-                memory=_figure(Path(f"/proc/{pid}/status"), "VmHWM") << 10,
+                memory=figure(Path(f"/proc/{pid}/status"), "VmHWM") << 10,
                 descriptors=len(os.listdir(f"/proc/{pid}/fd")),
                 wake_ups=woken / seconds,
             )
@@ -109,10 +109,11 @@ class Subject(Instance):
 def _switches(pid: int) -> int:
     """How often the threads of a process have gone to sleep of their own will, which they do after each wake-up."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(_figure(task / "status", "voluntary_ctxt_switches") for task in tasks)
+    return sum(figure(task / "status", "voluntary_ctxt_switches") for task in tasks)
 
 
-def _figure(file: Path, name: str) -> int:
+def figure(file: Path, name: str) -> int:
+    """A line of a status in /proc: its number."""
     [line] = [line for line in file.read_text().splitlines() if line.startswith(f"{name}:")]
     return int(line.split()[1])
 

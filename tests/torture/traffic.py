@@ -23,7 +23,7 @@ from random import Random
 from typing import Any, Self
 
 from rig.activation import Activation
-from rig.instance import BIN, OTHERS, can_be, smarthost
+from rig.instance import BIN, OTHERS, Table, can_be, smarthost
 from torture.checker import check
 from torture.evidence import Rest, Settings, Violation
 from torture.ledger import Ledger, Subject, gather
@@ -76,16 +76,17 @@ def in_rounds(part: Part, count: int, only: str, directory: Path, play: Round) -
 
 @contextmanager
 def scene(
-    directory: Path, name: int, program: Path, plan: Plan | None = None, *, held: bool = False
+    directory: Path, name: int, program: Path, plan: Plan | None = None, *, held: bool = False, **tables: Table
 ) -> Iterator[tuple[Subject, Ledger, Recorder]]:
     """A daemon, its submitters and its smarthost, in a directory that is gone when all went well.
 
-    `held`: the daemon's sockets are somebody else's, and outlive it. `name` makes the tokens.
+    `held`: the daemon's sockets are somebody else's, and outlive it. `name` makes the tokens. `tables` are further
+    ones of the configuration, or others than RETRY and ACCESS.
     """
     directory.mkdir()
     directory.chmod(0o755)  # other users' sendmail reads the configuration there
     with Recorder(plan) as recorder:
-        subject = Subject(directory, smarthosts=[smarthost(recorder)], retry=RETRY, access=ACCESS)
+        subject = Subject(directory, smarthosts=[smarthost(recorder)], **{"retry": RETRY, "access": ACCESS, **tables})
         if held:
             subject.activation = Activation(subject.socket)
         with subject:
