@@ -35,7 +35,7 @@ help:
 	@echo 'make demo     one message through sendmail, queue, daemon and a local smarthost, and one that bounces'
 	@echo 'make test     lint, types and all tests, against the installed wheel'
 	@echo 'make test-systemd  the Debian package on Debian 12 and 13 with systemd, booted here (root; 400 MB in ~/.cache)'
-	@echo 'make interop  cron, mutt, PHP and other callers, in a Debian of their own (root; a gigabyte in ~/.cache)'
+	@echo 'make interop  cron, mutt, PHP and other callers, in a Debian of their own (root; a gigabyte in ~/.cache); Datasette'
 	@echo 'make torture  kills, power cuts and load, each judged from outside: hours (SIZE=sample: minutes; TIMES SEED PARTS)'
 	@echo 'make bench    side by side with Postfix, nullmailer, dma and OpenSMTPD: half an hour (root; SIZE=sample PARTS)'
 	@echo 'make check    lint and types only'
@@ -60,7 +60,7 @@ torture: $(VENV)/.test
 
 interop: $(VENV)/.test
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_CALLERS=1 \
-	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/interop/test_callers.py
+	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/interop/test_callers.py tests/interop/test_datasette.py
 
 test-systemd: $(VENV)/.test $(if $(shell command -v dpkg-deb),deb)
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_SYSTEMD=$(SIZE) \

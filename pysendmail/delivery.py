@@ -93,7 +93,10 @@ class Delivery:
     # -- what others tell it --
 
     def configure(self, config: Config, policy: Policy, secrets: Secrets) -> None:
-        """Take over a configuration: relays that are the same keep what they know."""
+        """Take over a configuration: relays that are the same keep what they know.
+
+        One that rests is tried at once: what was mended may be a password, in a file of its own.
+        """
         self._config = config
         self._policy = policy
         self._secrets = secrets
@@ -101,6 +104,7 @@ class Delivery:
         for smarthost in config.smarthost:
             known = old.get(smarthost.name)
             if known is not None and known.smarthost == smarthost:
+                known.probe_now(self._loop.time(), time.time())
                 self.relays[smarthost.name] = known
             else:
                 self.relays[smarthost.name] = Relay(smarthost)
