@@ -405,7 +405,14 @@ class Queue(Store):
 
     def parts(self, message: int, part: int, limit: int) -> list[bytes]:
         """The parts of a body from `part` on."""
-        return [octets_of(row["octets"]) for row in self.rows("parts", message=message, part=part, limit=limit)]
+        return [self._part(row) for row in self.rows("parts", message=message, part=part, limit=limit)]
+
+    def _part(self, row: sqlite3.Row) -> bytes:
+        """Read as it lies in the file: for a row of a result, SQLite would first put it together in memory."""
+        if row["kind"] != "blob":
+            raise TypeError("a damaged row: octets expected")
+        with self.connection.blobopen("body", "octets", row["id"], readonly=True) as octets:
+            return octets.read()
 
     def taken(self, recipients: Sequence[int], since: float) -> set[int]:
         """Those of these recipients that have been sent since then."""

@@ -107,7 +107,7 @@ UPDATE recipient SET state = 'attempting', smarthost = :smarthost, attempted_at 
 SELECT header FROM message WHERE id = :message;
 
 -- name: parts
-SELECT octets FROM body WHERE message = :message AND part >= :part ORDER BY part LIMIT :limit;
+SELECT id, typeof(octets) AS kind FROM body WHERE message = :message AND part >= :part ORDER BY part LIMIT :limit;
 
 -- name: set_damaged
 -- A row that cannot be read is set aside; it hides nothing else. An id by which nobody could name it is given anew.

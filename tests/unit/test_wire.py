@@ -171,6 +171,20 @@ def test_what_is_not_normal_is_refused() -> None:
                 stuff(chunks)
 
 
+@pytest.mark.parametrize("stray", [b"\r", b"\n"])
+def test_lines_of_one_length_hide_nothing(stray: bytes) -> None:
+    """Nor does it among lines that are all of one length, as those of attachments are: in no place, of no length."""
+    for length in range(4):
+        text = (b"x" * length + b"\r\n") * 4 + b"x" * length
+        assert stuff([text]) == (text if text.endswith(b"\r\n") else text + b"\r\n") + b".\r\n"
+        for at in range(len(text)):
+            before, after = text[:at], text[at + 1 :]
+            for wrong in (before + stray + text[at:], before + stray + after, before + after):
+                if re.search(rb"\r(?!\n)|(?<!\r)\n", wrong):
+                    with pytest.raises(WireError):
+                        stuff([wrong])
+
+
 @given(
     st.lists(st.sampled_from([b"\r\n", b".", b"x" * 50, b"..", b"\r\n.\r\n"]), max_size=30),
     st.lists(st.integers(0, 999)),
