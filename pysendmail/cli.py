@@ -190,9 +190,13 @@ def main(arguments: Sequence[str]) -> int:
 
         if not isinstance(error, ConfigError):
             raise
-        for line in str(error).splitlines():
-            print(f"pysendmail: {line}", file=sys.stderr)
+        print(_lines(error), file=sys.stderr)
         return EX_CONFIG
+
+
+def _lines(error: Exception) -> str:
+    """What is wrong, each line with our name."""
+    return "\n".join(f"pysendmail: {line}" for line in str(error).splitlines())
 
 
 def _unheard(error: OSError) -> int:
@@ -247,7 +251,10 @@ def ask(options: argparse.Namespace, request: Entry) -> Iterator[Entry]:
 def follow(options: argparse.Namespace, request: Entry, show: Callable[[Entry], None]) -> None:
     """The same, each entry as it comes."""
     named = os.fsencode(options.config) if options.config else None
-    socket_path = client.find_instance(named, *client.trusted_environ()).socket
+    try:
+        socket_path = client.find_instance(named, *client.trusted_environ()).socket
+    except client.Failure as error:
+        raise Failure(error.code, f"pysendmail: {error.words}") from None
     argv = (b"pysendmail", json.dumps(request).encode())
     control = socket_path.rpartition(b"/")[0] + b"/control"
     for path in (control, socket_path):
@@ -294,7 +301,10 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
     from pysendmail.schema import SchemaError
     from pysendmail.spool import QueueError
 
-    loaded = config_file.load_or_last_good(_instance(options))
+    try:
+        loaded = config_file.load_or_last_good(_instance(options))
+    except config_file.ConfigError as error:
+        raise Failure(EX_CONFIG, _lines(error)) from None
 
     async def collect() -> list[Entry]:
         desk, right = direct.control(loaded, socket_path)
@@ -470,11 +480,11 @@ def _status(options: argparse.Namespace) -> int:
     try:
         report = next(iter(ask(options, {"verb": "status"})))
     except Failure as error:
-        if error.code not in (EX_UNAVAILABLE, EX_TEMPFAIL):
+        if error.code not in (EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG):
             raise
-        error.code = HEALTH.index("critical")  # no daemon, or no queue, whoever asks
+        error.code = HEALTH.index("critical")  # no daemon, no queue, or no configuration, whoever asks
         if options.json:
-            print(json.dumps(unknown(str(error).removeprefix("pysendmail: "))))
+            print(json.dumps(unknown(*(line.removeprefix("pysendmail: ") for line in str(error).splitlines()))))
         raise
     with _beside_what_counts():
         if options.json:

@@ -106,10 +106,10 @@ def summary(report: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def unknown(reason: str) -> dict[str, Any]:
+def unknown(*reasons: str) -> dict[str, Any]:
     """The same object where nobody can be asked: critical, and every key is there."""
     nothing = dict.fromkeys(("queued", "deferred", "held", "in_flight", "failed", "oldest_age_s", "last_sent_at"))
-    return {"health": "critical", **nothing, "smarthosts": [], "warnings": [reason], "scope": None}
+    return {"health": "critical", **nothing, "smarthosts": [], "warnings": list(reasons), "scope": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
