@@ -171,7 +171,8 @@ class Control:
         elif ids:
             for queue_id in ids:
                 row = await self._find(right, queue_id)
-                yield await self._store.look(partial(listing.history_entry, row=row))
+                for entry in await self._store.look(partial(listing.history_of, row=row, past=past)):
+                    yield entry
         else:
             async for entries in self._pages(partial(listing.history_page, past=past)):
                 for entry in entries:

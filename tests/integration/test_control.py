@@ -599,6 +599,15 @@ async def test_explain_says_words(desk: Desk) -> None:
     assert end in entry["words"][-1]
 
 
+async def test_history_of_an_id_chooses_as_well(desk: Desk) -> None:
+    """With a queue id and options that choose, a message has to fit both; an id that is none is still said."""
+    first, second = desk.store.accept(BOB), desk.store.accept(DAVE)
+    assert [one["queue_id"] for one in await desk.ask(ALL, "history", first, second, to=DAVE)] == [second]
+    assert await desk.ask(ALICE, "history", first, outcome="sent") == []
+    assert [one["queue_id"] for one in await desk.ask(ALICE, "history", first, outcome="waiting")] == [first]
+    assert (await desk.refused(ALL, "history", "0000000000000", to=BOB))[0] == 66
+
+
 async def test_a_report_of_our_own_names_no_submitter(desk: Desk) -> None:
     """`explain` and `history` of a bounce say that pysendmail wrote it, and about what."""
     queue_id = desk.store.accept(sender="alice@example.com")
