@@ -12,6 +12,7 @@ file. Errors: SetupFailed with exit code and words; nothing is written then, unl
 from __future__ import annotations
 
 import asyncio
+import errno
 import getpass
 import os
 import sys
@@ -26,7 +27,7 @@ from pysendmail.address import Address, AddressError, parse_path
 from pysendmail.config import Config, Timeout, is_public
 from pysendmail.config_file import ConfigError, Instance
 from pysendmail.draft import Draft, Table
-from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_IOERR, EX_NOINPUT, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.secrets import MAX_OCTETS, Secrets
 from pysendmail.smtp.reply import printable
 
@@ -283,13 +284,22 @@ def _login(wanted: Wanted, dialogue: Dialogue, address: Address, smarthost: Tabl
         username = str(address) if not dialogue.asks else dialogue.text("User name", "--username", str(address))
     smarthost["username"] = username
     if wanted.password_file == STDIN:
-        return _line(sys.stdin.buffer.read(MAX_OCTETS + 1), "standard input")
+        return _line(_standard_input(), "standard input")
     if wanted.password_file is not None:
         try:
             return _line(small_file.read(Path(wanted.password_file), MAX_OCTETS), wanted.password_file)
         except OSError as error:
             raise SetupFailed(EX_NOINPUT, f"{wanted.password_file}: {error.strerror}") from None
     return dialogue.password("Password")
+
+
+def _standard_input() -> bytes:
+    try:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "it is closed")
+        return sys.stdin.buffer.read(MAX_OCTETS + 1)
+    except OSError as error:
+        raise SetupFailed(EX_IOERR, f"standard input: {error.strerror}; nothing was written") from None
 
 
 def _line(octets: bytes, where: str) -> bytes:
