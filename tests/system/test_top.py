@@ -67,6 +67,27 @@ def test_a_signal_leaves_the_terminal_as_it_was(instance: Instance, number: sign
         left_as_found(tty)
 
 
+def test_a_signal_that_comes_while_it_looks_is_not_lost() -> None:
+    """An event loop, as there is one where no daemon is asked, catches what a signal raises in one of its callbacks."""
+    looks = "\n".join(
+        [
+            "import asyncio, os, signal, sys, time",
+            "from pysendmail import top",
+            "async def look():",
+            "    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)",
+            "    await asyncio.sleep(0)",
+            "    await asyncio.sleep(0)",
+            "def view():",
+            "    asyncio.run(look())",
+            "    return top.View(now=time.time(), name='x', problem='nobody')",
+            "sys.exit(top.run(view))",
+        ]
+    )
+    with Tty([BIN / "python", "-c", looks]) as tty:
+        assert tty.end() == 128 + signal.SIGTERM
+        assert tty.modes_now() == tty.modes
+
+
 def test_it_can_be_stopped(instance: Instance) -> None:
     """^Z gives the terminal back; when it goes on, it takes it again."""
     with Tty(["bash", "-mc", f"{shlex.join(top(instance))}; echo IN THE SHELL; read; fg; echo ended $?"]) as tty:
