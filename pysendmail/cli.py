@@ -296,7 +296,7 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
     import asyncio
     import sqlite3
 
-    from pysendmail import config_file, direct
+    from pysendmail import config_file, direct, modes
     from pysendmail.control import ControlError
     from pysendmail.schema import SchemaError
     from pysendmail.spool import QueueError
@@ -316,7 +316,8 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
         raise Failure(error.code, f"pysendmail: {error}") from None
     except sqlite3.Error as error:
         where = f"{loaded.config.queue.directory}/queue.db"
-        raise Failure(EX_TEMPFAIL, f"pysendmail: {where}: {error}; pysendmail check says what to do") from None
+        undone = f": {modes.UNDONE}" if request["verb"] in _CHANGING else ""
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {where}: {error}{undone}; pysendmail check says what to do") from None
     except (QueueError, SchemaError, OSError) as error:
         raise Failure(EX_TEMPFAIL, f"pysendmail: {error}") from None
 

@@ -96,7 +96,7 @@ def run(
     DAEMON_IS_BACK instead: a daemon has started meanwhile and takes the message, all of which is standard input again.
     """
     name = printable(argv[0].rpartition(b"/")[2], 40) if argv else "sendmail"
-    quiet = False
+    quiet, undone = False, "nothing was queued"
     try:
         invocation = command_line.parse(argv)
         quiet = invocation.error_mode == "quiet"
@@ -113,6 +113,7 @@ def run(
             return _submit(invocation, environ, chunks, submission_id, config, socket_path)
         if invocation.mode is Mode.SMTP:
             return asyncio.run(_smtp(invocation, environ, chunks, config, socket_path))
+        undone = modes.UNDONE
         asyncio.run(_perform(invocation, loaded, socket_path, chunks))
         if invocation.mode is Mode.FLUSH and invocation.wait:
             return _daemon(instance, once=True)
@@ -124,9 +125,9 @@ def run(
         return _failed(name, EX_CONFIG, str(error))
     except sqlite3.Error as error:
         where = f"{config.queue.directory}/queue.db"
-        return _failed(name, EX_TEMPFAIL, f"{where}: {error}: nothing was queued; pysendmail check says what to do")
+        return _failed(name, EX_TEMPFAIL, f"{where}: {error}: {undone}; pysendmail check says what to do")
     except (QueueError, SchemaError, OSError) as error:
-        return _failed(name, EX_TEMPFAIL, f"{error}: nothing was queued, try again")
+        return _failed(name, EX_TEMPFAIL, f"{error}: {undone}, try again")
     return EX_OK
 
 
