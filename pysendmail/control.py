@@ -19,10 +19,11 @@ from typing import Any, Protocol, TypeVar
 
 from pysendmail import explain, listing, rewrite, status
 from pysendmail.address import AddressError, parse_path
+from pysendmail.aliases import AliasesUnread
 from pysendmail.argv import FILTERED, QueueFilter
 from pysendmail.config import Config, Smarthost
 from pysendmail.events import EVERY, Events
-from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.frames import ALIVE_S
 from pysendmail.postmaster import Postmaster
 from pysendmail.probe import Question
@@ -446,7 +447,11 @@ class Control:
         async for ids in self._chosen(right, request):
             if not ids:
                 yield {}
-            changed = await self._store.change(partial(_each_of, ids=ids, step=step, now=time.time())) if ids else {}
+                continue
+            try:
+                changed = await self._store.change(partial(_each_of, ids=ids, step=step, now=time.time()))
+            except AliasesUnread as error:
+                raise ControlError(EX_TEMPFAIL, f"{ids[0]}: a report has no address for now: {error}") from None
             for queue_id, ended in changed.items():
                 self._events.emit(event, queue_id=queue_id, uid=right.uid, **fields)
                 for one in ended:

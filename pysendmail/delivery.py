@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from pysendmail import schedule, tlspolicy
+from pysendmail.aliases import AliasesUnread
 from pysendmail.config import Config
 from pysendmail.deadline import Deadline
 from pysendmail.events import Events
@@ -415,7 +416,7 @@ class Delivery:
             await self._give_back(claim)
             raise
         except Exception as error:
-            await self._bug(claim, error)
+            await self._put_off(claim, error)
             return session if session is not None and session.usable else None
         self._events.attempt(
             queue_id=claim.queue_id,
@@ -559,10 +560,10 @@ class Delivery:
             remembered = _without_reports(results)
             if sent and remembered != list(results):
                 # A report that cannot be written must not undo that mail was sent: it would be sent again.
-                self._events.bug(error, queue_id=claim.queue_id)
+                self._complain(error, claim.queue_id)
                 await self._settle(relay, claim, remembered, started_at, address=address, tls=tls)
                 return
-            await self._bug(claim, error)
+            await self._put_off(claim, error)
             return
         if sent:
             relay.last_sent_at = ended_at
@@ -626,7 +627,10 @@ class Delivery:
     async def _rest(self, relay: Relay) -> None:
         """It is in trouble: what is claimed for it may go elsewhere, what has nowhere else to go may expire."""
         await self._give_all_back(relay)
-        await self._sweep(relay)
+        try:
+            await self._sweep(relay)
+        except AliasesUnread as error:
+            self._complain(error, None)  # what was to expire waits for the next probe
 
     def _log(self, ended: Sequence[Ended]) -> None:
         """Outcomes that no attempt gave."""
@@ -665,17 +669,24 @@ class Delivery:
                 while await self._writer.run(warn, must=True):
                     pass
 
-    async def _bug(self, claim: Claim, error: Exception) -> None:
-        """An error of ours: logged once with its traceback; this message is tried again later, the daemon lives."""
-        self._events.bug(error, queue_id=claim.queue_id)
+    async def _put_off(self, claim: Claim, error: Exception) -> None:
+        """After what is no outcome of mail: this message is tried again later, the daemon lives."""
+        reason = self._complain(error, claim.queue_id)
         policy, now = self._policy, time.time()
         retry_at = now + schedule.interval(self._config.retry, max(c.attempts for c in claim.recipients) + 1)
-        reason = f"an error in pysendmail itself: {type(error).__name__} (see the log)"
         with suppress(StoreBroken, StoreFull):
             ended = await self._writer.run(
                 lambda queue: Settling(queue, policy, now).defer(claim, reason, retry_at), must=True
             )
             self._log(ended)
+
+    def _complain(self, error: Exception, queue_id: str | None) -> str:
+        """Say it in the log, once: an error of ours with its traceback. Returns the words for the message."""
+        if isinstance(error, AliasesUnread):  # whom a report goes to is not known for now
+            self._events.emit("unaddressed", queue_id=queue_id, error=str(error))
+            return f"the report on it has no address for now: {error}"
+        self._events.bug(error, queue_id=queue_id)
+        return f"an error in pysendmail itself: {type(error).__name__} (see the log)"
 
     # -- idle connections --
 

@@ -588,6 +588,15 @@ async def test_show_has_the_header(desk: Desk) -> None:
     assert (await desk.ask(ALICE, "show", queue_id))[0]["header"] == "Subject: grün\r\nX: �\r\n"
 
 
+async def test_expire_while_the_aliases_cannot_be_read(desk: Desk) -> None:
+    """Whom the bounce goes to is not known: 75 with the reason, and the mail waits."""
+    queue_id = desk.store.accept()
+    desk.store.policy.unread = "/etc/aliases: Too many open files"
+    code, words = await desk.refused(ALL, "expire", queue_id)
+    assert code == 75 and "Too many open files" in words and queue_id in words
+    assert desk.store.states(queue_id) == {BOB: "queued"}
+
+
 async def test_explain_says_words(desk: Desk) -> None:
     """`queue explain` of one's own: the history and the words."""
     queue_id = desk.store.accept()
