@@ -92,7 +92,7 @@ class Control:
         store: Store,
         events: Events,
         postmaster: Postmaster,
-        circumstances: Callable[[], status.Circumstances],
+        circumstances: Callable[[], Awaitable[status.Circumstances]],
         relays: Callable[[], dict[str, Relay]],
         flush: Callable[[], None],
         probe: Callable[[str, Question | None], Awaitable[Entry]],
@@ -237,7 +237,8 @@ class Control:
             )
 
         counts = await self._store.look(look)
-        report = status.report(self._config, counts, list(self._relays().values()), self._circumstances(), now)
+        circumstances = await self._circumstances()
+        report = status.report(self._config, counts, list(self._relays().values()), circumstances, now)
         yield {**report, "scope": "all"} if right.all else {**status.of_ones_own(report), "scope": "own"}
 
     # -- changing --
@@ -295,7 +296,7 @@ class Control:
         The first entry is that of the flush, with the number of recipients who are waited for. Any other is an event
         with its fields, or {}: still at it.
         """
-        self._need_daemon()
+        await self._need_daemon()
         with self._events.follow(EVERY) as following:
             number, ids = 0, set[str]()
             async for found in self._recipients(right, request, lambda one: one["state"] in ("queued", "attempting")):
@@ -511,7 +512,7 @@ class Control:
 
     async def smarthosts(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
         """Their health, as in `status`, which only a daemon knows."""
-        self._need_daemon()
+        await self._need_daemon()
         async for report in self.status(right, {}):
             for entry in report["smarthosts"]:
                 yield entry
@@ -520,13 +521,13 @@ class Control:
         """End the rest of those in trouble: they are tried at once."""
         if not right.all:
             raise ControlError(EX_NOPERM, "only root and the queue's owner may end the rest of the smarthosts")
-        self._need_daemon()
+        await self._need_daemon()
         self._flush()
         self._events.flush(uid=right.uid, scope="smarthosts")
         yield {"flushed": "smarthosts"}
 
-    def _need_daemon(self) -> None:
-        if not self._circumstances().daemon:
+    async def _need_daemon(self) -> None:
+        if not (await self._circumstances()).daemon:
             raise ControlError(
                 EX_UNAVAILABLE,
                 "no daemon is running, so that no smarthost is in use; pysendmail probe tries whether one works",

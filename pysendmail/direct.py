@@ -378,6 +378,13 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
             max_message_size=config.queue.max_message_size,
         )
 
+    async def circumstances() -> Circumstances:
+        return Circumstances(
+            daemon=False,
+            config_error=str(loaded.error) if loaded.error else None,
+            takes_mail=takes_mail(directory, config.queue.reserve),
+        )
+
     async def forget(name: str) -> None:
         await store.change(lambda queue: queue.remember_tls(name, None))
 
@@ -387,11 +394,7 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
             store=store,
             events=_silent(),
             postmaster=Postmaster(config, lambda: aliases),
-            circumstances=lambda: Circumstances(
-                daemon=False,
-                config_error=str(loaded.error) if loaded.error else None,
-                takes_mail=takes_mail(directory, config.queue.reserve),
-            ),
+            circumstances=circumstances,
             relays=lambda: relays,
             flush=lambda: None,
             probe=probe_one,

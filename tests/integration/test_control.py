@@ -48,7 +48,7 @@ class Desk:
             store=self,
             events=Events(Lines(self.log)),
             postmaster=store.policy,  # type: ignore[arg-type]
-            circumstances=lambda: Circumstances(daemon=True),
+            circumstances=self._circumstances,
             relays=lambda: {"main": Relay(smarthost)},
             flush=self._flush,
             probe=self._probe,
@@ -61,6 +61,9 @@ class Desk:
     async def change(self, step: Callable[[Queue], Any]) -> Any:
         self.before_change()
         return self.store.do(step, self.store.queue)
+
+    async def _circumstances(self) -> Circumstances:
+        return Circumstances(daemon=True)
 
     def _flush(self) -> None:
         self.flushed += 1
