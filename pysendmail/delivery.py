@@ -418,6 +418,25 @@ class Delivery:
         except Exception as error:
             await self._put_off(claim, error)
             return session if session is not None and session.usable else None
+        results = await self._send(relay, ready, session, ahead, overtime)
+        if session.stale:
+            # The connection had died while it was idle: no attempt of this message's.
+            await session.close()
+            return await self._attempt(relay, claim, ready, None, ahead, overtime)
+        self._judge(relay, results)
+        relay.ended(claim)
+        await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
+        bears_more = session.usable and session.sent < relay.smarthost.messages_per_connection
+        if ahead if session.begun else bears_more:
+            return session
+        await session.close()
+        return None
+
+    async def _send(
+        self, relay: Relay, ready: Ready, session: Session, ahead: list[Ready], overtime: Deadline
+    ) -> Sequence[Result]:
+        """The message over an open connection; what the smarthost says to each recipient."""
+        claim = ready.claim
         self._events.attempt(
             queue_id=claim.queue_id,
             smarthost=relay.name,
@@ -438,21 +457,7 @@ class Delivery:
             if claim in relay.stuck:
                 relay.stuck.remove(claim)
         relay.one_at_a_time = relay.one_at_a_time or session.one_at_a_time
-        if session.stale:
-            # The connection had died while it was idle: no attempt of this message's.
-            await session.close()
-            return await self._attempt(relay, claim, ready, None, ahead, overtime)
-        self._judge(relay, results)
-        relay.ended(claim)
-        await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
-        if session.begun:
-            goes_on = bool(ahead)
-        else:
-            goes_on = session.usable and session.sent < relay.smarthost.messages_per_connection
-        if goes_on:
-            return session
-        await session.close()
-        return None
+        return results
 
     async def _prepare(self, relay: Relay, claim: Claim) -> Ready:
         work = partial(outgoing, claim, self._config, relay.smarthost, self._reader)
