@@ -64,7 +64,40 @@ def parser() -> argparse.ArgumentParser:
     daemon = verb("daemon", "run the queue in the foreground", _daemon)
     daemon.add_argument("--once", action="store_true", help="drain what is due and exit")
 
-    queue = verb("queue", "work on queued messages", _queue)
+    _queue_options(verb("queue", "work on queued messages", _queue))
+
+    flush = verb("flush", "make everything due now", _flush)
+    _choosing(flush)
+    flush.add_argument("--wait", action="store_true", help="until all of it was tried")
+
+    status = verb("status", "health: exit 0, 1 or 2", _status)
+    status.add_argument("--json", action="store_true", help="one JSON object")
+
+    _history_options(verb("history", "what became of past messages", _history))
+    verb("top", "a live view of queue, rates and smarthosts", _top)
+
+    backup = verb("backup", "copy the queue to a new file, while it is in use", _backup)
+    backup.add_argument("file", metavar="FILE")
+
+    restore = verb("restore", "put a copy in the queue's place; not while a daemon runs", _restore)
+    restore.add_argument("file", metavar="FILE")
+    restore.add_argument("--hold", action="store_true", help="hold all that waits in it first")
+    restore.add_argument("--yes", action="store_true", help="without a question")
+
+    verb("check", "look for what is wrong: configuration, permissions, database, names", _check)
+    _import_options(verb("import", "another mail program's configuration as one of ours", _import))
+    _setup_options(verb("setup", "from a mail address and a password to a message in the mailbox", _setup))
+    _probe_options(verb("probe", "show what a smarthost offers; sends no mail", _probe))
+
+    install = verb("install-client", "write the fast sendmail stub and its names", _install_client)
+    install.add_argument("directory", metavar="DIR")
+    install.add_argument("--force", action="store_true", help="replace files that are not ours")
+
+    verb("demo", "a message from sendmail to a local smarthost, and one that bounces", _demo)
+    return top
+
+
+def _queue_options(queue: argparse.ArgumentParser) -> None:
     queue.add_argument(
         "verb",
         choices=("list", "show", "explain", "hold", "release", "remove", "retry", "expire"),
@@ -77,14 +110,8 @@ def parser() -> argparse.ArgumentParser:
     queue.add_argument("--yes", action="store_true", help="do it to many messages without a question")
     queue.add_argument("--json", action="store_true", help="JSON Lines")
 
-    flush = verb("flush", "make everything due now", _flush)
-    _choosing(flush)
-    flush.add_argument("--wait", action="store_true", help="until all of it was tried")
 
-    status = verb("status", "health: exit 0, 1 or 2", _status)
-    status.add_argument("--json", action="store_true", help="one JSON object")
-
-    history = verb("history", "what became of past messages", _history)
+def _history_options(history: argparse.ArgumentParser) -> None:
     history.add_argument("ids", nargs="*", metavar="ID", help="queue ids")
     history.add_argument("--to", metavar="ADDR", help="messages to this address, or to @domain")
     history.add_argument("--from", metavar="ADDR", dest="sender", help="from this address, @domain, or <>")
@@ -96,25 +123,15 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--bounces", action="store_true", help="the bounce records")
     history.add_argument("--json", action="store_true", help="JSON Lines")
 
-    verb("top", "a live view of queue, rates and smarthosts", _top)
 
-    backup = verb("backup", "copy the queue to a new file, while it is in use", _backup)
-    backup.add_argument("file", metavar="FILE")
-
-    restore = verb("restore", "put a copy in the queue's place; not while a daemon runs", _restore)
-    restore.add_argument("file", metavar="FILE")
-    restore.add_argument("--hold", action="store_true", help="hold all that waits in it first")
-    restore.add_argument("--yes", action="store_true", help="without a question")
-
-    verb("check", "look for what is wrong: configuration, permissions, database, names", _check)
-
-    importer = verb("import", "another mail program's configuration as one of ours", _import)
+def _import_options(importer: argparse.ArgumentParser) -> None:
     importer.add_argument("file", nargs="?", default="", metavar="FILE", help="its file (default: the one there is)")
     importer.add_argument("--from", dest="program", default="", choices=PROGRAMS, metavar="PROGRAM", help="whose it is")
     importer.add_argument("--write", action="store_true", help="write configuration and passwords")
     importer.add_argument("--replace", action="store_true", help="also where there is a configuration; it is kept")
 
-    setup = verb("setup", "from a mail address and a password to a message in the mailbox", _setup)
+
+def _setup_options(setup: argparse.ArgumentParser) -> None:
     setup.add_argument("--address", metavar="ADDR", help="your mail address")
     setup.add_argument("--host", metavar="HOST", help="the server that takes your mail")
     setup.add_argument("--port", type=int, metavar="PORT", help="its port (default: 587, or 465 with --tls-implicit)")
@@ -130,19 +147,13 @@ def parser() -> argparse.ArgumentParser:
     setup.add_argument("--yes", action="store_true", help="ask nothing; a well-known provider's server is agreed to")
     setup.add_argument("--replace", action="store_true", help="change a configuration that is there; it is kept")
 
-    probe = verb("probe", "show what a smarthost offers; sends no mail", _probe)
+
+def _probe_options(probe: argparse.ArgumentParser) -> None:
     probe.add_argument("names", nargs="*", metavar="NAME", help="smarthosts (default: all)")
     probe.add_argument("--from", dest="sender", metavar="ADDR", help="ask whether mail from this sender is taken")
     probe.add_argument("--to", metavar="ADDR", help="with --from: the recipient to ask for (default: the same)")
     probe.add_argument("--forget", metavar="NAME", help="forget that TLS was seen there")
     probe.add_argument("--json", action="store_true", help="JSON Lines")
-
-    install = verb("install-client", "write the fast sendmail stub and its names", _install_client)
-    install.add_argument("directory", metavar="DIR")
-    install.add_argument("--force", action="store_true", help="replace files that are not ours")
-
-    verb("demo", "a message from sendmail to a local smarthost, and one that bounces", _demo)
-    return top
 
 
 def _choosing(command: argparse.ArgumentParser) -> None:
@@ -296,7 +307,7 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
     import asyncio
     import sqlite3
 
-    from pysendmail import config_file, direct
+    from pysendmail import config_file, direct, modes
     from pysendmail.control import ControlError
     from pysendmail.schema import SchemaError
     from pysendmail.spool import QueueError
@@ -316,11 +327,10 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
         raise Failure(error.code, f"pysendmail: {error}") from None
     except sqlite3.Error as error:
         where = f"{loaded.config.queue.directory}/queue.db"
-        raise Failure(EX_TEMPFAIL, f"pysendmail: {where}: {error}; pysendmail check says what to do") from None
-    except QueueError as error:
+        undone = f": {modes.UNDONE}" if request["verb"] in _CHANGING else ""
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {where}: {error}{undone}; pysendmail check says what to do") from None
+    except (QueueError, SchemaError) as error:
         raise Failure(EX_TEMPFAIL, f"pysendmail: {error}") from None
-    except SchemaError as error:
-        raise Failure(EX_TEMPFAIL, f"pysendmail: {loaded.config.queue.directory}: {error}") from None
     except OSError as error:
         raise Failure(EX_TEMPFAIL, f"pysendmail: {error}; pysendmail check says what to do") from None
 

@@ -230,7 +230,13 @@ class Daemon:
             max_message_size=self._config.queue.max_message_size,
         )
 
-    def _circumstances(self) -> Circumstances:
+    async def _circumstances(self) -> Circumstances:
+        secrets, smarthosts = self._secrets, self._config.smarthost
+
+        def problems() -> dict[str, str]:
+            return {smarthost.name: problem for smarthost in smarthosts if (problem := secrets.check(smarthost))}
+
+        secret_problems = await asyncio.to_thread(problems)  # files that may lie on a disk which does not answer
         return Circumstances(
             daemon=True,
             store_error=self._store_error,
@@ -238,11 +244,7 @@ class Daemon:
             reserve_given_up=self._reserve.given_up,
             takes_mail=takes_mail(self._config.queue.directory, self._config.queue.reserve),
             listen_problems=self._loopback.problems if self._loopback is not None else {},
-            secret_problems={
-                smarthost.name: problem
-                for smarthost in self._config.smarthost
-                if (problem := self._secrets.check(smarthost))
-            },
+            secret_problems=secret_problems,
         )
 
     async def _sight(self) -> Sight:

@@ -48,7 +48,7 @@ class Desk:
             store=self,
             events=Events(Lines(self.log)),
             postmaster=store.policy,  # type: ignore[arg-type]
-            circumstances=lambda: Circumstances(daemon=True),
+            circumstances=self._circumstances,
             relays=lambda: {"main": Relay(smarthost)},
             flush=self._flush,
             probe=self._probe,
@@ -61,6 +61,9 @@ class Desk:
     async def change(self, step: Callable[[Queue], Any]) -> Any:
         self.before_change()
         return self.store.do(step, self.store.queue)
+
+    async def _circumstances(self) -> Circumstances:
+        return Circumstances(daemon=True)
 
     def _flush(self) -> None:
         self.flushed += 1
@@ -600,6 +603,15 @@ async def test_show_has_the_header(desk: Desk) -> None:
     """`queue show` gives the header section as it is sent."""
     queue_id = desk.store.accept(header=b"Subject: gr\xc3\xbcn\r\nX: \xff\r\n")
     assert (await desk.ask(ALICE, "show", queue_id))[0]["header"] == "Subject: grün\r\nX: �\r\n"
+
+
+async def test_expire_while_the_aliases_cannot_be_read(desk: Desk) -> None:
+    """Whom the bounce goes to is not known: 75 with the reason, and the mail waits."""
+    queue_id = desk.store.accept()
+    desk.store.policy.unread = "/etc/aliases: Too many open files"
+    code, words = await desk.refused(ALL, "expire", queue_id)
+    assert code == 75 and "Too many open files" in words and queue_id in words
+    assert desk.store.states(queue_id) == {BOB: "queued"}
 
 
 async def test_explain_says_words(desk: Desk) -> None:
