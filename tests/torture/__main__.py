@@ -31,6 +31,7 @@ PARTS = {
     "call-faults": "torture.call_faults:run",
     "matrix": "torture.matrix:run",
     "tls": "torture.tls:run",
+    "peers": "torture.peers:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
 
