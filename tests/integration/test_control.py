@@ -119,8 +119,8 @@ async def test_a_bad_request(desk: Desk, request_: dict[str, Any], words: str) -
 
 
 @pytest.mark.parametrize("verb", ["list", "explain", "show", "hold", "release", "remove", "retry", "history"])
-async def test_anothers_message_does_not_exist(desk: Desk, verb: str) -> None:
-    """Promise 14: another user's queue id is answered as one that never was, to a container's root too."""
+async def test_promise_14_anothers_message_does_not_exist(desk: Desk, verb: str) -> None:
+    """Another user's queue id is answered as one that never was, to a container's root too."""
     queue_id = desk.store.accept(uid=1000)
     unknown = (await desk.refused(EVE, verb, "0000000000000"))[1].replace("0000000000000", queue_id)
     assert await desk.refused(EVE, verb, queue_id) == (66, unknown)
@@ -260,8 +260,8 @@ async def test_all_goes_on_when_one_has_left(desk: Desk) -> None:
         "header = 'text'",
     ],
 )
-async def test_damage_hides_nothing_in_a_listing(desk: Desk, damage: str) -> None:
-    """Promise 15: whatever stands in a row, the listings show all others, and it as well as can be."""
+async def test_promise_15_damage_hides_nothing_in_a_listing(desk: Desk, damage: str) -> None:
+    """Whatever stands in a row, the listings show all others, and it as well as can be."""
     desk.store.accept()
     good = desk.store.accept()
     desk.store.sql(f"UPDATE message SET {damage} WHERE id = 1")
@@ -681,8 +681,8 @@ async def test_many_of_ones_own_are_chosen(desk: Desk, verb: str) -> None:
     assert all(state == "queued" for queue_id in others for state in desk.store.states(queue_id).values())
 
 
-async def test_damage_stops_no_bulk_work(desk: Desk) -> None:
-    """Promise 15: a damaged row among many is no reason to leave the others."""
+async def test_promise_15_damage_stops_no_bulk_work(desk: Desk) -> None:
+    """A damaged row among many is no reason to leave the others."""
     ids = [desk.store.accept() for _ in range(3)]
     desk.store.sql("UPDATE message SET sender = CAST(x'ff' AS TEXT) WHERE queue_id = ?", ids[1])
     for verb in ("hold", "release", "retry", "expire"):

@@ -165,8 +165,8 @@ async def test_too_many_recipients(tmp_path: Path) -> None:
 # -- fairness --
 
 
-async def test_another_users_mail_is_not_held_up(tmp_path: Path) -> None:
-    """Promise 10: behind a thousand messages of one user to one destination, another's message is among the first."""
+async def test_promise_10_another_users_mail_is_not_held_up(tmp_path: Path) -> None:
+    """Behind a thousand messages of one user to one destination, another's message is among the first."""
     slow = Ordinary(rcpt={"u@slow.example": "451 4.3.0 later"})
     async with Peer(slow) as peer, engine(tmp_path, smarthost(peer, connections=1), run=False) as one:
         new = [new_message("u@slow.example", uid=1000) for _ in range(1000)]
@@ -191,10 +191,10 @@ async def test_another_users_mail_is_not_held_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stall", ["MAIL", "RCPT", "DOT"])
 @pytest.mark.parametrize("destinations", [1, 30])
-async def test_a_slow_destination_holds_nobody_up(
+async def test_promise_10_a_slow_destination_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stall: str, destinations: int
 ) -> None:
-    """Promise 10: mail that gets no answer takes connections beside the limit, and never all of them.
+    """Mail that gets no answer takes connections beside the limit, and never all of them.
 
     What one destination leaves is for his other mail, too; what one user's many leave is for other users.
     """
@@ -654,8 +654,8 @@ async def test_cut_off_while_connecting(tmp_path: Path) -> None:
         assert await one.rows("SELECT count(*) FROM attempt") == [(0,)]
 
 
-async def test_clock_jump_during_an_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise 12: a machine that slept for a week in the middle of an attempt expires nothing when that fails."""
+async def test_promise_12_clock_jump_during_an_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slept for a week in the middle of an attempt expires nothing when that fails."""
     asked = asyncio.Event()
     go_on = asyncio.Event()
 

@@ -471,8 +471,8 @@ def test_null_sender_is_discarded(store: Store) -> None:
     assert tuple(store.sql("SELECT report_queue_id, silence FROM bounces")[0]) == (None, "nobody to tell")
 
 
-def test_bounce_that_cannot_be_queued(store: Store) -> None:
-    """Promise 3: where the bounce cannot be stored the outcome is not recorded either; then the attempt is deferred."""
+def test_promise_3_bounce_that_cannot_be_queued(store: Store) -> None:
+    """Where the bounce cannot be stored the outcome is not recorded either; then the attempt is deferred."""
     queue_id = store.accept()
     claim = store.claim()
     store.policy.broken = True
@@ -986,8 +986,8 @@ def test_reroute_all(store: Store) -> None:
         "UPDATE recipient SET notify = x'ff', state = 'attempting' WHERE message = 1",
     ],
 )
-def test_a_damaged_row_hides_nothing_else(store: Store, damage: str) -> None:
-    """Promise 15: what cannot be read is set aside and counted; the next message is claimed and listed all the same."""
+def test_promise_15_a_damaged_row_hides_nothing_else(store: Store, damage: str) -> None:
+    """What cannot be read is set aside and counted; the next message is claimed and listed all the same."""
     store.accept()
     good = store.accept()
     store.sql(damage)

@@ -54,6 +54,10 @@ class Authority:
             self._ca.configure_trust(context)
         return context
 
+    def pem(self, kind: str = "good") -> bytes:
+        """Key and chain, for a server that reads them from a file."""
+        return self._certificates[kind].private_key_and_cert_chain_pem.bytes()
+
     def fingerprint(self, kind: str = "good") -> str:
         """SHA-256 of the certificate, as tls_fingerprints has it."""
         pem = self._certificates[kind].cert_chain_pems[0].bytes().decode()

@@ -33,6 +33,7 @@ PARTS = {
     "tls": "torture.tls:run",
     "fuzz": "torture.fuzz:run",
     "soak": "torture.soak:run",
+    "peers": "torture.peers:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
 

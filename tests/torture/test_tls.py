@@ -31,7 +31,7 @@ def test_promise_9_declares_no_clear_text_but_at_may_without_credentials() -> No
     assert clear == {("STARTTLS", "none", False), ("STARTTLS", "may", False)}
 
 
-def test_a_cell_of_each_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_promise_8_a_cell_of_each_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Mail becomes what the page says; what is declared otherwise is told, and so is what went in clear."""
     caplog.set_level(logging.CRITICAL, "asyncio")
     chosen: dict[str, Cell] = {cell.word: cell for cell in ALL}
