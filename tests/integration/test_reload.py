@@ -44,7 +44,7 @@ def test_a_reload_needs_no_room_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_a_reload_tries_a_smarthost_that_rests(tmp_path: Path) -> None:
-    """Whoever has mended a password in its file, which the configuration only names, need not wait for the next probe."""
+    """Who has mended a password, in a file that the configuration only names, need not wait for the next probe."""
     with (
         PeerThread(Ordinary(mail="535 5.7.8 the password has expired")) as peer,
         Instance(tmp_path, smarthosts=[smarthost(peer)], retry={"first": "1h"}) as instance,
