@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pysendmail import __version__, terminal
 from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_IOERR, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.thin import client
-from pysendmail.units import parse_time, time_or_null
+from pysendmail.units import parse_time, time_or_null, words_for_duration
 
 if TYPE_CHECKING:
     from pysendmail.config_file import Instance
@@ -783,9 +783,9 @@ def _print_probe(entry: Entry) -> None:
 
 def _print_status(instance: Instance, report: Entry) -> None:
     print(f"{instance.path}: {report['health']}")
-    oldest = f", the oldest for {report['oldest_age_s']:.0f} s" if report["oldest_age_s"] is not None else ""
+    oldest = f" (oldest {words_for_duration(report['oldest_age_s'])})" if report["oldest_age_s"] is not None else ""
     print(
-        f"{report['queued']} queued{oldest}; {report['deferred']} deferred, {report['held']} held, "
+        f"{report['queued']} queued{oldest}, {report['deferred']} deferred, {report['held']} held, "
         f"{report['in_flight']} on the way, {report['failed']} failed and kept"
     )
     if report["last_sent_at"]:

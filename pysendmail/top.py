@@ -70,8 +70,8 @@ def compose(view: View, look: Look) -> list[str]:
 
 
 def _bar(left: str, right: str, look: Look) -> str:
-    gap = max(look.columns - len(left) - len(right), 1)
-    text = look.cut(f"{left}{' ' * gap}{right}")
+    """The right end is what matters: the health, and how to leave."""
+    text = look.cut(f"{terminal.fit(left, max(look.columns - len(right) - 1, 0))} {right}")
     return f"{_REVERSE}{text}{chart.RESET}" if look.colour else text
 
 

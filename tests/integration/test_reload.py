@@ -36,7 +36,7 @@ def test_a_reload_before_the_start_is_not_the_end(tmp_path: Path) -> None:
 def test_a_reload_needs_no_room_on_the_disk(tmp_path: Path) -> None:
     """Where the copy of the last good configuration cannot be written, the new one is used all the same."""
     with Instance(tmp_path) as instance:
-        (instance.queue_directory / ".pysendmail.toml.good.new").mkdir()
+        (instance.queue_directory / "pysendmail.toml.good.new").mkdir()
         instance.configure(smarthosts=[{"name": "new", "host": "127.0.0.1", "port": 1}])
         assert instance.reload()["error"] == ""
         assert [one["name"] for one in instance.status()["smarthosts"]] == ["new"]
@@ -44,7 +44,7 @@ def test_a_reload_needs_no_room_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_a_reload_tries_a_smarthost_that_rests(tmp_path: Path) -> None:
-    """Whoever has mended a password in its file, which the configuration only names, need not wait for a probe."""
+    """Who has mended a password, in a file that the configuration only names, need not wait for the next probe."""
     with (
         PeerThread(Ordinary(mail="535 5.7.8 the password has expired")) as peer,
         Instance(tmp_path, smarthosts=[smarthost(peer)], retry={"first": "1h"}) as instance,
