@@ -30,6 +30,7 @@ PARTS = {
     "power-cut": "torture.power_cut:run",
     "call-faults": "torture.call_faults:run",
     "matrix": "torture.matrix:run",
+    "corpora": "torture.corpora:run",
     "fuzz": "torture.fuzz:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
