@@ -492,6 +492,8 @@ def fold(raw: bytes, width: int = MAX_LINE_OCTETS) -> bytes:
     """
     if len(raw) <= width:
         return raw
+    if raw.find(b"\r\n") > width and (match := _FIELD.match(raw)):
+        raw = match[1] + raw[match.end() - 1 :]  # cut before the colon, its name alone would end the header
     folded = _fold_at_blanks(raw, width)
     if _is_short(folded):
         return folded

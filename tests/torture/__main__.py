@@ -31,6 +31,7 @@ PARTS = {
     "call-faults": "torture.call_faults:run",
     "matrix": "torture.matrix:run",
     "tls": "torture.tls:run",
+    "corpora": "torture.corpora:run",
     "fuzz": "torture.fuzz:run",
     "soak": "torture.soak:run",
     "peers": "torture.peers:run",
