@@ -240,9 +240,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _instance(options: argparse.Namespace, *, to_write: bool = False) -> Instance:
-    from pysendmail import direct
+    from pysendmail import config_file
 
-    return direct.locate(options.config, to_write=to_write)
+    return config_file.locate(options.config, *client.trusted_environ(), to_write=to_write)
 
 
 # -- asking --

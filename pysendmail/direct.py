@@ -61,16 +61,14 @@ READ_OCTETS = 256 * 1024
 DAEMON_IS_BACK = -1  # what `run` returns instead of an exit code; the thin client has it too
 
 
-def locate(config_path: str | None, *, to_write: bool = False) -> Instance:
-    environ, uid = client.trusted_environ()
-    names = {os.fsdecode(name): os.fsdecode(value) for name, value in environ.items()}
-    return config_file.locate(config_path, names, uid, to_write=to_write)
+def _instance(config_path: str | None) -> Instance:
+    return config_file.locate(config_path, *client.trusted_environ())
 
 
 def takes_over(config_path: str | None) -> bool:
     """Whether this caller may write the queue and nobody holds it: the socket is a dead daemon's."""
     try:
-        directory = config_file.load_or_last_good(locate(config_path)).config.queue.directory
+        directory = config_file.load_or_last_good(_instance(config_path)).config.queue.directory
         if not may_write(directory):
             return False
         lock = QueueLock(directory)
@@ -102,7 +100,7 @@ def run(
         quiet = invocation.error_mode == "quiet"
         for warning in () if quiet else invocation.warnings:
             print(f"{name}: {warning}", file=sys.stderr)
-        instance = locate(config_path)
+        instance = _instance(config_path)
         if invocation.mode is Mode.CHECK:
             return _check(instance)
         if invocation.mode is Mode.DAEMON:

@@ -11,10 +11,14 @@ interface for people (`sqlite3 -readonly`, Datasette); the tables may change wit
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 from pysendmail import __version__
 
 VERSION = 3
+# Of a database file: where `PRAGMA user_version` is kept (https://www.sqlite.org/fileformat.html, 1.3).
+_HEADER_OCTETS = 100
+_USER_VERSION = slice(60, 64)
 
 
 class SchemaError(Exception):
@@ -179,6 +183,15 @@ SELECT m.queue_id, m.message_id, m.kind, m.uid, m.sender, r.address AS recipient
 FROM message m JOIN recipient r ON r.message = m.id
 WHERE m.state IN ('queued', 'done');
 """
+
+
+def may_be_older(path: Path) -> bool:
+    """Whether the file at `path` looks as if `ensure` had something to do; asked without SQLite, before it is open."""
+    try:
+        with path.open("rb") as file:
+            return int.from_bytes(file.read(_HEADER_OCTETS)[_USER_VERSION]) != VERSION
+    except FileNotFoundError:
+        return True
 
 
 def is_older(connection: sqlite3.Connection) -> bool:
