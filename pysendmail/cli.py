@@ -259,8 +259,8 @@ def ask(options: argparse.Namespace, request: Entry) -> Iterator[Entry]:
     yield from entries
 
 
-def follow(options: argparse.Namespace, request: Entry, show: Callable[[Entry], None]) -> None:
-    """The same, each entry as it comes."""
+def follow(options: argparse.Namespace, request: Entry, show: Callable[[Entry], None]) -> bool:
+    """The same, each entry as it comes. Returns whether there was a daemon to ask."""
     named = os.fsencode(options.config) if options.config else None
     try:
         socket_path = client.find_instance(named, *client.trusted_environ()).socket
@@ -280,9 +280,10 @@ def follow(options: argparse.Namespace, request: Entry, show: Callable[[Entry], 
             raise Failure(EX_TEMPFAIL, f"pysendmail: the daemon at {os.fsdecode(path)}: {lost}") from None
         if code:
             raise Failure(code, answer.error.decode("utf-8", "replace").rstrip("\n"))
-        return
+        return True
     for entry in _ask_queue(options, request, os.fsdecode(socket_path)):
         show(entry)
+    return False
 
 
 class _Answer:
@@ -348,8 +349,8 @@ def _flush(options: argparse.Namespace) -> int:
     request: Entry = {"verb": "flush", "filters": _filters(options)}
     if options.wait:
         return _flush_and_wait(options, request)
-    for entry in ask(options, request):
-        _print_flushed(entry["flushed"])
+    if not follow(options, request, lambda entry: _print_flushed(entry["flushed"])):
+        print("No daemon is running: nothing leaves before one does; --wait delivers it here.", file=sys.stderr)
     return EX_OK
 
 

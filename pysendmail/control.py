@@ -196,6 +196,7 @@ class Control:
             yield entry
 
     async def explain(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        daemon = (await self._circumstances()).daemon
         async for row in self._rows(right, request):
             history = await self._store.look(partial(listing.history_entry, row=row))
             waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
@@ -208,6 +209,7 @@ class Control:
                 config=self._config,
                 now=time.time(),
                 expires_at=row["expires_at"] if isinstance(row["expires_at"], float) else None,
+                daemon=daemon,
             )
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:

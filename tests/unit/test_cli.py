@@ -49,3 +49,12 @@ def test_status_with_a_configuration_that_cannot_be_used(
     assert (report["health"], report["queued"], report["smarthosts"]) == ("critical", None, [])
     assert said in report["warnings"][0] and str(file) in report["warnings"][0]
     assert cli.main(["-C", str(file), "history"]) == 78
+
+
+def test_flush_without_a_daemon_says_that_nothing_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is due, and waits all the same."""
+    file = tmp_path / "pysendmail.toml"
+    file.write_text(f'[daemon]\nsocket = "{tmp_path}/submit"\n[queue]\ndirectory = "{tmp_path}/queue"\n')
+    assert cli.main(["-C", str(file), "flush"]) == 0
+    said = capsys.readouterr()
+    assert "due now" in said.out and "No daemon is running: nothing leaves" in said.err
