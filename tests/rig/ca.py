@@ -47,6 +47,7 @@ class Authority:
         self._certificates[kind].configure_cert(context)
         if newest is not None:
             with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of the version
+                context.minimum_version = min(newest, context.minimum_version)
                 context.maximum_version = newest
             context.set_ciphers("DEFAULT:@SECLEVEL=0")  # OpenSSL has taken the oldest from all that are stronger
         if wants_client:

@@ -34,6 +34,7 @@ REPLIES: Mapping[str, str] = {
     "slow": "451 4.3.0 not yet",
 }
 START_S = 60.0
+_NOBODY = "nobody@nowhere.invalid"  # OpenSMTPD takes an empty list for one of another kind
 _NET = "iproute2"  # of every root
 _CERTIFICATE, _KEY = "/etc/smarthost.pem", "/etc/smarthost.key"
 
@@ -70,7 +71,7 @@ class Mta(ABC):
     def rule(self, name: str, *addresses: str) -> None:
         """Who is answered so from the next connection on; nobody else is any more."""
         file = self.root.path(f"{self.rules}/{name}")
-        file.write_text("".join(f"{self.line(name, address)}\n" for address in addresses))
+        file.write_text("".join(f"{self.line(name, address)}\n" for address in (_NOBODY, *addresses)))
         then = time.time() - 60
         os.utime(file, (then, then))  # Postfix waits for two seconds beside a file that may still be changing
 
@@ -95,7 +96,7 @@ class Mta(ABC):
         self.root.path("/etc/mailname").write_text(f"{NAME}\n")
         self.root.must("mkdir", "-p", self.rules)
         for name in REPLIES:
-            self.root.path(f"{self.rules}/{name}").touch()
+            Mta.rule(self, name)
         self.configure()
         self.start()
         self._wait()
