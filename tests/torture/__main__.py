@@ -29,6 +29,7 @@ PARTS = {
     "load": "torture.load:run",
     "power-cut": "torture.power_cut:run",
     "call-faults": "torture.call_faults:run",
+    "full-disks": "torture.full_disks:run",
     "matrix": "torture.matrix:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
