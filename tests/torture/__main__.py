@@ -30,6 +30,7 @@ PARTS = {
     "power-cut": "torture.power_cut:run",
     "call-faults": "torture.call_faults:run",
     "full-disks": "torture.full_disks:run",
+    "limits": "torture.limits:run",
     "matrix": "torture.matrix:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
