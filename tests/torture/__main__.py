@@ -31,6 +31,7 @@ PARTS = {
     "call-faults": "torture.call_faults:run",
     "full-disks": "torture.full_disks:run",
     "limits": "torture.limits:run",
+    "clocks": "torture.clocks:run",
     "matrix": "torture.matrix:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
