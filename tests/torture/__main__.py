@@ -32,6 +32,7 @@ PARTS = {
     "full-disks": "torture.full_disks:run",
     "limits": "torture.limits:run",
     "clocks": "torture.clocks:run",
+    "descriptors": "torture.descriptors:run",
     "matrix": "torture.matrix:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
