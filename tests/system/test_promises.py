@@ -1,7 +1,8 @@
 """The promises of ARCHITECTURE.md that have no file of their own here, one test with the name of each.
 
 1-5: tests/torture (test_kill_sweep, test_power_cut, test_copies); 1, 4: test_parallel; 3: test_reports;
-8, 9: test_tls_levels; 14: test_queue_work.
+8, 9: test_tls_levels; 11: test_writer, and all of it in tests/torture (full_disks, limits); 12: all of it in
+tests/torture (clocks); 14: test_queue_work.
 """
 
 from __future__ import annotations
