@@ -1,7 +1,8 @@
 """The promises of ARCHITECTURE.md that have no file of their own here, one test with the name of each.
 
 1-5: tests/torture (test_kill_sweep, test_power_cut, test_copies); 1, 4: test_parallel; 3: test_reports;
-8, 9: test_tls_levels; 14: test_queue_work.
+8, 9: test_tls_levels; 11: test_writer, and all of it in tests/torture (full_disks, limits); 12: all of it in
+tests/torture (clocks); 14: test_queue_work.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from rig import debian
+from rig.clock import WallClock
 from rig.instance import BIN, Instance, smarthost
 from rig.mounts import MIB, TMPFS, CannotMount, fill, mounted
 from rig.peer import Client, Ordinary, PeerThread
 
+DAY = 86400.0
 NASTY = b"first\n.\n..\n.dot\nbare \r cr\n\0nul\r\n.\r\nX\r\r\n" + bytes(range(128, 256)) + b"\nFrom here\n.\r\nno end"
 
 
@@ -214,27 +216,17 @@ def test_promise_11_a_disk_too_small_for_the_reserve_still_carries_mail(tmp_path
 
 def test_promise_12_a_clock_jump_expires_and_stops_nothing(tmp_path: Path) -> None:
     """30 days forward, then a day back: the mail is neither expired nor late, and the daemon does not spin."""
-    library = debian.file("/usr/lib/*/faketime/libfaketime.so.1", "libfaketime")
-    clock = tmp_path / "clock"
-    clock.write_text("+0\n")
-    environment = {
-        "LD_PRELOAD": library,
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_NO_CACHE": "1",
-    }
+    clock = WallClock(tmp_path)
     later = {"late@example.org": "451 4.2.0 not now"}
     with PeerThread(Ordinary(rcpt=later)) as peer:
         instance = Instance(tmp_path, smarthosts=[smarthost(peer)], retry={"first": "1s", "factor": 1.0})
         try:
-            instance.start(environment=environment)
+            instance.start(environment=clock.environment)
             instance.submit("late@example.org")
             instance.wait_for("outcome", status="deferred")
-            for jump in ("+30d", "-1d"):
+            for ahead in (30 * DAY, -DAY):
                 seen = len(instance.events)
-                # In one step: the library reads it at any moment.
-                clock.with_suffix(".new").write_text(f"{jump}\n")
-                clock.with_suffix(".new").replace(clock)
+                clock.set(ahead)
                 instance.wait_for("clock", after=seen)
                 instance.wait_for("outcome", after=seen, status="deferred", count=2)
             assert instance.matching("outcome", fields={"status": "expired"}) == []
