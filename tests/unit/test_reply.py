@@ -85,6 +85,9 @@ def test_what_was_complete_counts() -> None:
     reader = ReplyReader()
     assert [reply.code for reply in reader.feed(b"250 ok\r\n250-and\r\n550 not\r\n")] == [250]
     assert "begins with 250 and goes on with 550" in reader.broken
+    reader = ReplyReader()
+    reader.feed(b"rubbish\r\n")
+    assert reader.broken == "not an SMTP reply: rubbish"
 
 
 def test_replies_without_words() -> None:
