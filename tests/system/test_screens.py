@@ -46,6 +46,13 @@ def test_what_is_asked_once(instance: Instance) -> None:
         status = seen.see(ended(0))
         assert "2 queued (oldest " in status and status.count("smarthost main") == 1
 
+        seen.run("mailq")
+        titles, _, *rows = seen.see(ended(0)).splitlines()[1:]
+        to = slice(titles.index("To"), titles.index("State"))
+        assert "".join(row[to].strip() for row in rows if row[: to.start].isspace()).endswith("late@example.org")
+        assert [row.split()[-1] for row in rows if row.startswith("8")] == ["deferred"] * 2
+        assert sum("    451 4.2.1 busy \\x1b[2J, and a long answer, as they come:" in row for row in rows) == 2
+
         seen.run("pysendmail history --chart")
         chart = seen.see(ended(0)).splitlines()
         assert chart[0].startswith("From ") and chart[0].endswith("24 times 1 h")
