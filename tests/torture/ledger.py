@@ -20,8 +20,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,25 @@ class Subject(Instance):
             if left <= 0:
                 return False
             self.news(seen, min(left, LOOK_S))
+
+    def mailq(self, **options: Any) -> list[dict[str, Any]]:
+        return self._answer(partial(super().mailq, **options))
+
+    def history(self, *arguments: str) -> list[dict[str, Any]]:
+        return self._answer(partial(super().history, *arguments))
+
+    def _answer(self, ask: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """What a daemon says, or the next one where it died over the question: a death may come as late as that."""
+        while True:
+            starts = len(self.matching("start"))
+            try:
+                return ask()
+            except AssertionError:
+                if not self.happens(partial(self._started_since, starts), PATIENCE_S):
+                    raise
+
+    def _started_since(self, starts: int) -> bool:
+        return len(self.matching("start")) > starts
 
     def rest(self) -> Rest | None:
         """What the daemon takes of the machine in the next REST_S seconds; None where it has ended."""
