@@ -178,8 +178,8 @@ def run(instance: Instance, wanted: Wanted, ask: Ask) -> int:
         smarthost["username"] = dialogue.text("User name", "--username", smarthost["username"])
         password = dialogue.password("Password")
     if tables:
-        print(placing.difference(instance.path, before, new.text), end="")
-        if not wanted.replace and not dialogue.yes(f"Change {instance.path} so? The old one is kept", default=False):
+        print(difference := placing.difference(instance.path, before, new.text), end="")
+        if not wanted.replace and not dialogue.yes(consent(instance.path, difference), default=False):
             raise SetupFailed(EX_CANTCREAT, "nothing was written")
     try:
         for line in placing.write(instance.path, new.text, new.draft, new.config.queue.directory, time.time()):
@@ -193,6 +193,12 @@ def run(instance: Instance, wanted: Wanted, ask: Ask) -> int:
     if not served:
         dialogue.say(f"No daemon runs, and mail leaves only when one does: {_start_it(instance)}")
     return code
+
+
+def consent(file: Path, difference: str) -> str:
+    """What is asked before anything is written over, below the difference that it makes."""
+    what = f"Change {file} so" if difference else f"{file} stays as it is, only the password is written anew"
+    return f"{what}? The old one is kept"
 
 
 def _again(facts: dict[str, Any], dialogue: Dialogue) -> bool:

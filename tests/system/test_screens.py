@@ -40,11 +40,18 @@ def instance(tmp_path: Path) -> Iterator[Instance]:
 
 
 def test_what_is_asked_once(instance: Instance) -> None:
-    """status, chart and explain: one screen each, with the next prompt; what a server wrote moves no cursor."""
+    """status, list, chart and explain: one screen each, with the next prompt; what a server wrote moves no cursor."""
     with terminal(instance) as seen:
         seen.run("pysendmail status")
         status = seen.see(ended(0))
         assert "2 queued (oldest " in status and status.count("smarthost main") == 1
+
+        seen.run("pysendmail queue list")
+        titles, _, *rows = seen.see(ended(0)).splitlines()
+        to = slice(titles.index("To"), titles.index("State"))
+        assert "".join(row[to].strip() for row in rows if row[: to.start].isspace()).endswith("late@example.org")
+        assert [row.split()[-1] for row in rows if row.startswith("8")] == ["deferred"] * 2
+        assert sum("    451 4.2.1 busy \\x1b[2J, and a long answer, as they come:" in row for row in rows) == 2
 
         seen.run("pysendmail history --chart")
         chart = seen.see(ended(0)).splitlines()
