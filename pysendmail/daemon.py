@@ -418,10 +418,8 @@ def serve(instance: Instance, *, once: bool = False) -> int:
         queue = Queue.open(directory)
     except HandOverError as error:
         return _failed(EX_CONFIG, str(error))
-    except QueueError as error:
+    except (QueueError, SchemaError) as error:
         return _failed(EX_TEMPFAIL, str(error))
-    except SchemaError as error:
-        return _failed(EX_TEMPFAIL, f"{directory}: {error}")
     except sqlite3.Error as error:
         return _failed(EX_TEMPFAIL, f"{directory}/queue.db: {error}; pysendmail check says what to do")
     except OSError as error:
