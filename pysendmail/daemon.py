@@ -231,7 +231,13 @@ class Daemon:
             max_message_size=self._config.queue.max_message_size,
         )
 
-    def _circumstances(self) -> Circumstances:
+    async def _circumstances(self) -> Circumstances:
+        secrets, smarthosts = self._secrets, self._config.smarthost
+
+        def problems() -> dict[str, str]:
+            return {smarthost.name: problem for smarthost in smarthosts if (problem := secrets.check(smarthost))}
+
+        secret_problems = await asyncio.to_thread(problems)  # files that may lie on a disk which does not answer
         return Circumstances(
             daemon=True,
             store_error=self._store_error,
@@ -239,11 +245,7 @@ class Daemon:
             reserve_given_up=self._reserve.given_up,
             takes_mail=takes_mail(self._config.queue.directory, self._config.queue.reserve),
             listen_problems=self._loopback.problems if self._loopback is not None else {},
-            secret_problems={
-                smarthost.name: problem
-                for smarthost in self._config.smarthost
-                if (problem := self._secrets.check(smarthost))
-            },
+            secret_problems=secret_problems,
         )
 
     async def _sight(self) -> Sight:
@@ -416,12 +418,14 @@ def serve(instance: Instance, *, once: bool = False) -> int:
         queue = Queue.open(directory)
     except HandOverError as error:
         return _failed(EX_CONFIG, str(error))
-    except (QueueError, SchemaError) as error:
+    except QueueError as error:
         return _failed(EX_TEMPFAIL, str(error))
+    except SchemaError as error:
+        return _failed(EX_TEMPFAIL, f"{directory}: {error}")
     except sqlite3.Error as error:
         return _failed(EX_TEMPFAIL, f"{directory}/queue.db: {error}; pysendmail check says what to do")
     except OSError as error:
-        return _failed(EX_TEMPFAIL, f"{directory}: {error}")
+        return _failed(EX_TEMPFAIL, f"{directory}: {error}; pysendmail check says what to do")
     if loaded.error is None:
         with suppress(OSError):
             config_file.save_last_good(loaded.text, directory)
@@ -429,6 +433,8 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     gc.freeze()  # what is here stays: no collection looks at it, which would hold the loop up for some milliseconds
     try:
         return asyncio.run(_serve(instance, loaded, queue, listeners, once=once))
+    except OSError as error:  # no descriptor is left for a loop or a thread's
+        return _failed(EX_TEMPFAIL, f"the daemon cannot go on: {error}")
     finally:
         queue.close()
         for listener in listeners:

@@ -94,7 +94,7 @@ def run(
     DAEMON_IS_BACK instead: a daemon has started meanwhile and takes the message, all of which is standard input again.
     """
     name = printable(argv[0].rpartition(b"/")[2], 40) if argv else "sendmail"
-    quiet = False
+    quiet, undone = False, "nothing was queued"
     try:
         invocation = command_line.parse(argv)
         quiet = invocation.error_mode == "quiet"
@@ -111,6 +111,7 @@ def run(
             return _submit(invocation, environ, chunks, submission_id, config, socket_path)
         if invocation.mode is Mode.SMTP:
             return asyncio.run(_smtp(invocation, environ, chunks, config, socket_path))
+        undone = modes.UNDONE
         asyncio.run(_perform(invocation, loaded, socket_path, chunks))
         if invocation.mode is Mode.FLUSH and invocation.wait:
             return _daemon(instance, once=True)
@@ -122,9 +123,13 @@ def run(
         return _failed(name, EX_CONFIG, str(error))
     except sqlite3.Error as error:
         where = f"{config.queue.directory}/queue.db"
-        return _failed(name, EX_TEMPFAIL, f"{where}: {error}: nothing was queued; pysendmail check says what to do")
-    except (QueueError, SchemaError, OSError) as error:
-        return _failed(name, EX_TEMPFAIL, f"{error}: nothing was queued, try again")
+        return _failed(name, EX_TEMPFAIL, f"{where}: {error}: {undone}; pysendmail check says what to do")
+    except SchemaError as error:
+        return _failed(name, EX_TEMPFAIL, f"{error}; {undone}")
+    except QueueError as error:
+        return _failed(name, EX_TEMPFAIL, f"{error}: {undone}, try again")
+    except OSError as error:
+        return _failed(name, EX_TEMPFAIL, f"{error}: {undone}; pysendmail check says what to do")
     return EX_OK
 
 
@@ -250,7 +255,7 @@ class QueueInTurns:
         try:
             return _commit(self._queue, step)
         except sqlite3.Error as error:
-            raise (StoreFull if is_full(error) else StoreBroken)(str(error)) from None
+            raise (StoreFull if is_full(error, self._config.queue.directory) else StoreBroken)(str(error)) from None
 
     def end(self) -> None:
         self._owned.close()
@@ -375,6 +380,13 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
             max_message_size=config.queue.max_message_size,
         )
 
+    async def circumstances() -> Circumstances:
+        return Circumstances(
+            daemon=False,
+            config_error=str(loaded.error) if loaded.error else None,
+            takes_mail=takes_mail(directory, config.queue.reserve),
+        )
+
     async def forget(name: str) -> None:
         await store.change(lambda queue: queue.remember_tls(name, None))
 
@@ -384,11 +396,7 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
             store=store,
             events=_silent(),
             postmaster=Postmaster(config, lambda: aliases),
-            circumstances=lambda: Circumstances(
-                daemon=False,
-                config_error=str(loaded.error) if loaded.error else None,
-                takes_mail=takes_mail(directory, config.queue.reserve),
-            ),
+            circumstances=circumstances,
             relays=lambda: relays,
             flush=lambda: None,
             probe=probe_one,
