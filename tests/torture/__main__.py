@@ -30,6 +30,7 @@ PARTS = {
     "power-cut": "torture.power_cut:run",
     "call-faults": "torture.call_faults:run",
     "matrix": "torture.matrix:run",
+    "encoder": "torture.encoder:run",
     "corpora": "torture.corpora:run",
     "fuzz": "torture.fuzz:run",
 }
