@@ -31,6 +31,7 @@ PARTS = {
     "call-faults": "torture.call_faults:run",
     "matrix": "torture.matrix:run",
     "encoder": "torture.encoder:run",
+    "model": "torture.model:run",
     "corpora": "torture.corpora:run",
     "fuzz": "torture.fuzz:run",
 }
