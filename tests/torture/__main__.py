@@ -35,6 +35,8 @@ PARTS = {
     "descriptors": "torture.descriptors:run",
     "matrix": "torture.matrix:run",
     "tls": "torture.tls:run",
+    "encoder": "torture.encoder:run",
+    "model": "torture.model:run",
     "corpora": "torture.corpora:run",
     "fuzz": "torture.fuzz:run",
     "soak": "torture.soak:run",
