@@ -76,17 +76,16 @@ def test_a_queue_that_cannot_be_opened_waits(open_path: Path) -> None:
     assert [message.recipients for message in peer.messages] == [["<bob@example.org>"]]
 
 
-@pytest.mark.parametrize(("call", "words"), [("flock", b"queue.lock cannot be locked"), ("fcntl", b"locked")])
-def test_a_file_system_without_locks_is_refused(tmp_path: Path, call: str, words: bytes) -> None:
+def test_a_file_system_without_locks_is_refused(tmp_path: Path) -> None:
     """As on some that come over the network: 75 and words, and nothing of the queue is lost."""
     strace = program("strace", "strace")
     instance = Instance(tmp_path)
     instance.submit("bob@example.org")
-    files = [f"--trace-path={instance.queue_directory}/{name}" for name in ("queue.db", "queue.lock")]
-    wrapper = [strace, "-f", "-o", os.devnull, *files, f"--inject={call}:error=ENOLCK"]
+    lock = f"--trace-path={instance.queue_directory}/queue.lock"
+    wrapper = [strace, "-f", "-o", os.devnull, lock, "--inject=flock:error=ENOLCK"]
     done = instance.under(wrapper, "sendmail", "carol@example.org")
     assert (done.returncode, done.stderr.count(b"\n")) == (75, 1), done.stderr
-    assert str(instance.queue_directory).encode() in done.stderr and words in done.stderr
+    assert f"{instance.queue_directory}/queue.lock cannot be locked".encode() in done.stderr
     assert len(instance.mailq()) == 1
 
 
