@@ -11,8 +11,14 @@ interface for people (`sqlite3 -readonly`, Datasette); the tables may change wit
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
+
+from pysendmail import __version__
 
 VERSION = 3
+# Of a database file: where `PRAGMA user_version` is kept (https://www.sqlite.org/fileformat.html, 1.3).
+_HEADER_OCTETS = 100
+_USER_VERSION = slice(60, 64)
 
 
 class SchemaError(Exception):
@@ -179,22 +185,37 @@ WHERE m.state IN ('queued', 'done');
 """
 
 
-def is_older(connection: sqlite3.Connection) -> bool:
-    """Whether `ensure` has something to do: what this version asks for may not be there.
+def may_be_older(path: Path) -> bool:
+    """Whether the file at `path` looks as if `ensure` had something to do; asked without SQLite, before it is open."""
+    try:
+        with path.open("rb") as file:
+            return int.from_bytes(file.read(_HEADER_OCTETS)[_USER_VERSION]) != VERSION
+    except FileNotFoundError:
+        return True
 
-    Raises SchemaError for a database that is newer than this code: what stands in it now may mean something else.
-    """
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+def is_older(connection: sqlite3.Connection) -> bool:
+    """Whether `ensure` has something to do: what this version asks for may not be there."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0]) < VERSION
+
+
+def refuse_newer(connection: sqlite3.Connection) -> None:
+    """Raises SchemaError for a database that is newer than this code."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
+        file = connection.execute("PRAGMA database_list").fetchone()[2]
         raise SchemaError(
-            f"queue.db was written by a newer pysendmail (schema {version}, this version knows {VERSION}): "
+            f"{file} was written by a newer pysendmail (schema {version}; {__version__} knows {VERSION}): "
             "install that version again; see pysendmail(8), RECOVERY"
         )
-    return version < VERSION
 
 
 def ensure(connection: sqlite3.Connection) -> None:
-    """Make the schema what this version wants. The caller holds queue.lock. SchemaError as `is_older`."""
+    """Make the schema what this version wants. The caller holds queue.lock.
+
+    Raises SchemaError for a database that is newer than this code.
+    """
+    refuse_newer(connection)
     if not is_older(connection):
         return
     # Imported only here: 125 ms that a queue which is up to date need not pay.

@@ -7,6 +7,7 @@ one writer; the kernel frees it when he dies.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pwd
@@ -20,6 +21,8 @@ from pathlib import Path
 FREE_FLOOR = 4 * 1024 * 1024  # a submission leaves at least this much of the disk, beside twice its own size
 LEAST_RESERVE = 64 * 1024  # enough to record outcomes on a full disk (measured); less is none
 LOCK_WAIT_S = 10.0
+TRIAL_OCTETS = 64 * 1024  # more than SQLite writes at once
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SERVICE_USER = "pysendmail"
 
 
@@ -257,3 +260,20 @@ def free_octets(directory: Path) -> int:
     """What an unprivileged process may still write on this file system."""
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
+
+
+def has_no_room(directory: Path) -> bool:
+    """Whether queue.db can grow no more: the disk is full, or a quota or a limit on sizes of files is reached.
+
+    Tried where that would show, at the end of the longest of its files, in a file without a name. None of SQLite's own
+    is opened: to close it would take away this process' locks.
+    """
+    try:
+        longest = max(file.stat().st_size for file in directory.glob("queue.db*"))
+        trial = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            return os.pwrite(trial, bytes(TRIAL_OCTETS), longest) < TRIAL_OCTETS
+        finally:
+            os.close(trial)
+    except OSError as error:
+        return error.errno in NO_ROOM

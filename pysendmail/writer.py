@@ -10,10 +10,10 @@ A step may be an object whose class has `together(queue, steps)`: it does all st
 statements than each for itself, and returns the result of each, or the error that is its own. If it raises, it is
 undone and each is run for itself.
 
-On a full disk: steps that must not be lost (outcomes) are run again after the ballast was given up and the WAL
-emptied, for as long as it takes or until `hurry`; all others fail with StoreFull. Any other error of the store is
-fatal to the daemon: `on_broken` is called once and every later step fails, since what SQLite holds after an I/O
-error is not known until it is opened again.
+On a full disk, or where a quota or a limit on sizes of files leaves no room: steps that must not be lost (outcomes)
+are run again after the ballast was given up and the WAL emptied, for as long as it takes or until `hurry`; all others
+fail with StoreFull. Any other error, of the store or of the thread, is fatal to the daemon: `on_broken` is called
+once and every later step fails, since what SQLite holds after an I/O error is not known until it is opened again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pysendmail.checkpoints import Checkpoints
 from pysendmail.queue import Queue
 from pysendmail.records import LaneState, NewMessage
-from pysendmail.spool import Reserve
+from pysendmail.spool import Reserve, has_no_room
 
 T = TypeVar("T")
 MAX_BATCH = 256
@@ -43,6 +45,8 @@ SPARE_PAGES = 2048  # 8 MiB that may stay free, for the mail to come
 QUIET_S = 1.0  # nobody has written for so long: time to see whether there are more
 GIVE_BACK_S = 10.0  # so long after a drain the rest begins to go back; and again, as long as somebody writes meanwhile
 VACUUM_PAGES = 1000  # given back in one commit, in some 10 ms: whoever comes meanwhile waits for no more
+FULL = "there is no room for queue.db (a full disk, a quota, or a limit on sizes of files)"
+WRITE_ERRORS = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")
 
 
 class StoreFull(Exception):
@@ -61,6 +65,7 @@ class _Step:
     together: Callable[[Queue, list[Any]], list[Any]] | None = None  # does this for many steps of the kind
     result: Any = None
     error: BaseException | None = None
+    over: bool = False  # what it gave is on its way to who waits
 
 
 class Crowd:
@@ -148,13 +153,23 @@ class Writer:
             try:
                 step = self._steps.get(timeout=self._patience())
             except queues.Empty:
-                self._use_the_quiet()
+                self._guard((), self._use_the_quiet)
                 continue
             self._disturbed = True
             if batch := self._gather(step):
-                begun = time.monotonic()
-                self._commit(batch)
-                self._crowd.committed(len(batch), self._steps.qsize(), begun, time.monotonic())
+                self._guard(batch, partial(self._answer, batch))
+
+    def _guard(self, batch: Sequence[_Step], work: Callable[[], None]) -> None:
+        """Whatever goes wrong (no memory, no descriptor, an error of ours), who waits hears of it, and nobody hangs."""
+        try:
+            work()
+        except Exception as error:
+            self._break([step for step in batch if not step.over], error)
+
+    def _answer(self, batch: list[_Step]) -> None:
+        begun = time.monotonic()
+        self._commit(batch)
+        self._crowd.committed(len(batch), self._steps.qsize(), begun, time.monotonic())
 
     def _gather(self, step: _Step | None) -> list[_Step]:
         """The steps that share a commit: all that wait, and who is back in time."""
@@ -203,7 +218,7 @@ class Writer:
                 self._transact(waiting)
             except sqlite3.Error as error:
                 self._queue.rollback()
-                if not is_full(error):
+                if not is_full(error, self._queue.directory):
                     self._break(waiting, error)
                     return
             else:
@@ -214,7 +229,7 @@ class Writer:
             if waiting and self._hurried and self._reserve.given_up:
                 # The next start finds these attempts unfinished, as after a crash; who stops us need not kill us.
                 for step in waiting:
-                    step.error = StoreFull("the disk that holds queue.db is full, and we stop")
+                    step.error = StoreFull(f"{FULL}, and we stop")
                 self._finish(waiting)
                 return
             if waiting:
@@ -229,12 +244,12 @@ class Writer:
             else:
                 self._checkpoints.committed()
         except sqlite3.Error as error:
-            if not is_full(error):  # then the next commit makes room
+            if not is_full(error, self._queue.directory):  # then the next commit makes room
                 self._break((), error)
 
     def _cannot_write_back(self, error: sqlite3.Error) -> None:
         """On the thread of the checkpoints: what cannot be written there breaks the store, as it would here."""
-        if not is_full(error):
+        if not is_full(error, self._queue.directory):
 
             def fail(_queue: Queue) -> None:
                 raise error
@@ -245,7 +260,7 @@ class Writer:
         """The disk is full: refuse what may be refused; returns what must not."""
         refused = [step for step in steps if not step.must]
         for step in refused:
-            step.error = StoreFull("the disk that holds queue.db is full")
+            step.error = StoreFull(FULL)
         if refused:
             self._finish(refused)
         return [step for step in steps if step.must]
@@ -307,15 +322,18 @@ class Writer:
         if not first:
             threading.Event().wait(RETRY_FULL_S)
 
-    def _break(self, steps: Sequence[_Step], error: sqlite3.Error) -> None:
+    def _break(self, steps: Sequence[_Step], error: Exception) -> None:
+        words = str(error) or type(error).__name__
         if not self._broken:
-            self._broken = str(error)
-            self._loop.call_soon_threadsafe(self._on_broken, str(error))
+            self._broken = words
+            self._loop.call_soon_threadsafe(self._on_broken, words)
         for step in steps:
-            step.error = StoreBroken(str(error))
+            step.error = StoreBroken(words)
         self._finish(steps)
 
     def _finish(self, steps: Sequence[_Step]) -> None:
+        for step in steps:
+            step.over = True
         lanes: list[LaneState] = []
         if not self._broken:
             with suppress(sqlite3.Error):
@@ -356,5 +374,10 @@ def _tell(step: _Step) -> None:
         step.future.set_result(step.result)
 
 
-def is_full(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+def is_full(error: sqlite3.Error, directory: Path) -> bool:
+    """Whether there was no room. SQLite says so of ENOSPC alone, and calls a quota or a limit an error of I/O.
+
+    It undoes the transaction in the same way for both, where it was a write that failed.
+    """
+    name = getattr(error, "sqlite_errorname", "")
+    return name == "SQLITE_FULL" or (name in WRITE_ERRORS and has_no_room(directory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -485,6 +486,25 @@ async def test_a_body_that_lost_a_part(tmp_path: Path) -> None:
         outcome = await one.events.wait_for("outcome", status="deferred")
         assert "ends 4994 octets early" in str(outcome["reply"])
         assert peer.messages == []
+
+
+async def test_a_bounce_waits_for_aliases_that_cannot_be_read(tmp_path: Path) -> None:
+    """That is no error of ours: the log says which file, the message is tried again and bounces once it can be."""
+    async with Peer(Ordinary(rcpt={"bob@example.org": "550 5.1.1 unknown"})) as peer, engine(
+        tmp_path, smarthost(peer)
+    ) as one:  # fmt: skip
+        one.policy.unread = "/etc/aliases: Too many open files"
+        queue_id = await one.accept()
+        told = await one.events.wait_for("unaddressed", queue_id=queue_id)
+        assert told["error"] == one.policy.unread
+        state = "SELECT state, attempts, reply FROM recipient WHERE address = 'bob@example.org'"
+        await one.accept("carol@example.net")
+        await one.events.wait_for("outcome", status="sent")
+        ((waits, attempts, reply),) = await one.rows(state)
+        assert (waits, attempts) == ("queued", 1) and one.policy.unread in reply
+        one.policy.unread = ""
+        await one.writer.run(lambda queue: queue.flush(time.time()))
+        await one.events.wait_for("outcome", queue_id=queue_id, status="bounced")
 
 
 # -- errors of ours --

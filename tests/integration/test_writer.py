@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import sqlite3
-import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,9 +21,10 @@ from pysendmail.records import LaneState, NewMessage
 from pysendmail.settling import Settling
 from pysendmail.spool import FREE_FLOOR, Reserve, free_octets
 from pysendmail.writer import CROWD_REST, CROWD_S, Crowd, StoreBroken, StoreFull, Writer
+from rig.mounts import MIB, TMPFS, CannotMount, fill, mounted
 from rig.store import NOW, PlainPolicy, Store, new_message, settlement
 
-KIB, MIB = 1024, 1024 * 1024
+KIB = 1024
 
 
 class Desk:
@@ -273,32 +274,54 @@ async def test_a_broken_store(tmp_path: Path) -> None:
     store.queue.close()
 
 
+async def test_an_error_of_the_thread_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """Whatever goes wrong beside a step: who waits hears of it, and so do all who come later."""
+
+    class Wrong:
+        """Steps that together give no result."""
+
+        def __call__(self, queue: Queue) -> None:
+            pass
+
+        @staticmethod
+        def together(queue: Queue, steps: list[Any]) -> list[Any]:
+            return []
+
+    async with desk(tmp_path) as one, asyncio.timeout(30):
+        with one.busy():
+            tasks = await soon(one.run(Wrong()), one.run(Wrong()))
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(error) for error in errors] == [StoreBroken] * 2
+        with pytest.raises(StoreBroken):
+            await one.run(accept())
+        assert len(one.broken) == 1
+
+
+async def test_a_commit_needs_no_descriptor(tmp_path: Path) -> None:
+    """When no file can be opened any more, mail is accepted and recorded all the same."""
+    async with desk(tmp_path) as one:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)  # the lowest number that is free
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            await one.run(accept())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert not one.broken
+
+
 # -- a full disk --
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "pysendmail-test", str(tmp_path)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode()}")
     try:
-        yield tmp_path
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
-
-
-def fill(directory: Path) -> Path:
-    """Another program eats all that is free."""
-    path = directory / "another.log"
-    with open(path, "ab", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
-    return path
+        with mounted(TMPFS, tmp_path, 8 * MIB) as disk:
+            yield disk
+    except CannotMount as why:
+        pytest.skip(f"a full disk: {why}")
 
 
 async def test_promise_11_a_full_disk(small_disk: Path) -> None:
@@ -357,6 +380,34 @@ async def test_a_must_step_waits_for_room(small_disk: Path) -> None:
         other.unlink()
         async with asyncio.timeout(10):
             await must
+        assert not one.broken
+
+
+@contextlib.contextmanager
+def sizes_limited(octets: int) -> Iterator[None]:
+    """No file of this process may be longer."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (octets, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+async def test_promise_11_a_limit_on_sizes_of_files_is_a_full_disk(tmp_path: Path) -> None:
+    """Where queue.db may not grow, a submission fails, an outcome waits, nothing breaks, and then all goes on."""
+    async with desk(tmp_path) as one:
+        await one.run(accept())
+        with sizes_limited(500 * KIB):
+            with pytest.raises(StoreFull):
+                await one.run(accept(body=b"x" * 600 * KIB))
+            (must,) = await soon(one.run(accept(body=b"y" * 600 * KIB), must=True))
+            with pytest.raises(StoreFull):
+                await one.run(accept(body=b"z" * 600 * KIB))
+            assert not must.done()
+        async with asyncio.timeout(30):
+            await must
+            await one.run(accept())
         assert not one.broken
 
 

@@ -22,16 +22,17 @@ KINDS = ("good", "wrong name", "expired", "unknown authority", "self-signed")
 class Authority:
     """Certificates are made once for each kind."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = NAME) -> None:
+        """`name`: of the host that good certificates are for."""
         self._ca = trustme.CA()
         stranger = trustme.CA()
         past = datetime.datetime(2001, 1, 1)
         later = past + datetime.timedelta(days=1)
         self._certificates = {
-            "good": self._ca.issue_cert(NAME, "127.0.0.1"),
+            "good": self._ca.issue_cert(name, "127.0.0.1"),
             "wrong name": self._ca.issue_cert("other.example"),
-            "expired": self._ca.issue_cert(NAME, not_before=past, not_after=later),
-            "unknown authority": stranger.issue_cert(NAME),
+            "expired": self._ca.issue_cert(name, not_before=past, not_after=later),
+            "unknown authority": stranger.issue_cert(name),
             "self-signed": trustme.LeafCert(stranger.private_key_pem.bytes(), stranger.cert_pem.bytes(), []),
         }
         self.file = str(directory / "ca.pem")

@@ -128,8 +128,8 @@ def _abort(writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
 
-def _enter(network: Path) -> None:
-    """This thread's sockets are in that network from now on (os.setns came with Python 3.12)."""
+def enter(network: Path) -> None:
+    """This thread's new sockets are in that network from now on (os.setns came with Python 3.12)."""
     libc = ctypes.CDLL(None, use_errno=True)
     with network.open() as namespace:
         if libc.setns(namespace.fileno(), 0):
@@ -327,7 +327,7 @@ class PeerThread:
     def _live(self) -> None:
         try:
             if self._network:
-                _enter(self._network)
+                enter(self._network)
             asyncio.run(self._run())
         finally:
             self._ready.set()

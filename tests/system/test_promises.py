@@ -1,7 +1,8 @@
 """The promises of ARCHITECTURE.md that have no file of their own here, one test with the name of each.
 
 1-5: tests/torture (test_kill_sweep, test_power_cut, test_copies); 1, 4: test_parallel; 3: test_reports;
-8, 9: test_tls_levels; 14: test_queue_work.
+8, 9: test_tls_levels; 11: test_writer, and all of it in tests/torture (full_disks, limits); 12: all of it in
+tests/torture (clocks); 14: test_queue_work.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -18,10 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from rig import debian
+from rig.clock import WallClock
 from rig.instance import BIN, Instance, smarthost
+from rig.mounts import MIB, TMPFS, CannotMount, fill, mounted
 from rig.peer import Client, Ordinary, PeerThread
 
+DAY = 86400.0
 NASTY = b"first\n.\n..\n.dot\nbare \r cr\n\0nul\r\n.\r\nX\r\r\n" + bytes(range(128, 256)) + b"\nFrom here\n.\r\nno end"
 
 
@@ -159,30 +161,11 @@ def test_promise_10_a_log_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 32 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=32m,mode=0755", "tmpfs", str(disk)]
-    if (
-        os.geteuid() != 0
-        or not shutil.which("mount")
-        or subprocess.run(mount, capture_output=True, check=False).returncode
-    ):
-        pytest.skip("a full disk: needs root, and to be allowed to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """A file that leaves no room."""
-    ballast = disk / "filler"
-    with ballast.open("wb", buffering=0) as stream:
-        for size in (1 << 20, 1 << 12, 1):
-            try:
-                while True:
-                    stream.write(b"\0" * size)
-            except OSError:
-                continue
-    return ballast
+    try:
+        with mounted(TMPFS, tmp_path / "disk", 32 * MIB) as disk:
+            yield disk
+    except CannotMount as why:
+        pytest.skip(f"a full disk: {why}")
 
 
 def test_promise_11_a_full_disk_refuses_remembers_and_recovers(tmp_path: Path, small_disk: Path) -> None:
@@ -233,27 +216,17 @@ def test_promise_11_a_disk_too_small_for_the_reserve_still_carries_mail(tmp_path
 
 def test_promise_12_a_clock_jump_expires_and_stops_nothing(tmp_path: Path) -> None:
     """30 days forward, then a day back: the mail is neither expired nor late, and the daemon does not spin."""
-    library = debian.file("/usr/lib/*/faketime/libfaketime.so.1", "libfaketime")
-    clock = tmp_path / "clock"
-    clock.write_text("+0\n")
-    environment = {
-        "LD_PRELOAD": library,
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_NO_CACHE": "1",
-    }
+    clock = WallClock(tmp_path)
     later = {"late@example.org": "451 4.2.0 not now"}
     with PeerThread(Ordinary(rcpt=later)) as peer:
         instance = Instance(tmp_path, smarthosts=[smarthost(peer)], retry={"first": "1s", "factor": 1.0})
         try:
-            instance.start(environment=environment)
+            instance.start(environment=clock.environment)
             instance.submit("late@example.org")
             instance.wait_for("outcome", status="deferred")
-            for jump in ("+30d", "-1d"):
+            for ahead in (30 * DAY, -DAY):
                 seen = len(instance.events)
-                # In one step: the library reads it at any moment.
-                clock.with_suffix(".new").write_text(f"{jump}\n")
-                clock.with_suffix(".new").replace(clock)
+                clock.set(ahead)
                 instance.wait_for("clock", after=seen)
                 instance.wait_for("outcome", after=seen, status="deferred", count=2)
             assert instance.matching("outcome", fields={"status": "expired"}) == []

@@ -29,8 +29,15 @@ PARTS = {
     "load": "torture.load:run",
     "power-cut": "torture.power_cut:run",
     "call-faults": "torture.call_faults:run",
+    "full-disks": "torture.full_disks:run",
+    "limits": "torture.limits:run",
+    "clocks": "torture.clocks:run",
+    "descriptors": "torture.descriptors:run",
     "matrix": "torture.matrix:run",
     "tls": "torture.tls:run",
+    "corpora": "torture.corpora:run",
+    "fuzz": "torture.fuzz:run",
+    "soak": "torture.soak:run",
     "peers": "torture.peers:run",
 }
 Run = Callable[[Size, int, Path, str], Part]

@@ -17,9 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from torture.evidence import Excuse
-from torture.kill_sweep import WORKERS, Sweep, choose, players, prepared, told
+from torture.kill_sweep import Sweep, choose, players, prepared, told
 from torture.report import Part, Size
 from torture.scenarios import SCENARIOS, Stage
+from torture.traffic import WORKERS
 
 DISK = ("EIO", "ENOSPC", "EDQUOT")
 ERRORS: dict[str, Sequence[str]] = {

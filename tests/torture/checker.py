@@ -23,7 +23,7 @@ TRUSTED_SHARE = 0.8  # of an interval: gaps may be shorter by 20 %, or by the co
 SHORT_GAPS = 3  # in a row after attempts without an answer: a connection found dead in idleness is no attempt
 STARVING = 10  # times quiet_s, for the first attempt: so long other mail may have its turn
 FAILURE_MEMORY_S = 600.0  # a failed handshake lets the next connections go on in clear for so long
-MADE_DUE = ("start", "flush", "released")  # events after which mail is tried at once
+MADE_DUE = ("start", "flush", "released", "clock")  # events after which mail is tried at once; a clock set forward
 # Header fields that we may add.
 ADDED = {"received", "date", "message-id", "from", "to", "sender", "x-authentication-warning", "mime-version"}
 ONCE = {"date", "message-id", "from", "to", "mime-version"}  # of these, what the submitter did not write

@@ -37,6 +37,7 @@ from torture import faults
 from torture.evidence import Violation
 from torture.report import Part, Size
 from torture.scenarios import SCENARIOS, Scenario, Stage, Template
+from torture.traffic import WORKERS
 
 CALLS = (
     *("pwrite64", "pwritev", "pwritev2", "write", "writev", "fdatasync", "fsync", "ftruncate", "fallocate"),
@@ -52,7 +53,6 @@ NEVER = 65535  # the K of a point that no run comes to; strace takes no larger o
 SHOWN = 3000  # octets of a log
 ACCEPTED = "half-refused:writer:fdatasync:4"  # when one message is accepted, its submitter knows, and not all is sent
 HANDED_OVER = "submit:main:accept4:1"  # when sendmail has said all, and the daemon has read nothing of it
-WORKERS = 2 * (os.cpu_count() or 1)  # half of a case is waiting
 S = TypeVar("S", bound="Sweep")
 _LINE = re.compile(
     r"(?:(?P<thread>\d+) +)?(?P<call>\w+)\((?:\d+<(?P<file>/[^>]*)>|AT_FDCWD<[^>]*>, \"(?P<name>[^\"]*)\")?"

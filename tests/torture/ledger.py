@@ -20,7 +20,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from torture.recorder import Recorder
 
 LOOK_S = 1.0  # a line of the log may be lost with the daemon that wrote it: look again by then
 REST_S = 2.0  # a daemon with nothing to do is watched for so long
+LOOKS = 3
 LINE = b"0123456789abcdef" * 60 + b"\n"  # of the bodies that have a size
 
 
@@ -51,6 +52,23 @@ class Subject(Instance):
         at = time.time()
         how = signal.Signals(-code).name if code < 0 else str(code)
         self.stops.append(Stop(at=at, how=how, pid=process.pid))
+
+    def come_back(self, *, wrapper: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> bool:
+        """A daemon that is not there is started, as a service manager would; whether there is one then that serves."""
+        if self.process is None or self.process.poll() is not None:
+            seen = len(self.events)
+            self.launch(wrapper=wrapper, environment=environment)
+            self.wait_quietly(lambda: self.matching("start", seen))
+            assert self.process is not None
+            if not self.matching("start", seen):
+                self.process.wait(PATIENCE_S)
+        return self.process.poll() is None
+
+    def sends(self, token: str, seconds: float = PATIENCE_S) -> bool:
+        """Wait until the log says that this message was sent, at most so long; whether it does."""
+        return self.happens(
+            lambda: any(token in one["message_id"] for one in self.matching("outcome", 0, {"status": "sent"})), seconds
+        )
 
     def news(self, after: int, seconds: float) -> bool:
         """Wait for a line of the log beyond the first `after`, at most so long; whether one came."""
@@ -89,7 +107,18 @@ class Subject(Instance):
         return len(self.matching("start")) > starts
 
     def rest(self) -> Rest | None:
-        """What the daemon takes of the machine in the next REST_S seconds; None where it has ended."""
+        """What the daemon takes of the machine in the next REST_S seconds; None where it has ended.
+
+        One that has just worked has some of it left to do: it is looked at up to LOOKS times, until it sleeps.
+        """
+        rest = None
+        for _ in range(LOOKS):
+            rest = self._watched()
+            if rest is None or rest.wake_ups <= Settings().wake_ups:
+                break
+        return rest
+
+    def _watched(self) -> Rest | None:
         assert self.process is not None
         pid = self.process.pid
         try:
@@ -98,7 +127,7 @@ class Subject(Instance):
             woken, seconds = _switches(pid) - before, time.monotonic() - began
             return Rest(
                 pid=pid,
-                memory=_figure(Path(f"/proc/{pid}/status"), "VmHWM") << 10,
+                memory=figure(Path(f"/proc/{pid}/status"), "VmHWM") << 10,
                 descriptors=len(os.listdir(f"/proc/{pid}/fd")),
                 wake_ups=woken / seconds,
             )
@@ -109,10 +138,11 @@ class Subject(Instance):
 def _switches(pid: int) -> int:
     """How often the threads of a process have gone to sleep of their own will, which they do after each wake-up."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(_figure(task / "status", "voluntary_ctxt_switches") for task in tasks)
+    return sum(figure(task / "status", "voluntary_ctxt_switches") for task in tasks)
 
 
-def _figure(file: Path, name: str) -> int:
+def figure(file: Path, name: str) -> int:
+    """A line of a status in /proc: its number."""
     [line] = [line for line in file.read_text().splitlines() if line.startswith(f"{name}:")]
     return int(line.split()[1])
 

@@ -114,6 +114,7 @@ class Recorder:
         self.starttls = starttls
         self.auth = auth
         self.keywords = tuple(keywords)
+        self.meanwhile: Callable[[str], object] = lambda verb: None  # before the answer to "DATA" or to the "dot"
         self.connections: list[Connection] = []
         self.attempts: list[Attempt] = []
         self.seen: Counter[tuple[str, str]] = Counter()  # how often (message, recipient or stage) was met
@@ -348,6 +349,7 @@ class _Conversation:
             if attempt is not None:
                 attempt.data_reply = reply
             return
+        self.recorder.meanwhile("DATA")
         attempt.data_reply = self._say("354 go ahead")
         dot = Dot(at=0.0, stream=self._stream(), accepted=False)
         dot.at = time.time()
@@ -355,6 +357,7 @@ class _Conversation:
         dot.accepted = mood not in ("dot4x", "dot5", "cut", "eat")
         attempt.dot = dot  # only now: what is seen of it by others is whole
         self.recorder.changed()
+        self.recorder.meanwhile("dot")
         if mood in ("cut", "lost"):
             self._reset()
         if mood == "slow":

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rig import debian
-from torture.kill_sweep import CONTROLS, MOST, SAMPLE, WORKERS, Point, Sweep, Verdict, choose, traces
+from torture.kill_sweep import CONTROLS, MOST, SAMPLE, Point, Sweep, Verdict, choose, traces
 from torture.report import Size
 from torture.scenarios import SCENARIOS
+from torture.traffic import WORKERS
 
 # Around every commit of mail that is accepted, sent, refused and tried again, and then of each other kind a few.
 POINTS = [

@@ -11,29 +11,34 @@ Submitters are threads with one real `sendmail` each. What they send is random a
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, Self
 
 from rig.activation import Activation
-from rig.instance import BIN, OTHERS, can_be, smarthost
+from rig.instance import BIN, OTHERS, Table, can_be, smarthost
 from torture.checker import check
-from torture.evidence import Rest, Settings, Violation
+from torture.evidence import Excuse, Rest, Settings, Violation
 from torture.ledger import Ledger, Subject, gather
 from torture.recorder import Plan, Recorder
-from torture.report import Part
+from torture.report import Part, Size
 
 SETTLE_S = 90.0
+WORKERS = 2 * (os.cpu_count() or 1)  # half of a case is waiting
+TEXT = 1000  # octets of what an error says
 LOOK_S = 2.0  # at the queue, at least so often
 RETRY = {"first": "0.2s", "factor": 1.0, "jitter": 0.0}
 SETTINGS = Settings(first=0.2, factor=1.0, jitter=0.0)
+ALONE = replace(SETTINGS, quiet_s=90.0, answer_s=90.0)  # of cases beside others, which are not about time
 ACCESS = {"connections": 1000, "messages": 1_000_000, "bytes": "100GiB"}  # one user stands for many here
 
 Message = dict[str, Any]  # arguments of Ledger.submit; "recipients" are the positional ones
@@ -75,24 +80,60 @@ def in_rounds(part: Part, count: int, only: str, directory: Path, play: Round) -
 
 
 @contextmanager
-def scene(
-    directory: Path, name: int, program: Path, plan: Plan | None = None, *, held: bool = False
+def stage(
+    directory: Path, name: int, program: Path, plan: Plan | None = None, **tables: Table
 ) -> Iterator[tuple[Subject, Ledger, Recorder]]:
-    """A daemon, its submitters and its smarthost, in a directory that is gone when all went well.
+    """A daemon that is not started yet, its submitters and its smarthost; the directory is gone when all went well.
 
-    `held`: the daemon's sockets are somebody else's, and outlive it. `name` makes the tokens.
+    `name` makes the tokens; `tables` are the configuration's.
     """
     directory.mkdir()
     directory.chmod(0o755)  # other users' sendmail reads the configuration there
     with Recorder(plan) as recorder:
-        subject = Subject(directory, smarthosts=[smarthost(recorder)], retry=RETRY, access=ACCESS)
+        settings: dict[str, Table] = {"retry": RETRY, "access": ACCESS, **tables}
+        subject = Subject(directory, smarthosts=[smarthost(recorder)], **settings)
+        try:
+            yield subject, Ledger(subject, name=name, program=program), recorder
+        finally:
+            subject.__exit__()
+    shutil.rmtree(directory)
+
+
+@contextmanager
+def scene(
+    directory: Path, name: int, program: Path, plan: Plan | None = None, *, held: bool = False, **tables: Table
+) -> Iterator[tuple[Subject, Ledger, Recorder]]:
+    """The same with the daemon at work. `held`: its sockets are somebody else's, and outlive it."""
+    with stage(directory, name, program, plan, **tables) as (subject, ledger, recorder):
         if held:
             subject.activation = Activation(subject.socket)
         with subject:
-            yield subject, Ledger(subject, name=name, program=program), recorder
+            yield subject, ledger, recorder
         if subject.activation:
             subject.activation.close()
-    shutil.rmtree(directory)
+
+
+Play = Callable[[str, Path, Path, int], Iterable[Violation]]  # a case, its directory, the sendmail to use, a seed
+
+
+def in_cases(part: Part, cases: Sequence[str], size: Size, sample: int, only: str, directory: Path, play: Play) -> Part:
+    """Each case, or so many of them in a sample, or the one that `only` names; several at a time."""
+    program = fast_sendmail(directory)
+    all_of_them = [*cases] * size.times
+    most = min(size.of(sample=sample, nightly=len(cases)), len(all_of_them))
+    chosen = [only] if only else Random(part.seed).sample(all_of_them, most)
+
+    def one(number: int, case: str) -> None:
+        try:
+            found = play(case, directory / f"case{number}", program, Random(f"{part.seed}/{case}").getrandbits(24))
+        except AssertionError as error:  # something that was waited for did not come; the others have their turn
+            found = [Violation(invariant="case", text=str(error)[-TEXT:])]
+        part.case(case, found, again=f"python -m torture {part.name} --seed {part.seed} --only {case}")
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for done in [pool.submit(one, number, case) for number, case in enumerate(chosen)]:
+            done.result()
+    return part
 
 
 class Traffic:
@@ -160,10 +201,13 @@ def rests(ledger: Ledger) -> list[Rest]:
     return [rest] if rest is not None else []
 
 
-def verdict(ledger: Ledger, recorder: Recorder, settings: Settings = SETTINGS) -> list[Violation]:
+def verdict(
+    ledger: Ledger, recorder: Recorder, settings: Settings = SETTINGS, excuses: Sequence[Excuse] = ()
+) -> list[Violation]:
     """What the checker finds once the queue is empty, and that it did not become so."""
     left = settle(ledger)
-    found = check(gather(ledger, recorder, settings=settings, rests=[] if left else rests(ledger)))
+    rest = [] if left else rests(ledger)
+    found = check(gather(ledger, recorder, settings=settings, excuses=excuses, rests=rest))
     if left:
         found.append(Violation(invariant="I16", text=f"{left} messages still wait after {SETTLE_S:.0f} s of peace"))
     return found
