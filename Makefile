@@ -13,6 +13,7 @@ PYTEST_ARGS ?=
 # make torture, make test-systemd: SIZE=sample or nightly.
 # make bench: SIZE=sample or full; PARTS names some of its parts.
 # make torture: nightly TIMES over; SEED repeats a run; PARTS names some of its parts.
+# make mutants: PARTS names some of its groups.
 SIZE ?= $(if $(filter bench,$(MAKECMDGOALS)),full,nightly)
 TIMES ?= 1
 SEED ?=
@@ -29,14 +30,15 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find pysendmail man -name '_
 # 1 where we may install: python3-venv below, and for the tests what tests/rig/debian.py names.
 MAY_INSTALL := $(shell test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 1)
 
-.PHONY: help demo test test-systemd interop torture bench check lint types wheel deb client install clean
+.PHONY: help demo test test-systemd interop torture mutants bench check lint types wheel deb client install clean
 
 help:
 	@echo 'make demo     one message through sendmail, queue, daemon and a local smarthost, and one that bounces'
 	@echo 'make test     lint, types and all tests, against the installed wheel'
 	@echo 'make test-systemd  the Debian package on Debian 12 and 13 with systemd, booted here (root; 400 MB in ~/.cache)'
-	@echo 'make interop  cron, mutt, PHP and other callers, in a Debian of their own (root; a gigabyte in ~/.cache)'
+	@echo 'make interop  cron, mutt, PHP and other callers, in a Debian of their own (root; a gigabyte in ~/.cache); Datasette'
 	@echo 'make torture  kills, power cuts and load, each judged from outside: hours (SIZE=sample: minutes; TIMES SEED PARTS)'
+	@echo 'make mutants  faults put into the code, which the tests must notice: half an hour (PARTS)'
 	@echo 'make bench    side by side with Postfix, nullmailer, dma and OpenSMTPD: half an hour (root; SIZE=sample PARTS)'
 	@echo 'make check    lint and types only'
 	@echo 'make lint     ruff: rules and format'
@@ -58,9 +60,12 @@ torture: $(VENV)/.test
 	@PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYTHONPATH=tests $(VENV)/bin/python -P -m torture --size $(SIZE) --times $(TIMES) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(filter-out nightly,$(SIZE)),,--results tests/torture/RESULTS.md) $(PARTS)
 
+mutants: $(VENV)/.test
+	@PYTHONPATH=tests $(VENV)/bin/python -P -m torture.mutants $(PARTS)
+
 interop: $(VENV)/.test
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_CALLERS=1 \
-	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/interop/test_callers.py
+	  $(VENV)/bin/pytest --no-header $(PYTEST_ARGS) tests/interop/test_callers.py tests/interop/test_datasette.py
 
 test-systemd: $(VENV)/.test $(if $(shell command -v dpkg-deb),deb)
 	@PYSENDMAIL_TEST_WHEEL=1 PYSENDMAIL_TEST_INSTALL=$(MAY_INSTALL) PYSENDMAIL_TEST_SYSTEMD=$(SIZE) \

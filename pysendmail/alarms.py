@@ -27,6 +27,7 @@ from pysendmail.units import rfc3339
 
 Kind = Literal["account", "tls", "age", "reserve"]
 _NO_VERDICT = frozenset({FAULT_STATUS[Fault.TIMEOUT], FAULT_STATUS[Fault.GARBAGE]})  # the line is at fault
+_NOTICE = "notice"  # in the book: no condition has this key
 _UP = "mail does not leave as it should"
 _WORDS: Mapping[str, str] = {
     "account": "smarthost {smarthost} does not take the account of this machine",
@@ -166,6 +167,11 @@ def notice(book: Book, hostname: str) -> str:
     return "".join([f"pysendmail on {hostname}: {_UP}\n", *lines, "  pysendmail status says more\n"])
 
 
+def is_notice(text: bytes) -> bool:
+    """Whether a file holds what `notice` wrote."""
+    return text.startswith(b"pysendmail on ")
+
+
 def letter(decision: Decision, hostname: str) -> bytes:
     """What the command reads: a line for people, then one for each change."""
     up = sum(not told.over for told in decision.book.values())
@@ -181,17 +187,19 @@ def letter(decision: Decision, hostname: str) -> bytes:
 # -- the book on disk --
 
 
-def to_text(book: Book) -> bytes:
-    return json.dumps({key: asdict(told) for key, told in book.items()}).encode()
+def to_text(book: Book, notice: str) -> bytes:
+    """`notice` is the file that says so to everybody, "" where there is none."""
+    return json.dumps({**{key: asdict(told) for key, told in book.items()}, _NOTICE: notice}).encode()
 
 
-def from_text(text: bytes) -> dict[str, Told]:
+def from_text(text: bytes) -> tuple[dict[str, Told], str]:
     """What `to_text` wrote. What cannot be read was never told: that costs one telling too many."""
     try:
         found: Any = json.loads(text)
+        notice = str(found.pop(_NOTICE, ""))
         return {
             str(key): Told(since=float(one["since"]), told_at=float(one["told_at"]), over=bool(one["over"]))
             for key, one in found.items()
-        }
+        }, notice
     except (ValueError, TypeError, KeyError, AttributeError):
-        return {}
+        return {}, ""

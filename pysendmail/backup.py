@@ -67,6 +67,8 @@ def copy(config: Config, file: Path, on_pages: Callable[[int, int], None] = lamb
             )
             target.execute("PRAGMA journal_mode = DELETE")  # one file: nothing beside it belongs to it
             _check_integrity(target, file)
+    except schema.SchemaError as error:
+        raise BackupError(EX_TEMPFAIL, f"{error}: no copy was made") from None
     except sqlite3.Error as error:
         raise BackupError(EX_TEMPFAIL, f"{directory}/queue.db to {file}: {error}: no copy was made") from None
     return waiting
@@ -208,14 +210,14 @@ class Restoration:
                 self.waiting = int(queue.counts(None)[0])
                 self.newest_at = queue.one("newest")[0]
                 queue.checkpoint()
-            with suppress(sqlite3.Error), closing(Queue.open_readonly(self._directory)) as queue:
+            with suppress(sqlite3.Error, schema.SchemaError), closing(Queue.open_readonly(self._directory)) as queue:
                 self.waiting_now: int | None = int(queue.counts(None)[0])
                 return
             self.waiting_now = None
         except sqlite3.DatabaseError as error:
             raise BackupError(EX_DATAERR, f"{self._file}: is no queue of pysendmail's, or damaged: {error}") from None
-        except schema.SchemaError as error:
-            raise BackupError(EX_DATAERR, f"{self._file}: {error}") from None
+        except schema.SchemaError:
+            raise BackupError(EX_DATAERR, f"{self._file}: a newer pysendmail wrote it: install that version") from None
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:
         """All that ours has is there, and nothing that would run by itself."""

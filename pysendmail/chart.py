@@ -11,7 +11,7 @@ from typing import Any
 from pysendmail.units import words_for_duration
 
 Entry = dict[str, Any]
-HEIGHT = 4  # lines of a panel
+HEIGHT = 3  # lines of a panel: four of them, with the axis below the last, fit a terminal of 24
 LABEL = 8  # columns before the first bar
 MAX_BAR = 3  # columns
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -34,6 +34,7 @@ def draw(slots: Sequence[Entry], *, width: int, unicode: bool, colour: bool) -> 
     bar = min(max((width - LABEL) // len(slots), 1), MAX_BAR)
     stretch = words_for_duration(slots[0]["seconds"])
     lines = [f"From {slots[0]['at']}, {len(slots)} times {stretch}"]
+    below = 0
     for key, title in _PANELS:
         values = [float(slot[key] or 0) for slot in slots]
         if not any(values) and key != "sent":
@@ -45,7 +46,8 @@ def draw(slots: Sequence[Entry], *, width: int, unicode: bool, colour: bool) -> 
         for number, row in enumerate(_bars(values, bar, unicode=unicode)):
             label = _amount(key, top) if not number else ""
             lines.append(f"{label:>{LABEL - 1}} {_painted(row, key, colour=colour)}".rstrip())
-        lines.append(" " * LABEL + _axis(slots, bar))
+        below = len(lines)
+    lines.insert(below, " " * LABEL + _axis(slots, bar))
     return lines
 
 

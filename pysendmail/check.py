@@ -342,6 +342,8 @@ def of_routes(config: Config) -> Iterator[Finding]:
 
 # The queue
 
+_DAMAGED = "stop the daemon, move the directory aside, and see pysendmail(8), RECOVERY"
+
 
 def of_queue_directory(config: Config) -> Iterator[Finding]:
     directory = config.queue.directory
@@ -363,6 +365,9 @@ def of_queue_directory(config: Config) -> Iterator[Finding]:
     if status.st_mode & 0o077:
         text = f"mode {stat.S_IMODE(status.st_mode):04o}: others than its owner can look into the queue"
         yield finding(Level.ERROR, text, f"chmod 0700 {directory}")
+    elif status.st_mode & 0o700 != 0o700:
+        text = f"mode {stat.S_IMODE(status.st_mode):04o}: its owner, who writes the queue, cannot"
+        yield finding(Level.ERROR, text, f"chmod 0700 {directory}")
     kind = file_system_of(directory, _mount_info())
     if kind in REMOTE_FILE_SYSTEMS:
         yield finding(Level.WARNING, f"it is on {kind}: a database there can be damaged", "use a local disk")
@@ -383,6 +388,9 @@ def of_queue_directory(config: Config) -> Iterator[Finding]:
                 yield finding(Level.ERROR, text, f"chown {status.st_uid}:{status.st_gid} {file}", file)
             elif stat.S_ISREG(inner.st_mode) and inner.st_mode & 0o077:
                 text = f"mode {stat.S_IMODE(inner.st_mode):04o}: only its owner should have any right to it"
+                yield finding(Level.ERROR, text, f"chmod 0600 {file}", file)
+            elif stat.S_ISREG(inner.st_mode) and inner.st_mode & 0o600 != 0o600:
+                text = f"mode {stat.S_IMODE(inner.st_mode):04o}: its owner, who writes the queue, cannot"
                 yield finding(Level.ERROR, text, f"chmod 0600 {file}", file)
     free = space.f_bavail * space.f_frsize
     if free < LEAST_FREE + config.queue.reserve:
@@ -423,11 +431,14 @@ def of_database(directory: Path) -> Iterator[Finding]:
         return Finding(level=level, file=str(file), text=text, mend=mend)
 
     try:
-        file.stat()
+        kind = file.stat().st_mode
     except FileNotFoundError:
         return  # nothing was ever queued
     except OSError as error:
         yield finding(Level.NOTE, f"it cannot be looked at: {error.strerror}", "run this as root")
+        return
+    if not stat.S_ISREG(kind):
+        yield finding(Level.ERROR, "it is not a file", "move it away")
         return
     # Without -wal nobody has it open, and SQLite would make one that belongs to root: then it is read as it is.
     immutable = "" if (directory / "queue.db-wal").exists() else "&immutable=1"
@@ -440,14 +451,14 @@ def of_database(directory: Path) -> Iterator[Finding]:
         yield finding(Level.WARNING, f"it cannot be read: {error}", "run this as root or as the queue's owner")
         return
     except sqlite3.DatabaseError as error:
-        yield finding(Level.ERROR, f"it is damaged: {error}", "move it away, and try sqlite3's .recover on it")
+        yield finding(Level.ERROR, f"it is damaged: {error}", _DAMAGED)
         return
     if version > schema.VERSION:
         text = f"a newer pysendmail wrote it (schema {version}, this one knows {schema.VERSION})"
         yield finding(Level.ERROR, text, "install that version again")
     if verdict != "ok":
         text = f"it is damaged: {verdict}"
-        yield finding(Level.ERROR, text, "stop the daemon, keep a copy, and try sqlite3's .recover")
+        yield finding(Level.ERROR, text, _DAMAGED)
 
 
 # Secrets and certificates

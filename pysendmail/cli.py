@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pysendmail import __version__, terminal
 from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_IOERR, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.thin import client
-from pysendmail.units import parse_time, time_or_null
+from pysendmail.units import parse_time, time_or_null, words_for_duration
 
 if TYPE_CHECKING:
     from pysendmail.config_file import Instance
@@ -64,7 +64,40 @@ def parser() -> argparse.ArgumentParser:
     daemon = verb("daemon", "run the queue in the foreground", _daemon)
     daemon.add_argument("--once", action="store_true", help="drain what is due and exit")
 
-    queue = verb("queue", "work on queued messages", _queue)
+    _queue_options(verb("queue", "work on queued messages", _queue))
+
+    flush = verb("flush", "make everything due now", _flush)
+    _choosing(flush)
+    flush.add_argument("--wait", action="store_true", help="until all of it was tried")
+
+    status = verb("status", "health: exit 0, 1 or 2", _status)
+    status.add_argument("--json", action="store_true", help="one JSON object")
+
+    _history_options(verb("history", "what became of past messages", _history))
+    verb("top", "a live view of queue, rates and smarthosts", _top)
+
+    backup = verb("backup", "copy the queue to a new file, while it is in use", _backup)
+    backup.add_argument("file", metavar="FILE")
+
+    restore = verb("restore", "put a copy in the queue's place; not while a daemon runs", _restore)
+    restore.add_argument("file", metavar="FILE")
+    restore.add_argument("--hold", action="store_true", help="hold all that waits in it first")
+    restore.add_argument("--yes", action="store_true", help="without a question")
+
+    verb("check", "look for what is wrong: configuration, permissions, database, names", _check)
+    _import_options(verb("import", "another mail program's configuration as one of ours", _import))
+    _setup_options(verb("setup", "from a mail address and a password to a message in the mailbox", _setup))
+    _probe_options(verb("probe", "show what a smarthost offers; sends no mail", _probe))
+
+    install = verb("install-client", "write the fast sendmail stub and its names", _install_client)
+    install.add_argument("directory", metavar="DIR")
+    install.add_argument("--force", action="store_true", help="replace files that are not ours")
+
+    verb("demo", "a message from sendmail to a local smarthost, and one that bounces", _demo)
+    return top
+
+
+def _queue_options(queue: argparse.ArgumentParser) -> None:
     queue.add_argument(
         "verb",
         choices=("list", "show", "explain", "hold", "release", "remove", "retry", "expire"),
@@ -77,14 +110,8 @@ def parser() -> argparse.ArgumentParser:
     queue.add_argument("--yes", action="store_true", help="do it to many messages without a question")
     queue.add_argument("--json", action="store_true", help="JSON Lines")
 
-    flush = verb("flush", "make everything due now", _flush)
-    _choosing(flush)
-    flush.add_argument("--wait", action="store_true", help="until all of it was tried")
 
-    status = verb("status", "health: exit 0, 1 or 2", _status)
-    status.add_argument("--json", action="store_true", help="one JSON object")
-
-    history = verb("history", "what became of past messages", _history)
+def _history_options(history: argparse.ArgumentParser) -> None:
     history.add_argument("ids", nargs="*", metavar="ID", help="queue ids")
     history.add_argument("--to", metavar="ADDR", help="messages to this address, or to @domain")
     history.add_argument("--from", metavar="ADDR", dest="sender", help="from this address, @domain, or <>")
@@ -96,25 +123,15 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--bounces", action="store_true", help="the bounce records")
     history.add_argument("--json", action="store_true", help="JSON Lines")
 
-    verb("top", "a live view of queue, rates and smarthosts", _top)
 
-    backup = verb("backup", "copy the queue to a new file, while it is in use", _backup)
-    backup.add_argument("file", metavar="FILE")
-
-    restore = verb("restore", "put a copy in the queue's place; not while a daemon runs", _restore)
-    restore.add_argument("file", metavar="FILE")
-    restore.add_argument("--hold", action="store_true", help="hold all that waits in it first")
-    restore.add_argument("--yes", action="store_true", help="without a question")
-
-    verb("check", "look for what is wrong: configuration, permissions, database, names", _check)
-
-    importer = verb("import", "another mail program's configuration as one of ours", _import)
+def _import_options(importer: argparse.ArgumentParser) -> None:
     importer.add_argument("file", nargs="?", default="", metavar="FILE", help="its file (default: the one there is)")
     importer.add_argument("--from", dest="program", default="", choices=PROGRAMS, metavar="PROGRAM", help="whose it is")
     importer.add_argument("--write", action="store_true", help="write configuration and passwords")
     importer.add_argument("--replace", action="store_true", help="also where there is a configuration; it is kept")
 
-    setup = verb("setup", "from a mail address and a password to a message in the mailbox", _setup)
+
+def _setup_options(setup: argparse.ArgumentParser) -> None:
     setup.add_argument("--address", metavar="ADDR", help="your mail address")
     setup.add_argument("--host", metavar="HOST", help="the server that takes your mail")
     setup.add_argument("--port", type=int, metavar="PORT", help="its port (default: 587, or 465 with --tls-implicit)")
@@ -130,19 +147,13 @@ def parser() -> argparse.ArgumentParser:
     setup.add_argument("--yes", action="store_true", help="ask nothing; a well-known provider's server is agreed to")
     setup.add_argument("--replace", action="store_true", help="change a configuration that is there; it is kept")
 
-    probe = verb("probe", "show what a smarthost offers; sends no mail", _probe)
+
+def _probe_options(probe: argparse.ArgumentParser) -> None:
     probe.add_argument("names", nargs="*", metavar="NAME", help="smarthosts (default: all)")
     probe.add_argument("--from", dest="sender", metavar="ADDR", help="ask whether mail from this sender is taken")
     probe.add_argument("--to", metavar="ADDR", help="with --from: the recipient to ask for (default: the same)")
     probe.add_argument("--forget", metavar="NAME", help="forget that TLS was seen there")
     probe.add_argument("--json", action="store_true", help="JSON Lines")
-
-    install = verb("install-client", "write the fast sendmail stub and its names", _install_client)
-    install.add_argument("directory", metavar="DIR")
-    install.add_argument("--force", action="store_true", help="replace files that are not ours")
-
-    verb("demo", "a message from sendmail to a local smarthost, and one that bounces", _demo)
-    return top
 
 
 def _choosing(command: argparse.ArgumentParser) -> None:
@@ -190,9 +201,13 @@ def main(arguments: Sequence[str]) -> int:
 
         if not isinstance(error, ConfigError):
             raise
-        for line in str(error).splitlines():
-            print(f"pysendmail: {line}", file=sys.stderr)
+        print(_lines(error), file=sys.stderr)
         return EX_CONFIG
+
+
+def _lines(error: Exception) -> str:
+    """What is wrong, each line with our name."""
+    return "\n".join(f"pysendmail: {line}" for line in str(error).splitlines())
 
 
 def _unheard(error: OSError) -> int:
@@ -225,9 +240,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _instance(options: argparse.Namespace, *, to_write: bool = False) -> Instance:
-    from pysendmail import direct
+    from pysendmail import config_file
 
-    return direct.locate(options.config, to_write=to_write)
+    return config_file.locate(options.config, *client.trusted_environ(), to_write=to_write)
 
 
 # -- asking --
@@ -244,10 +259,13 @@ def ask(options: argparse.Namespace, request: Entry) -> Iterator[Entry]:
     yield from entries
 
 
-def follow(options: argparse.Namespace, request: Entry, show: Callable[[Entry], None]) -> None:
-    """The same, each entry as it comes."""
+def follow(options: argparse.Namespace, request: Entry, show: Callable[[Entry], None]) -> bool:
+    """The same, each entry as it comes. Returns whether there was a daemon to ask."""
     named = os.fsencode(options.config) if options.config else None
-    socket_path = client.find_instance(named, *client.trusted_environ()).socket
+    try:
+        socket_path = client.find_instance(named, *client.trusted_environ()).socket
+    except client.Failure as error:
+        raise Failure(error.code, f"pysendmail: {error.words}") from None
     argv = (b"pysendmail", json.dumps(request).encode())
     control = socket_path.rpartition(b"/")[0] + b"/control"
     for path in (control, socket_path):
@@ -262,9 +280,10 @@ def follow(options: argparse.Namespace, request: Entry, show: Callable[[Entry], 
             raise Failure(EX_TEMPFAIL, f"pysendmail: the daemon at {os.fsdecode(path)}: {lost}") from None
         if code:
             raise Failure(code, answer.error.decode("utf-8", "replace").rstrip("\n"))
-        return
+        return True
     for entry in _ask_queue(options, request, os.fsdecode(socket_path)):
         show(entry)
+    return False
 
 
 class _Answer:
@@ -289,12 +308,15 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
     import asyncio
     import sqlite3
 
-    from pysendmail import config_file, direct
+    from pysendmail import config_file, direct, modes
     from pysendmail.control import ControlError
     from pysendmail.schema import SchemaError
     from pysendmail.spool import QueueError
 
-    loaded = config_file.load_or_last_good(_instance(options))
+    try:
+        loaded = config_file.load_or_last_good(_instance(options))
+    except config_file.ConfigError as error:
+        raise Failure(EX_CONFIG, _lines(error)) from None
 
     async def collect() -> list[Entry]:
         desk, right = direct.control(loaded, socket_path)
@@ -306,9 +328,12 @@ def _ask_queue(options: argparse.Namespace, request: Entry, socket_path: str) ->
         raise Failure(error.code, f"pysendmail: {error}") from None
     except sqlite3.Error as error:
         where = f"{loaded.config.queue.directory}/queue.db"
-        raise Failure(EX_TEMPFAIL, f"pysendmail: {where}: {error}; pysendmail check says what to do") from None
-    except (QueueError, SchemaError, OSError) as error:
+        undone = f": {modes.UNDONE}" if request["verb"] in _CHANGING else ""
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {where}: {error}{undone}; pysendmail check says what to do") from None
+    except (QueueError, SchemaError) as error:
         raise Failure(EX_TEMPFAIL, f"pysendmail: {error}") from None
+    except OSError as error:
+        raise Failure(EX_TEMPFAIL, f"pysendmail: {error}; pysendmail check says what to do") from None
 
 
 # -- commands --
@@ -324,8 +349,8 @@ def _flush(options: argparse.Namespace) -> int:
     request: Entry = {"verb": "flush", "filters": _filters(options)}
     if options.wait:
         return _flush_and_wait(options, request)
-    for entry in ask(options, request):
-        _print_flushed(entry["flushed"])
+    if not follow(options, request, lambda entry: _print_flushed(entry["flushed"])):
+        print("No daemon is running: nothing leaves before one does; --wait delivers it here.", file=sys.stderr)
     return EX_OK
 
 
@@ -398,11 +423,11 @@ def _queue(options: argparse.Namespace) -> int:
                 terminal.say(f"{entry['queue_id']} from <{entry['sender']}>, accepted {entry['accepted_at']}")
                 terminal.say(*(f"  {words}" for words in entry["words"]))
         case _:
-            from pysendmail.explain import submitted
+            from pysendmail import explain
 
             for entry in answers:
                 _print_history(entry)
-                terminal.say(f"  {submitted(entry)}")
+                terminal.say(f"  {explain.submitted(entry)}")
                 terminal.say(*(f"    {line.expandtabs()}" for line in entry["header"].split("\r\n") if line))
     return EX_OK
 
@@ -470,11 +495,11 @@ def _status(options: argparse.Namespace) -> int:
     try:
         report = next(iter(ask(options, {"verb": "status"})))
     except Failure as error:
-        if error.code not in (EX_UNAVAILABLE, EX_TEMPFAIL):
+        if error.code not in (EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG):
             raise
-        error.code = HEALTH.index("critical")  # no daemon, or no queue, whoever asks
+        error.code = HEALTH.index("critical")  # no daemon, no queue, or no configuration, whoever asks
         if options.json:
-            print(json.dumps(unknown(str(error).removeprefix("pysendmail: "))))
+            print(json.dumps(unknown(*(line.removeprefix("pysendmail: ") for line in str(error).splitlines()))))
         raise
     with _beside_what_counts():
         if options.json:
@@ -706,6 +731,8 @@ def _print_json(answers: Iterator[Entry]) -> int:
 
 def _print_history(entry: Entry) -> None:
     who = f"from <{entry['sender']}> uid {entry['uid']}"
+    if entry["kind"] != "mail":
+        who += f", {entry['kind']} about {entry['about']}"
     terminal.say(f"{entry['queue_id']} {entry['accepted_at']} {who}, {entry['size']} octets")
     for recipient in entry["recipients"]:
         last = recipient["attempts"][-1] if recipient["attempts"] else None
@@ -757,9 +784,9 @@ def _print_probe(entry: Entry) -> None:
 
 def _print_status(instance: Instance, report: Entry) -> None:
     print(f"{instance.path}: {report['health']}")
-    oldest = f", the oldest for {report['oldest_age_s']:.0f} s" if report["oldest_age_s"] is not None else ""
+    oldest = f" (oldest {words_for_duration(report['oldest_age_s'])})" if report["oldest_age_s"] is not None else ""
     print(
-        f"{report['queued']} queued{oldest}; {report['deferred']} deferred, {report['held']} held, "
+        f"{report['queued']} queued{oldest}, {report['deferred']} deferred, {report['held']} held, "
         f"{report['in_flight']} on the way, {report['failed']} failed and kept"
     )
     if report["last_sent_at"]:
@@ -771,12 +798,15 @@ def _print_status(instance: Instance, report: Entry) -> None:
         reason = f": {smarthost['reason']}" if smarthost["reason"] else ""
         where = f"{smarthost['host']} port {smarthost['port']}"
         terminal.say(f"smarthost {smarthost['name']} ({where}): {smarthost['state']}{since}{reason}")
-        facts = [f"connections {smarthost['connections']} of {smarthost['limit']}"]
+        facts = []
+        if smarthost["limit"] is not None:
+            facts.append(f"connections {smarthost['connections']} of {smarthost['limit']}")
         if smarthost["next_try_at"]:
             facts.append(f"tried again {smarthost['next_try_at']}")
         if smarthost["last_sent_at"]:
             facts.append(f"last sent {smarthost['last_sent_at']}")
         if smarthost["certificate_until"]:
             facts.append(f"certificate until {smarthost['certificate_until']}")
-        terminal.say(f"  {', '.join(facts)}")
+        if facts:
+            terminal.say(f"  {', '.join(facts)}")
     terminal.say(*(f"! {warning}" for warning in report["warnings"]))

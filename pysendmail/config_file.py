@@ -90,7 +90,7 @@ class ConfigError(Exception):
 
 def locate(
     argument: str | None,
-    environ: Mapping[str, str],
+    environ: Mapping[str, str] | Mapping[bytes, bytes],
     uid: int,
     home_of: Callable[[int], str] = lambda uid: pwd.getpwuid(uid).pw_dir,
     *,
@@ -99,22 +99,23 @@ def locate(
     """The instance for a command of `uid`: `argument` is -C or --config; `home_of` raises KeyError for an
     unknown uid. `to_write`: a user's own, also where he has none yet.
     """
-    home = _absolute(environ.get("HOME"))
+    names = {os.fsdecode(name): os.fsdecode(value) for name, value in environ.items()}
+    home = _absolute(names.get("HOME"))
     if home is None:
         with contextlib.suppress(KeyError):
             home = _absolute(home_of(uid))
 
     def xdg(name: str, below_home: str) -> Path | None:
         # The XDG base directory specification: a relative path there is as good as none.
-        return _absolute(environ.get(name)) or (home / below_home if home else None)
+        return _absolute(names.get(name)) or (home / below_home if home else None)
 
     own = xdg("XDG_CONFIG_HOME", ".config")
     own_file = own / "pysendmail" / "pysendmail.toml" if own and uid != 0 else None
-    named = argument or environ.get(ENVIRONMENT) or ""
+    named = argument or names.get(ENVIRONMENT) or ""
     path = Path(os.path.abspath(named)) if named else None
     if own_file is not None and (path == own_file or (path is None and (to_write or os.path.exists(own_file)))):
         state = xdg("XDG_STATE_HOME", ".local/state") or own_file.parent
-        runtime = _absolute(environ.get("XDG_RUNTIME_DIR")) or Path(f"/run/user/{uid}")
+        runtime = _absolute(names.get("XDG_RUNTIME_DIR")) or Path(f"/run/user/{uid}")
         return Instance(
             path=own_file,
             explicit=bool(named),

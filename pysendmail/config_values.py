@@ -9,7 +9,6 @@ A text that might be a secret (the keys of credentials) is never repeated in an 
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import math
 import re
@@ -67,6 +66,8 @@ def read_choice(choices: Sequence[str], value: object) -> str:
 
 def nearest(value: object, known: Iterable[str]) -> str:
     """ "did you mean ...?", or nothing where nothing known is near."""
+    import difflib  # hardly ever needed, and large
+
     close = difflib.get_close_matches(str(value).lower()[:100], list(known), n=1, cutoff=0.6)
     return f'did you mean "{close[0]}"?' if close else ""
 

@@ -19,10 +19,11 @@ from typing import Any, Protocol, TypeVar
 
 from pysendmail import explain, listing, rewrite, status
 from pysendmail.address import AddressError, parse_path
+from pysendmail.aliases import AliasesUnread
 from pysendmail.argv import FILTERED, QueueFilter
 from pysendmail.config import Config, Smarthost
 from pysendmail.events import EVERY, Events
-from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.exits import EX_DATAERR, EX_NOINPUT, EX_NOPERM, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.frames import ALIVE_S
 from pysendmail.postmaster import Postmaster
 from pysendmail.probe import Question
@@ -91,7 +92,7 @@ class Control:
         store: Store,
         events: Events,
         postmaster: Postmaster,
-        circumstances: Callable[[], status.Circumstances],
+        circumstances: Callable[[], Awaitable[status.Circumstances]],
         relays: Callable[[], dict[str, Relay]],
         flush: Callable[[], None],
         probe: Callable[[str, Question | None], Awaitable[Entry]],
@@ -171,7 +172,8 @@ class Control:
         elif ids:
             for queue_id in ids:
                 row = await self._find(right, queue_id)
-                yield await self._store.look(partial(listing.history_entry, row=row))
+                for entry in await self._store.look(partial(listing.history_of, row=row, past=past)):
+                    yield entry
         else:
             async for entries in self._pages(partial(listing.history_page, past=past)):
                 for entry in entries:
@@ -194,6 +196,7 @@ class Control:
             yield entry
 
     async def explain(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
+        daemon = (await self._circumstances()).daemon
         async for row in self._rows(right, request):
             history = await self._store.look(partial(listing.history_entry, row=row))
             waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
@@ -206,6 +209,7 @@ class Control:
                 config=self._config,
                 now=time.time(),
                 expires_at=row["expires_at"] if isinstance(row["expires_at"], float) else None,
+                daemon=daemon,
             )
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
@@ -235,8 +239,9 @@ class Control:
             )
 
         counts = await self._store.look(look)
-        report = status.report(self._config, counts, list(self._relays().values()), self._circumstances(), now)
-        yield {**report, "scope": "all" if right.all else "own"}
+        circumstances = await self._circumstances()
+        report = status.report(self._config, counts, list(self._relays().values()), circumstances, now)
+        yield {**report, "scope": "all"} if right.all else {**status.of_ones_own(report), "scope": "own"}
 
     # -- changing --
 
@@ -293,7 +298,7 @@ class Control:
         The first entry is that of the flush, with the number of recipients who are waited for. Any other is an event
         with its fields, or {}: still at it.
         """
-        self._need_daemon()
+        await self._need_daemon()
         with self._events.follow(EVERY) as following:
             number, ids = 0, set[str]()
             async for found in self._recipients(right, request, lambda one: one["state"] in ("queued", "attempting")):
@@ -445,7 +450,11 @@ class Control:
         async for ids in self._chosen(right, request):
             if not ids:
                 yield {}
-            changed = await self._store.change(partial(_each_of, ids=ids, step=step, now=time.time())) if ids else {}
+                continue
+            try:
+                changed = await self._store.change(partial(_each_of, ids=ids, step=step, now=time.time()))
+            except AliasesUnread as error:
+                raise ControlError(EX_TEMPFAIL, f"{ids[0]}: a report has no address for now: {error}") from None
             for queue_id, ended in changed.items():
                 self._events.emit(event, queue_id=queue_id, uid=right.uid, **fields)
                 for one in ended:
@@ -505,7 +514,7 @@ class Control:
 
     async def smarthosts(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
         """Their health, as in `status`, which only a daemon knows."""
-        self._need_daemon()
+        await self._need_daemon()
         async for report in self.status(right, {}):
             for entry in report["smarthosts"]:
                 yield entry
@@ -514,13 +523,13 @@ class Control:
         """End the rest of those in trouble: they are tried at once."""
         if not right.all:
             raise ControlError(EX_NOPERM, "only root and the queue's owner may end the rest of the smarthosts")
-        self._need_daemon()
+        await self._need_daemon()
         self._flush()
         self._events.flush(uid=right.uid, scope="smarthosts")
         yield {"flushed": "smarthosts"}
 
-    def _need_daemon(self) -> None:
-        if not self._circumstances().daemon:
+    async def _need_daemon(self) -> None:
+        if not (await self._circumstances()).daemon:
             raise ControlError(
                 EX_UNAVAILABLE,
                 "no daemon is running, so that no smarthost is in use; pysendmail probe tries whether one works",

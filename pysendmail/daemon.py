@@ -21,9 +21,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
-from pysendmail import config_file, journal, manager, probe, route, schedule, status
+from pysendmail import config_file, journal, manager, probe, route, schedule, schema, status
 from pysendmail.alarms import Sight
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config
@@ -230,7 +231,13 @@ class Daemon:
             max_message_size=self._config.queue.max_message_size,
         )
 
-    def _circumstances(self) -> Circumstances:
+    async def _circumstances(self) -> Circumstances:
+        secrets, smarthosts = self._secrets, self._config.smarthost
+
+        def problems() -> dict[str, str]:
+            return {smarthost.name: problem for smarthost in smarthosts if (problem := secrets.check(smarthost))}
+
+        secret_problems = await asyncio.to_thread(problems)  # files that may lie on a disk which does not answer
         return Circumstances(
             daemon=True,
             store_error=self._store_error,
@@ -238,11 +245,7 @@ class Daemon:
             reserve_given_up=self._reserve.given_up,
             takes_mail=takes_mail(self._config.queue.directory, self._config.queue.reserve),
             listen_problems=self._loopback.problems if self._loopback is not None else {},
-            secret_problems={
-                smarthost.name: problem
-                for smarthost in self._config.smarthost
-                if (problem := self._secrets.check(smarthost))
-            },
+            secret_problems=secret_problems,
         )
 
     async def _sight(self) -> Sight:
@@ -411,18 +414,22 @@ def serve(instance: Instance, *, once: bool = False) -> int:
         listeners = [] if once else [*given, *bind(config, uid, gid, but=names)]
         if os.geteuid() == 0:
             become(uid, gid)
+        _bring_up_to_date(directory)
         queue = Queue.open(directory)
     except HandOverError as error:
         return _failed(EX_CONFIG, str(error))
-    except (QueueError, SchemaError) as error:
+    except QueueError as error:
         return _failed(EX_TEMPFAIL, str(error))
+    except SchemaError as error:
+        return _failed(EX_TEMPFAIL, f"{directory}: {error}")
     except sqlite3.Error as error:
         return _failed(EX_TEMPFAIL, f"{directory}/queue.db: {error}; pysendmail check says what to do")
     except OSError as error:
-        return _failed(EX_TEMPFAIL, f"{directory}: {error}")
+        return _failed(EX_TEMPFAIL, f"{directory}: {error}; pysendmail check says what to do")
     if loaded.error is None:
         with suppress(OSError):
             config_file.save_last_good(loaded.text, directory)
+    gc.collect()  # what the start has left, for else that would stay, too
     gc.freeze()  # what is here stays: no collection looks at it, which would hold the loop up for some milliseconds
     try:
         return asyncio.run(_serve(instance, loaded, queue, listeners, once=once))
@@ -433,6 +440,23 @@ def serve(instance: Instance, *, once: bool = False) -> int:
         for listener in listeners:
             listener.sock.close()  # their paths stay: a refused connection says "a restart, wait a little"
         lock.release()
+
+
+def _bring_up_to_date(directory: Path) -> None:
+    """Have a child make the database, or make it this version's: what that takes would stay in our memory, 13 MB of it.
+
+    Whether it has done so is for `Queue.open`, which does what is left and says what is wrong.
+    """
+    if not schema.may_be_older(directory / "queue.db"):
+        return
+    with suppress(OSError):
+        child = os.fork()
+        if child == 0:
+            try:
+                Queue.open(directory).close()
+            finally:
+                os._exit(EX_OK)
+        os.waitpid(child, 0)
 
 
 async def _serve(instance: Instance, loaded: Loaded, queue: Queue, listeners: Sequence[Listener], *, once: bool) -> int:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from pysendmail import schedule, tlspolicy
+from pysendmail.aliases import AliasesUnread
 from pysendmail.config import Config
 from pysendmail.deadline import Deadline
 from pysendmail.events import Events
@@ -93,7 +94,10 @@ class Delivery:
     # -- what others tell it --
 
     def configure(self, config: Config, policy: Policy, secrets: Secrets) -> None:
-        """Take over a configuration: relays that are the same keep what they know."""
+        """Take over a configuration: relays that are the same keep what they know.
+
+        One that rests is tried at once: what was mended may be a password, in a file of its own.
+        """
         self._config = config
         self._policy = policy
         self._secrets = secrets
@@ -101,6 +105,7 @@ class Delivery:
         for smarthost in config.smarthost:
             known = old.get(smarthost.name)
             if known is not None and known.smarthost == smarthost:
+                known.probe_now(self._loop.time(), time.time())
                 self.relays[smarthost.name] = known
             else:
                 self.relays[smarthost.name] = Relay(smarthost)
@@ -415,8 +420,27 @@ class Delivery:
             await self._give_back(claim)
             raise
         except Exception as error:
-            await self._bug(claim, error)
+            await self._put_off(claim, error)
             return session if session is not None and session.usable else None
+        results = await self._send(relay, ready, session, ahead, overtime)
+        if session.stale:
+            # The connection had died while it was idle: no attempt of this message's.
+            await session.close()
+            return await self._attempt(relay, claim, ready, None, ahead, overtime)
+        self._judge(relay, results)
+        relay.ended(claim)
+        await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
+        bears_more = session.usable and session.sent < relay.smarthost.messages_per_connection
+        if ahead if session.begun else bears_more:
+            return session
+        await session.close()
+        return None
+
+    async def _send(
+        self, relay: Relay, ready: Ready, session: Session, ahead: list[Ready], overtime: Deadline
+    ) -> Sequence[Result]:
+        """The message over an open connection; what the smarthost says to each recipient."""
+        claim = ready.claim
         self._events.attempt(
             queue_id=claim.queue_id,
             smarthost=relay.name,
@@ -437,21 +461,7 @@ class Delivery:
             if claim in relay.stuck:
                 relay.stuck.remove(claim)
         relay.one_at_a_time = relay.one_at_a_time or session.one_at_a_time
-        if session.stale:
-            # The connection had died while it was idle: no attempt of this message's.
-            await session.close()
-            return await self._attempt(relay, claim, ready, None, ahead, overtime)
-        self._judge(relay, results)
-        relay.ended(claim)
-        await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
-        if session.begun:
-            goes_on = bool(ahead)
-        else:
-            goes_on = session.usable and session.sent < relay.smarthost.messages_per_connection
-        if goes_on:
-            return session
-        await session.close()
-        return None
+        return results
 
     async def _prepare(self, relay: Relay, claim: Claim) -> Ready:
         work = partial(outgoing, claim, self._config, relay.smarthost, self._reader)
@@ -559,10 +569,10 @@ class Delivery:
             remembered = _without_reports(results)
             if sent and remembered != list(results):
                 # A report that cannot be written must not undo that mail was sent: it would be sent again.
-                self._events.bug(error, queue_id=claim.queue_id)
+                self._complain(error, claim.queue_id)
                 await self._settle(relay, claim, remembered, started_at, address=address, tls=tls)
                 return
-            await self._bug(claim, error)
+            await self._put_off(claim, error)
             return
         if sent:
             relay.last_sent_at = ended_at
@@ -626,7 +636,10 @@ class Delivery:
     async def _rest(self, relay: Relay) -> None:
         """It is in trouble: what is claimed for it may go elsewhere, what has nowhere else to go may expire."""
         await self._give_all_back(relay)
-        await self._sweep(relay)
+        try:
+            await self._sweep(relay)
+        except AliasesUnread as error:
+            self._complain(error, None)  # what was to expire waits for the next probe
 
     def _log(self, ended: Sequence[Ended]) -> None:
         """Outcomes that no attempt gave."""
@@ -665,17 +678,24 @@ class Delivery:
                 while await self._writer.run(warn, must=True):
                     pass
 
-    async def _bug(self, claim: Claim, error: Exception) -> None:
-        """An error of ours: logged once with its traceback; this message is tried again later, the daemon lives."""
-        self._events.bug(error, queue_id=claim.queue_id)
+    async def _put_off(self, claim: Claim, error: Exception) -> None:
+        """After what is no outcome of mail: this message is tried again later, the daemon lives."""
+        reason = self._complain(error, claim.queue_id)
         policy, now = self._policy, time.time()
         retry_at = now + schedule.interval(self._config.retry, max(c.attempts for c in claim.recipients) + 1)
-        reason = f"an error in pysendmail itself: {type(error).__name__} (see the log)"
         with suppress(StoreBroken, StoreFull):
             ended = await self._writer.run(
                 lambda queue: Settling(queue, policy, now).defer(claim, reason, retry_at), must=True
             )
             self._log(ended)
+
+    def _complain(self, error: Exception, queue_id: str | None) -> str:
+        """Say it in the log, once: an error of ours with its traceback. Returns the words for the message."""
+        if isinstance(error, AliasesUnread):  # whom a report goes to is not known for now
+            self._events.emit("unaddressed", queue_id=queue_id, error=str(error))
+            return f"the report on it has no address for now: {error}"
+        self._events.bug(error, queue_id=queue_id)
+        return f"an error in pysendmail itself: {type(error).__name__} (see the log)"
 
     # -- idle connections --
 

@@ -61,16 +61,14 @@ READ_OCTETS = 256 * 1024
 DAEMON_IS_BACK = -1  # what `run` returns instead of an exit code; the thin client has it too
 
 
-def locate(config_path: str | None, *, to_write: bool = False) -> Instance:
-    environ, uid = client.trusted_environ()
-    names = {os.fsdecode(name): os.fsdecode(value) for name, value in environ.items()}
-    return config_file.locate(config_path, names, uid, to_write=to_write)
+def _instance(config_path: str | None) -> Instance:
+    return config_file.locate(config_path, *client.trusted_environ())
 
 
 def takes_over(config_path: str | None) -> bool:
     """Whether this caller may write the queue and nobody holds it: the socket is a dead daemon's."""
     try:
-        directory = config_file.load_or_last_good(locate(config_path)).config.queue.directory
+        directory = config_file.load_or_last_good(_instance(config_path)).config.queue.directory
         if not may_write(directory):
             return False
         lock = QueueLock(directory)
@@ -96,13 +94,13 @@ def run(
     DAEMON_IS_BACK instead: a daemon has started meanwhile and takes the message, all of which is standard input again.
     """
     name = printable(argv[0].rpartition(b"/")[2], 40) if argv else "sendmail"
-    quiet = False
+    quiet, undone = False, "nothing was queued"
     try:
         invocation = command_line.parse(argv)
         quiet = invocation.error_mode == "quiet"
         for warning in () if quiet else invocation.warnings:
             print(f"{name}: {warning}", file=sys.stderr)
-        instance = locate(config_path)
+        instance = _instance(config_path)
         if invocation.mode is Mode.CHECK:
             return _check(instance)
         if invocation.mode is Mode.DAEMON:
@@ -113,6 +111,7 @@ def run(
             return _submit(invocation, environ, chunks, submission_id, config, socket_path)
         if invocation.mode is Mode.SMTP:
             return asyncio.run(_smtp(invocation, environ, chunks, config, socket_path))
+        undone = modes.UNDONE
         asyncio.run(_perform(invocation, loaded, socket_path, chunks))
         if invocation.mode is Mode.FLUSH and invocation.wait:
             return _daemon(instance, once=True)
@@ -124,9 +123,13 @@ def run(
         return _failed(name, EX_CONFIG, str(error))
     except sqlite3.Error as error:
         where = f"{config.queue.directory}/queue.db"
-        return _failed(name, EX_TEMPFAIL, f"{where}: {error}: nothing was queued; pysendmail check says what to do")
-    except (QueueError, SchemaError, OSError) as error:
-        return _failed(name, EX_TEMPFAIL, f"{error}: nothing was queued, try again")
+        return _failed(name, EX_TEMPFAIL, f"{where}: {error}: {undone}; pysendmail check says what to do")
+    except SchemaError as error:
+        return _failed(name, EX_TEMPFAIL, f"{error}; {undone}")
+    except QueueError as error:
+        return _failed(name, EX_TEMPFAIL, f"{error}: {undone}, try again")
+    except OSError as error:
+        return _failed(name, EX_TEMPFAIL, f"{error}: {undone}; pysendmail check says what to do")
     return EX_OK
 
 
@@ -377,6 +380,13 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
             max_message_size=config.queue.max_message_size,
         )
 
+    async def circumstances() -> Circumstances:
+        return Circumstances(
+            daemon=False,
+            config_error=str(loaded.error) if loaded.error else None,
+            takes_mail=takes_mail(directory, config.queue.reserve),
+        )
+
     async def forget(name: str) -> None:
         await store.change(lambda queue: queue.remember_tls(name, None))
 
@@ -386,11 +396,7 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
             store=store,
             events=_silent(),
             postmaster=Postmaster(config, lambda: aliases),
-            circumstances=lambda: Circumstances(
-                daemon=False,
-                config_error=str(loaded.error) if loaded.error else None,
-                takes_mail=takes_mail(directory, config.queue.reserve),
-            ),
+            circumstances=circumstances,
             relays=lambda: relays,
             flush=lambda: None,
             probe=probe_one,

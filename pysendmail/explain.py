@@ -15,6 +15,13 @@ from pysendmail.relay import Relay
 from pysendmail.units import rfc3339, words_for_duration
 
 Entry = dict[str, Any]
+# What nobody has submitted, by its kind.
+MADE = {
+    "bounce": "a bounce",
+    "delay": "a delay notice",
+    "relayed": "word that mail was passed on",
+    "postmaster": "word to postmaster of a bounce that failed",
+}
 
 
 def message(
@@ -26,8 +33,9 @@ def message(
     config: Config,
     now: float,
     expires_at: float | None = None,
+    daemon: bool = True,
 ) -> Entry:
-    """`words` is one line of English each; the other keys are those of `history --json`."""
+    """`words` is one line of English each; the other keys are those of `history --json`. `daemon`: whether one runs."""
     words = [_where(waiting)] if waiting["recipients"] else ["It is not in the queue any more."]
     words.append(submitted(history))
     if waiting["queue_name"] == "hold":
@@ -35,13 +43,19 @@ def message(
     for recipient in history["recipients"]:
         words += _recipient(recipient, removers.get(recipient["address"]))
     if waiting["recipients"] and waiting["queue_name"] != "hold":
-        words += [*_next(waiting, relays, config, now), *_end(history, expires_at, now)]
+        ahead = _next(waiting, relays, config, now) if daemon else [NO_DAEMON]
+        words += [*ahead, *_end(history, expires_at, now)]
         words += _senders(history["sender"] or "", config)
     return {**history, "words": words}
 
 
+NO_DAEMON = "No daemon is running, so that nothing is tried: pysendmail flush --wait delivers what is due, once."
+
+
 def submitted(entry: Entry) -> str:
-    """Whose message it is, of which process, and what that claims to be."""
+    """Whose message it is, of which process, and what that claims to be; or that nobody submitted it."""
+    if (made := MADE.get(entry["kind"])) is not None:
+        return f"pysendmail wrote it: {made}, about {entry['about']}. It counts as mail of uid {entry['uid']}."
     return f"It was submitted by {origin.words(entry['uid'], entry['pid'], entry['command'], entry['unit'])}."
 
 
@@ -103,7 +117,10 @@ def _end(history: Entry, expires_at: float | None, now: float) -> Iterator[str]:
     """How long all this goes on."""
     if expires_at is None:
         return
-    told = f"<{history['sender']}> is told" if history["sender"] else "nobody is told, for it has the null sender"
+    if history["kind"] == "mail":
+        told = f"<{history['sender']}> is told" if history["sender"] else "nobody is told, for it has the null sender"
+    else:
+        told = "the postmaster is told" if history["kind"] == "bounce" else "nobody is told, for it is a report itself"
     when = f"at {rfc3339(expires_at)}" if expires_at > now else "when the next attempt fails"
     yield f"It is given up {when}, and {told}; as root, pysendmail queue expire {history['queue_id']} does it now."
 

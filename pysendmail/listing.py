@@ -202,6 +202,14 @@ def history_page(queue: Queue, *, after: int, past: Past) -> Page:
     return entries, _end(rows, queue.one("history_page_end", **looked_at))
 
 
+def history_of(queue: Queue, *, row: sqlite3.Row, past: Past) -> list[Entry]:
+    """The entry of one message, if it fits."""
+    only = {"after": row["id"] - 1, "looked_at": 1, "limit": 1}
+    if past != Past(uid=past.uid) and not queue.rows("history_page", **only, **past.names):
+        return []
+    return [history_entry(queue, row)]
+
+
 def _end(rows: Sequence[sqlite3.Row], last: sqlite3.Row) -> int | None:
     """Where the next page begins: behind what was found, or behind what was looked at."""
     if len(rows) == PAGE:
@@ -225,6 +233,8 @@ def history_entry(queue: Queue, row: Row | sqlite3.Row) -> Entry:
         "pid": row["pid"],
         "command": row["command"],
         "unit": row["unit"],
+        "kind": row["kind"],
+        "about": row["about"],
     }
 
 

@@ -188,7 +188,7 @@ class Intake:
     def _line_ends(self, data: bytes) -> bytes:
         """Line ends become LF, other CRs and NULs spaces."""
         if b"\r" in data:
-            if b"\r\r" in data and b"\r" * (MAX_CR_RUN + 1) in data:
+            if len(data) > MAX_CR_RUN and b"\r" * (MAX_CR_RUN + 1) in data:
                 raise _too_many_crs()
             data = data.replace(b"\r\n", b"\n")
             if b"\r\n" in data:
@@ -492,6 +492,8 @@ def fold(raw: bytes, width: int = MAX_LINE_OCTETS) -> bytes:
     """
     if len(raw) <= width:
         return raw
+    if raw.find(b"\r\n") > width and (match := _FIELD.match(raw)):
+        raw = match[1] + raw[match.end() - 1 :]  # cut before the colon, its name alone would end the header
     folded = _fold_at_blanks(raw, width)
     if _is_short(folded):
         return folded

@@ -6,7 +6,8 @@ alarms, never addresses or ids, so that their number is known beforehand.
 
 prometheus-client writes the text and is imported for nothing else; without it, or with an address that cannot be
 bound, the event `metrics` says so, and the mail goes on. On loopback everybody of this machine may ask: MOST at a
-time, each READ_S, and the text is made at most once in FRESH_S.
+time, each for READ_S in all, and whoever comes then takes the place of the one who has asked nothing for longest. The
+text is made at most once in FRESH_S.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 FILE_S = 15.0  # between two writings of the file: as often as most servers look
 FRESH_S = 1.0
-READ_S = 5.0
-MOST = 8
+READ_S = 5.0  # from the connection to the last octet of the answer
+MOST = 64  # some KiB each
 MAX_REQUEST = 8192
 OUTCOMES = ("sent", "deferred", "bounced", "expired", "discarded", "removed")
 ALARMS = ("account", "tls", "age", "reserve")
@@ -187,7 +187,7 @@ class Metrics:
         self._started_at = time.time()
         self._servers: dict[str, asyncio.Server] = {}
         self._writing: asyncio.Task[None] | None = None
-        self._places = asyncio.Semaphore(MOST)
+        self._callers: dict[asyncio.StreamWriter, bool] = {}  # in the order of their coming; whether they have asked
         self._making = asyncio.Lock()
         self._made: tuple[float, bytes] = (-FRESH_S, b"")  # monotonic, and the text of that moment
 
@@ -257,11 +257,15 @@ class Metrics:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request of HTTP, whatever it says."""
+        if len(self._callers) >= MOST:
+            oldest = min(self._callers, key=self._callers.__getitem__)  # the first that has not asked, or the first
+            del self._callers[oldest]
+            oldest.transport.abort()
+        self._callers[writer] = False
         try:
-            if self._places.locked():
-                return
-            async with self._places, asyncio.timeout(READ_S):
+            async with asyncio.timeout(READ_S):
                 request = await reader.readuntil(b"\r\n\r\n")
+                self._callers[writer] = True
                 status, text = "404 Not Found", b"see /metrics\n"
                 if request.split(b" ")[:2] == [b"GET", b"/metrics"]:
                     status, text = "200 OK", await self.text()
@@ -270,12 +274,12 @@ class Metrics:
                     f"Content-Length: {len(text)}\r\nConnection: close\r\n\r\n"
                 )
                 writer.write(head.encode() + text)
-                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # he is gone, or none of ours
         except Exception as error:
             self._events.bug(error)
         finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            self._callers.pop(writer, None)
+            writer.transport.abort()  # what he has not taken by now is not kept for him

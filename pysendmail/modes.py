@@ -16,6 +16,7 @@ from pysendmail.exits import EX_CONFIG, EX_NOUSER, EX_OK
 from pysendmail.submission import Refused
 
 # These need the queue, or what the daemon knows of the smarthosts.
+UNDONE = "not all of it was done"  # what went wrong may have come after a part of it
 OF_THE_QUEUE = frozenset({Mode.LIST, Mode.COUNT, Mode.FLUSH, Mode.HOLD, Mode.HOST_STATUS, Mode.PURGE_STATUS})
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import secrets
 import time
 import tomllib
 from collections.abc import Mapping
@@ -87,20 +86,9 @@ def _make_directory(directory: Path) -> None:
 
 def _put(path: Path, octets: bytes, mode: int, group: int | None, stamp: str) -> list[Path]:
     """The file in one step; what it replaces, under its new name."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(os.open(new, flags, 0o600), "wb") as file:
-            if group is not None:
-                os.fchown(file.fileno(), 0, group)
-            os.fchmod(file.fileno(), mode)  # only now: until it has its group, nobody else may read it
-            file.write(octets)
-            file.flush()
-            os.fsync(file.fileno())
+    with small_file.beside(path, octets, mode, group) as new:
         kept = [_keep(path, stamp)] if path.exists() else []
         new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # a directory that we may write and not read
         spool.sync(path.parent)
     return kept

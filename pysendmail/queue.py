@@ -28,9 +28,9 @@ from typing import Any
 from pysendmail import schema
 from pysendmail.envelope import Envelope, Recipient
 from pysendmail.owners import Owners
-from pysendmail.queue_id import QueueIds
+from pysendmail.queue_id import ALPHABET, QueueIds
 from pysendmail.records import Accepted, Claim, ClaimedRecipient, LaneState, NewMessage
-from pysendmail.store import Store, connect, notify, octets_of, text_of, time_or_none
+from pysendmail.store import Store, connect, notify, octets_of, text_of, time_of, time_or_none
 
 PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail streams
 COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
@@ -102,8 +102,17 @@ class Queue(Store):
 
     @classmethod
     def open_readonly(cls, directory: Path) -> Queue:
-        """Open for looking, beside whoever writes. Raises sqlite3.OperationalError where there is none."""
-        return cls(connect(directory / "queue.db", readonly=True), directory)
+        """Open for looking, beside whoever writes.
+
+        Raises sqlite3.OperationalError where there is none, and SchemaError for a newer database.
+        """
+        connection = connect(directory / "queue.db", readonly=True)
+        try:
+            schema.refuse_newer(connection)
+            return cls(connection, directory)
+        except BaseException:
+            connection.close()
+            raise
 
     def commit(self) -> None:
         for name, at in self._sent.items():
@@ -340,7 +349,7 @@ class Queue(Store):
             for name in ("queue_id", "kind", "sender", "message_id", "envid", "ret"):
                 text_of(row[name])
             octets_of(row["header"])
-            float(row["accepted_at"]), float(row["expires_at"]), int(row["size"])
+            time_of(row["accepted_at"]), time_of(row["expires_at"]), int(row["size"])
         except (ValueError, TypeError):
             self.hold_damaged(row["id"])
             return True
@@ -348,14 +357,15 @@ class Queue(Store):
 
     def hold_damaged(self, message: int) -> None:
         self.owners.forget()
-        self.run("set_damaged", message=message)
+        self.run("set_damaged", message=message, queue_id=self.ids.new(0.0), alphabet=ALPHABET)
         self.run("hold_damaged", message=message)
 
     def _load_claim(self, row: sqlite3.Row, lane: LaneState, now: float) -> Claim:
         if row["id"] is None:
             raise KeyError("a recipient without its message")
-        if not isinstance(row["expires_at"], float) or not isinstance(row["warn_at"], float | None):
-            raise TypeError("a damaged row: a time expected")  # C2 would find out too late
+        time_of(row["expires_at"])  # C2 would find out too late
+        if row["warn_at"] is not None:
+            time_of(row["warn_at"])
         recipients = tuple([_claimed(one) for one in (self._together(row, lane, now) if row["others"] else (row,))])
         return Claim(
             message=row["message"],
@@ -373,7 +383,7 @@ class Queue(Store):
             header=octets_of(row["header"]),
             size=int(row["size"]),
             eight_bit=bool(row["eight_bit"]),
-            accepted_at=float(row["accepted_at"]),
+            accepted_at=time_of(row["accepted_at"]),
             recipients=recipients,
             first_part=b"" if row["octets"] is None else octets_of(row["octets"]),
             lane=lane.id,
@@ -395,7 +405,14 @@ class Queue(Store):
 
     def parts(self, message: int, part: int, limit: int) -> list[bytes]:
         """The parts of a body from `part` on."""
-        return [octets_of(row["octets"]) for row in self.rows("parts", message=message, part=part, limit=limit)]
+        return [self._part(row) for row in self.rows("parts", message=message, part=part, limit=limit)]
+
+    def _part(self, row: sqlite3.Row) -> bytes:
+        """Read as it lies in the file: for a row of a result, SQLite would first put it together in memory."""
+        if row["kind"] != "blob":
+            raise TypeError("a damaged row: octets expected")
+        with self.connection.blobopen("body", "octets", row["id"], readonly=True) as octets:
+            return octets.read()
 
     def taken(self, recipients: Sequence[int], since: float) -> set[int]:
         """Those of these recipients that have been sent since then."""

@@ -107,11 +107,14 @@ UPDATE recipient SET state = 'attempting', smarthost = :smarthost, attempted_at 
 SELECT header FROM message WHERE id = :message;
 
 -- name: parts
-SELECT octets FROM body WHERE message = :message AND part >= :part ORDER BY part LIMIT :limit;
+SELECT id, typeof(octets) AS kind FROM body WHERE message = :message AND part >= :part ORDER BY part LIMIT :limit;
 
 -- name: set_damaged
--- A row that cannot be read is set aside; it hides nothing else.
-UPDATE message SET state = 'damaged' WHERE id = :message;
+-- A row that cannot be read is set aside; it hides nothing else. An id by which nobody could name it is given anew.
+UPDATE message SET state = 'damaged', queue_id = CASE
+    WHEN typeof(queue_id) = 'text' AND queue_id != '' AND trim(queue_id, :alphabet) = '' THEN queue_id
+    ELSE :queue_id END
+WHERE id = :message;
 
 -- name: hold_damaged
 UPDATE recipient SET state = 'held' WHERE message = :message AND state IN ('queued', 'attempting');
@@ -384,7 +387,8 @@ FROM message WHERE state IN ('queued', 'damaged') AND uid = :uid AND id > :after
 
 -- name: history_page
 -- Of so many messages those that are asked for: who has few, or none, holds up no other who looks.
-SELECT id, queue_id, kind, uid, pid, command, unit, sender, message_id, size, accepted_at, expires_at, held, forced_expire, state
+SELECT id, queue_id, kind, about, uid, pid, command, unit, sender, message_id, size, accepted_at, expires_at, held,
+    forced_expire, state
 FROM message WHERE id > :after
     AND id <= (SELECT max(id) FROM (SELECT id FROM message WHERE id > :after ORDER BY id LIMIT :looked_at))
     AND state IN ('queued', 'done') AND (:uid IS NULL OR uid = :uid) AND accepted_at >= :since
@@ -405,7 +409,8 @@ ORDER BY id LIMIT :limit;
 SELECT max(id) AS id, count(*) AS looked_at FROM (SELECT id FROM message WHERE id > :after ORDER BY id LIMIT :looked_at);
 
 -- name: one
-SELECT id, queue_id, kind, uid, pid, command, unit, sender, message_id, size, eight_bit, accepted_at, expires_at, held, forced_expire, state
+SELECT id, queue_id, kind, about, uid, pid, command, unit, sender, message_id, size, eight_bit, accepted_at, expires_at,
+    held, forced_expire, state
 FROM message WHERE queue_id = :queue_id AND state != 'receiving';
 
 -- name: page_recipients

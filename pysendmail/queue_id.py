@@ -10,7 +10,7 @@ import secrets
 import threading
 from dataclasses import dataclass, field
 
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class QueueIds:
     def seen(self, queue_id: str) -> None:
         value = 0
         for character in queue_id[:-3]:
-            value = value * 62 + _ALPHABET.index(character)
+            value = value * 62 + ALPHABET.index(character)
         self.last_us = max(self.last_us, value)
 
 
@@ -36,5 +36,5 @@ def _base62(number: int, width: int) -> str:
     digits = []
     while number:
         number, digit = divmod(number, 62)
-        digits.append(_ALPHABET[digit])
+        digits.append(ALPHABET[digit])
     return "".join(reversed(digits)).rjust(width, "0")

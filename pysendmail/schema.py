@@ -11,8 +11,14 @@ interface for people (`sqlite3 -readonly`, Datasette); the tables may change wit
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
+
+from pysendmail import __version__
 
 VERSION = 3
+# Of a database file: where `PRAGMA user_version` is kept (https://www.sqlite.org/fileformat.html, 1.3).
+_HEADER_OCTETS = 100
+_USER_VERSION = slice(60, 64)
 
 
 class SchemaError(Exception):
@@ -179,9 +185,29 @@ WHERE m.state IN ('queued', 'done');
 """
 
 
+def may_be_older(path: Path) -> bool:
+    """Whether the file at `path` looks as if `ensure` had something to do; asked without SQLite, before it is open."""
+    try:
+        with path.open("rb") as file:
+            return int.from_bytes(file.read(_HEADER_OCTETS)[_USER_VERSION]) != VERSION
+    except FileNotFoundError:
+        return True
+
+
 def is_older(connection: sqlite3.Connection) -> bool:
     """Whether `ensure` has something to do: what this version asks for may not be there."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0]) < VERSION
+
+
+def refuse_newer(connection: sqlite3.Connection) -> None:
+    """Raises SchemaError for a database that is newer than this code."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        file = connection.execute("PRAGMA database_list").fetchone()[2]
+        raise SchemaError(
+            f"{file} was written by a newer pysendmail (schema {version}; {__version__} knows {VERSION}): "
+            "install that version again; see pysendmail(8), RECOVERY"
+        )
 
 
 def ensure(connection: sqlite3.Connection) -> None:
@@ -189,14 +215,9 @@ def ensure(connection: sqlite3.Connection) -> None:
 
     Raises SchemaError for a database that is newer than this code.
     """
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == VERSION:
+    refuse_newer(connection)
+    if not is_older(connection):
         return
-    if version > VERSION:
-        raise SchemaError(
-            f"queue.db was written by a newer pysendmail (schema {version}, this version knows {VERSION}): "
-            "install that version again, or move the database away after `pysendmail queue list`"
-        )
     # Imported only here: 125 ms that a queue which is up to date need not pay.
     from sqlite_utils import Database, Migrations
 

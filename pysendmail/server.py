@@ -332,6 +332,7 @@ class Conversation:
         self._frames: list[frames.Frame] = []
         self._name = "sendmail"
         self._quiet = False  # -oeq: the exit code says it all
+        self._works = False  # on the queue: no message is handed in
 
     async def run(self) -> None:
         """From the first frame to the exit code. Nothing leaves here but cancellation."""
@@ -344,14 +345,15 @@ class Conversation:
         except UsageError as error:
             await self.refuse(EX_USAGE, str(error))
         except StoreFull as error:
-            await self.refuse(EX_TEMPFAIL, f"{error}: nothing was queued, make room or try again later")
+            fate = modes.UNDONE if self._works else "nothing was queued"
+            await self.refuse(EX_TEMPFAIL, f"{error}: {fate}, make room or try again later")
         except StoreBroken as error:
-            await self.refuse(
-                EX_TEMPFAIL, f"queue.db cannot be written ({error}): the message may have been queued, try again later"
-            )
+            fate = modes.UNDONE if self._works else "the message may have been queued"
+            await self.refuse(EX_TEMPFAIL, f"queue.db cannot be written ({error}): {fate}, try again later")
         except Exception as error:  # ours: it costs this conversation
             self._desk.events.bug(error, uid=self._right.uid)
-            await self.close(EX_TEMPFAIL, "an error in pysendmail itself (see its log): nothing was queued, try again")
+            fate = modes.UNDONE if self._works else "nothing was queued"
+            await self.close(EX_TEMPFAIL, f"an error in pysendmail itself (see its log): {fate}, try again")
         finally:
             self._channel.close()
 
@@ -435,6 +437,7 @@ class Conversation:
 
     async def _request(self, arguments: tuple[bytes, ...]) -> None:
         """An administration command: one JSON object in, JSON Lines out."""
+        self._works = True
         try:
             request: Any = json.loads(arguments[0]) if arguments else None
             json.dumps(request, ensure_ascii=False).encode()  # half of a surrogate pair is no text
@@ -458,6 +461,7 @@ class Conversation:
             case Mode.SMTP:
                 await self._smtp(invocation)
             case mode if mode in modes.OF_THE_QUEUE:
+                self._works = True
                 if heading := mailq.heading(invocation, self._desk.config.file):
                     await self._say(f"{self._name}: {heading}\n", frames.STDERR)
                 await self._show(modes.on_queue(invocation, self._desk.control, self._right))

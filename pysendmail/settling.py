@@ -15,7 +15,7 @@ becomes `uncertain` and they are due again); `recover` sees to both.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -130,25 +130,27 @@ class Settling:
 
         All of one message share one bounce.
         """
-        by_message: dict[int, list[Failed]] = {}
+        by_message: dict[int, list[sqlite3.Row]] = {}
         for recipient in recipients:
             row = self._queue.touch_recipient(recipient)
-            if row["state"] not in ("queued", "held"):
-                continue
-            message = self._message(row["message"])
-            if self._queue.set_aside(message):
-                continue
-            state = "discarded" if _null_user_mail(message) else "expired"
-            self._set_state(recipient, state, attempts=row["attempts"], status=status, reply=reason)
-            failed = _waiting(row, state, status, reason, smarthost)
-            by_message.setdefault(row["message"], []).append(failed)
+            if row["state"] in ("queued", "held"):
+                by_message.setdefault(row["message"], []).append(row)
         ended = []
-        for message_id, steps in by_message.items():
-            message = self._message(message_id)
-            self._report("bounce", self._original(message), steps)
-            self.finish(message)
-            ended += [self._ended(message, failed) for failed in steps]
+        for message, rows in by_message.items():
+            ended += self._sound(message, partial(self._expire, rows, reason, status, smarthost))
         return ended
+
+    def _expire(self, rows: Sequence[sqlite3.Row], reason: str, status: str, smarthost: str, _: Queue) -> list[Ended]:
+        message = self._message(rows[0]["message"])
+        if self._queue.set_aside(message):
+            return []
+        state = "discarded" if _null_user_mail(message) else "expired"
+        for row in rows:
+            self._set_state(row["id"], state, attempts=row["attempts"], status=status, reply=reason)
+        steps = [_waiting(row, state, status, reason, smarthost) for row in rows]
+        self._report("bounce", self._original(message), steps)
+        self.finish(message)
+        return [self._ended(message, failed) for failed in steps]
 
     def remove(self, message: int, uid: int) -> list[Ended]:
         """End all that still waits as removed, by whom; what is being attempted follows, unless it is sent by that."""
@@ -157,16 +159,20 @@ class Settling:
 
     def warn(self, recipients: Sequence[int], *, reason: str, status: str, smarthost: str) -> None:
         """Send the delay notice for recipients that wait behind trouble which the sender should know of."""
-        by_message: dict[int, list[Failed]] = {}
+        by_message: dict[int, list[sqlite3.Row]] = {}
         for recipient in recipients:
             row = self._queue.one("recipient_state", recipient=recipient)
-            if self._queue.set_aside(self._message(row["message"])):
-                continue
-            self._queue.run("set_warned", recipient=recipient)
-            failed = _waiting(row, "deferred", status, reason, smarthost)
-            by_message.setdefault(row["message"], []).append(failed)
-        for message_id, steps in by_message.items():
-            self._warn(self._original(self._message(message_id)), steps)
+            by_message.setdefault(row["message"], []).append(row)
+        for message, rows in by_message.items():
+            self._sound(message, partial(self._warn_of, rows, reason, status, smarthost))
+
+    def _warn_of(self, rows: Sequence[sqlite3.Row], reason: str, status: str, smarthost: str, _: Queue) -> list[Ended]:
+        message = self._message(rows[0]["message"])
+        if not self._queue.set_aside(message):
+            for row in rows:
+                self._queue.run("set_warned", recipient=row["id"])
+            self._warn(self._original(message), [_waiting(row, "deferred", status, reason, smarthost) for row in rows])
+        return []
 
     # -- at the start --
 
@@ -175,10 +181,7 @@ class Settling:
         self._queue.forget_unfinished(self._now, horizon)
         ended = []
         for row in self._queue.rows("running"):
-            try:
-                ended += self._queue.apart(partial(self._recover, row))
-            except (ValueError, TypeError, KeyError, ArithmeticError):  # a damaged row must not keep the daemon down
-                self._queue.hold_damaged(row["message"])
+            ended += self._sound(row["message"], partial(self._recover, row))
         return ended
 
     def _recover(self, row: sqlite3.Row, _queue: Queue) -> list[Ended]:
@@ -195,6 +198,14 @@ class Settling:
         return [ended, *self._end_removed(row["message"])]
 
     # -- the rows --
+
+    def _sound(self, message: int, step: Callable[[Queue], list[Ended]]) -> list[Ended]:
+        """One message's share of a step for many. A damaged row sets that message aside, and holds up no other."""
+        try:
+            return self._queue.apart(step)
+        except (ValueError, TypeError, KeyError, ArithmeticError):
+            self._queue.hold_damaged(message)
+            return []
 
     def _message(self, message: int) -> sqlite3.Row:
         return self._queue.one("message_state", message=message)

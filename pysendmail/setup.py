@@ -12,6 +12,7 @@ file. Errors: SetupFailed with exit code and words; nothing is written then, unl
 from __future__ import annotations
 
 import asyncio
+import errno
 import getpass
 import os
 import sys
@@ -26,7 +27,7 @@ from pysendmail.address import Address, AddressError, parse_path
 from pysendmail.config import Config, Timeout, is_public
 from pysendmail.config_file import ConfigError, Instance
 from pysendmail.draft import Draft, Table
-from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_NOINPUT, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+from pysendmail.exits import EX_CANTCREAT, EX_CONFIG, EX_IOERR, EX_NOINPUT, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.secrets import MAX_OCTETS, Secrets
 from pysendmail.smtp.reply import printable
 
@@ -177,8 +178,8 @@ def run(instance: Instance, wanted: Wanted, ask: Ask) -> int:
         smarthost["username"] = dialogue.text("User name", "--username", smarthost["username"])
         password = dialogue.password("Password")
     if tables:
-        print(placing.difference(instance.path, before, new.text), end="")
-        if not wanted.replace and not dialogue.yes(f"Change {instance.path} so? The old one is kept", default=False):
+        print(difference := placing.difference(instance.path, before, new.text), end="")
+        if not wanted.replace and not dialogue.yes(consent(instance.path, difference), default=False):
             raise SetupFailed(EX_CANTCREAT, "nothing was written")
     try:
         for line in placing.write(instance.path, new.text, new.draft, new.config.queue.directory, time.time()):
@@ -192,6 +193,12 @@ def run(instance: Instance, wanted: Wanted, ask: Ask) -> int:
     if not served:
         dialogue.say(f"No daemon runs, and mail leaves only when one does: {_start_it(instance)}")
     return code
+
+
+def consent(file: Path, difference: str) -> str:
+    """What is asked before anything is written over, below the difference that it makes."""
+    what = f"Change {file} so" if difference else f"{file} stays as it is, only the password is written anew"
+    return f"{what}? The old one is kept"
 
 
 def _again(facts: dict[str, Any], dialogue: Dialogue) -> bool:
@@ -283,13 +290,22 @@ def _login(wanted: Wanted, dialogue: Dialogue, address: Address, smarthost: Tabl
         username = str(address) if not dialogue.asks else dialogue.text("User name", "--username", str(address))
     smarthost["username"] = username
     if wanted.password_file == STDIN:
-        return _line(sys.stdin.buffer.read(MAX_OCTETS + 1), "standard input")
+        return _line(_standard_input(), "standard input")
     if wanted.password_file is not None:
         try:
             return _line(small_file.read(Path(wanted.password_file), MAX_OCTETS), wanted.password_file)
         except OSError as error:
             raise SetupFailed(EX_NOINPUT, f"{wanted.password_file}: {error.strerror}") from None
     return dialogue.password("Password")
+
+
+def _standard_input() -> bytes:
+    try:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "it is closed")
+        return sys.stdin.buffer.read(MAX_OCTETS + 1)
+    except OSError as error:
+        raise SetupFailed(EX_IOERR, f"standard input: {error.strerror}; nothing was written") from None
 
 
 def _line(octets: bytes, where: str) -> bytes:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 # What an error says of the file itself; every other is one of the moment, and it may be read the next time.
@@ -44,12 +45,28 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def replace(path: Path, octets: bytes, mode: int) -> None:
     """Make this the file's content: a crash leaves the old one or the new, whole. Its directory is not synced."""
-    new = path.with_name(f"{path.name}.new")
+    with beside(path, octets, mode) as new:
+        new.replace(path)
+
+
+@contextlib.contextmanager
+def beside(path: Path, octets: bytes, mode: int, group: int | None = None) -> Iterator[Path]:
+    """A file with this content, durable, that may take the name of the one beside which it lies; else it goes again.
+
+    With a `group`, it is root's and of that group.
+    """
+    new = path.with_name(f".{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
         new.unlink()  # left by a crash; also never written through, whatever it is
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(octets)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(new, flags, 0o600), "wb") as file:
+        try:
+            if group is not None:
+                os.fchown(file.fileno(), 0, group)
+            os.fchmod(file.fileno(), mode)  # only now: until it has its group, nobody else may read it
+            file.write(octets)
+            file.flush()
+            os.fsync(file.fileno())
+            yield new
+        finally:
+            new.unlink(missing_ok=True)

@@ -173,6 +173,10 @@ class QueueLock:
                         f"{self.path} is held by another process (a daemon, or a command at work)"
                     ) from None
                 time.sleep(0.01)
+            except OSError as error:
+                self.release()
+                words = f"{self.path} cannot be locked ({error.strerror}): a queue needs a local disk"
+                raise QueueError(words) from None
 
     def release(self) -> None:
         if self._fd >= 0:

@@ -86,6 +86,13 @@ def report(
     }
 
 
+def of_ones_own(report: dict[str, Any]) -> dict[str, Any]:
+    """For who sees his own mail only: when others' mail leaves, and on how many connections, is not his to know."""
+    hidden = dict.fromkeys(("connections", "last_sent_at", "limit"))
+    smarthosts = [{**smarthost, **hidden} for smarthost in report["smarthosts"]]
+    return {**report, "last_sent_at": None, "smarthosts": smarthosts}
+
+
 def summary(report: Mapping[str, Any]) -> str:
     """A report in one line."""
     parts = [f"{report['queued']} queued", f"{report['deferred']} deferred"]
@@ -99,10 +106,10 @@ def summary(report: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def unknown(reason: str) -> dict[str, Any]:
+def unknown(*reasons: str) -> dict[str, Any]:
     """The same object where nobody can be asked: critical, and every key is there."""
     nothing = dict.fromkeys(("queued", "deferred", "held", "in_flight", "failed", "oldest_age_s", "last_sent_at"))
-    return {"health": "critical", **nothing, "smarthosts": [], "warnings": [reason], "scope": None}
+    return {"health": "critical", **nothing, "smarthosts": [], "warnings": list(reasons), "scope": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Store: the open queue.db, its settings, its transactions, and the statements of queue.sql by name.
 
 WAL with synchronous=FULL: when a commit has returned, what it holds survives kill -9 and power loss. What is read
-is data like any other: `text_of`, `octets_of` and `time_or_none` refuse what a damaged file put there.
+is data like any other: `text_of`, `octets_of`, `time_of` and `time_or_none` refuse what a damaged file put there.
 
 Raises sqlite3.Error as it comes; QueueError where the file system cannot do what is needed.
 """
@@ -21,6 +21,7 @@ from pysendmail.spool import QueueError, sync
 
 T = TypeVar("T")
 INCREMENTAL = 2  # of PRAGMA auto_vacuum
+END_OF_TIME = 253_402_300_800.0  # the year 10000: neither a Date field nor SQLite's own functions go so far
 ROWS_AT_ONCE = (16, 4, 1)  # few sizes: each is a statement that SQLite keeps
 _NUMBER = struct.Struct("=I")
 
@@ -287,6 +288,13 @@ def notify(text: str) -> frozenset[str]:
 
 def time_or_none(value: object) -> float | None:
     return value if isinstance(value, float) else None
+
+
+def time_of(value: object) -> float:
+    """One that a calendar has."""
+    if not isinstance(value, float) or not 0 <= value < END_OF_TIME:
+        raise TypeError("a damaged row: a time expected")
+    return value
 
 
 def text_of(value: object) -> str:

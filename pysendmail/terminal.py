@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Self
 
 from pysendmail.smtp.reply import printable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Entry = dict[str, Any]
 MAX_ROWS = 2000  # rich takes a millisecond for each, and nobody reads so many
 MAX_LINE = 2000  # characters: a whole reply and what stands before it
+GAP, BELOW, MIN_ADDRESS = 2, 4, 12  # columns: between two, before a line that belongs to the one above, for an address
 
 _COERCED = ("C.UTF-8", "C.utf8", "UTF-8")
 _TITLES = ("Queue id", "Size", "Arrived", "From", "To", "State", "Reason")
@@ -170,18 +172,53 @@ def _rows(entry: Entry, *, repeat: bool) -> Iterator[tuple[str, ...]]:
 
 
 def _show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(sum(map(_cells, row[column])) for row in (titles, *rows)) for column in range(len(titles))]
     if os.isatty(1):
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
+        console = Console()
+        if sum(widths) + GAP * (len(widths) - 1) > console.width:
+            first, *others = _narrow(titles, rows, widths, console.width)
+            console.print(Text.assemble((first, "bold"), *(f"\n{line}" for line in others)), soft_wrap=True)
+            return
         table = Table(*titles, box=None, header_style="bold", pad_edge=False)
         for column in table.columns[:3]:
             column.no_wrap = True  # an id that is cut in two cannot be copied
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        Console().print(table)
+        console.print(table)
         return
-    widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
     for row in (titles, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(_line(row, widths))
+
+
+def _narrow(titles: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], columns: int) -> Iterator[str]:
+    """Where a line has no room for the reason, it stands below. An address that was cut helps nobody: it is folded."""
+    from textwrap import wrap
+
+    *others, sender, recipient, state, _ = widths
+    room = max(columns - sum(others) - state - GAP * len(others) - 2 * GAP, 2 * MIN_ADDRESS)
+    sender = min(sender, max(room // 2, room - recipient))
+    fitted = (*others, sender, min(recipient, room - sender), state)
+    for *row, reason in (titles, *rows):
+        folded = [_folded(cell, width) for cell, width in zip(row, fitted, strict=True)]
+        for lines in zip_longest(*folded, fillvalue=""):
+            yield _line(lines, fitted)
+        if reason:
+            yield from wrap(reason, columns, initial_indent=" " * BELOW, subsequent_indent=" " * BELOW)
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = (cell + " " * (width - sum(map(_cells, cell))) for cell, width in zip(row, widths, strict=True))
+    return (" " * GAP).join(cells).rstrip()
+
+
+def _folded(text: str, cells: int) -> list[str]:
+    """Pieces of an address that are no wider than that; where it can be, the second begins with the @."""
+    pieces = []
+    while len(piece := _cut(text, cells)) < len(text):
+        pieces.append(piece[: max(piece.rfind("@"), 0)] or piece or text[0])
+        text = text[len(pieces[-1]) :]
+    return [*pieces, text]

@@ -101,7 +101,6 @@ def _plan_may(smarthost: Smarthost, seen: bool, failed_s: float | None) -> TlsPl
     if not smarthost.tls_fallback:
         return TlsPlan(attempt=True, clear_if_unavailable=True, demand="tls_fallback is false")
     if failed_s is not None and failed_s < FAILURE_MEMORY_S:
-        fallback = "a TLS handshake failed a short while ago"
-        return TlsPlan(attempt=False, clear_if_unavailable=True, clear_if_failed=True, fallback=fallback)
+        return TlsPlan(attempt=False, fallback="a TLS handshake failed a short while ago")
     retries = failed_s is not None
     return TlsPlan(attempt=True, clear_if_unavailable=True, clear_if_failed=True, retries=retries)

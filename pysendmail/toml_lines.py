@@ -29,6 +29,7 @@ _STRING = re.compile(
     r"|'(?!'')[^'\n]*'",
     re.DOTALL,
 )
+_QUOTED_KEY = re.compile(r'"(?!"")(?:[^"\\\n]|\\.)*"' r"|'(?!'')[^'\n]*'")
 _BARE_VALUE = re.compile(r"[^\s,\[\]{}#\"']+")
 
 
@@ -141,7 +142,7 @@ class _Scanner:
             self.match(_SPACE)
             if (bare := self.match(_BARE_KEY)) is not None:
                 names.append(bare)
-            elif (quoted := self.match(_STRING)) is not None:
+            elif (quoted := self.match(_QUOTED_KEY)) is not None:
                 names.append(_unquoted(quoted))
             else:
                 raise _Stop

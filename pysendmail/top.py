@@ -70,8 +70,8 @@ def compose(view: View, look: Look) -> list[str]:
 
 
 def _bar(left: str, right: str, look: Look) -> str:
-    gap = max(look.columns - len(left) - len(right), 1)
-    text = look.cut(f"{left}{' ' * gap}{right}")
+    """The right end is what matters: the health, and how to leave."""
+    text = look.cut(f"{terminal.fit(left, max(look.columns - len(right) - 1, 0))} {right}")
     return f"{_REVERSE}{text}{chart.RESET}" if look.colour else text
 
 
@@ -102,7 +102,7 @@ def _smarthosts(view: View, look: Look) -> Iterator[str]:
     for smarthost in view.status["smarthosts"]:
         tried = [one for slot in view.traffic for one in slot["smarthosts"] if one["name"] == smarthost["name"]]
         sent, deferred = (sum(one[key] for one in tried) for key in ("sent", "deferred"))
-        connections = f"{smarthost['connections']}/{smarthost['limit']}"
+        connections = f"{smarthost['connections']}/{smarthost['limit']}" if smarthost["limit"] is not None else "-"
         name = terminal.fit(smarthost["name"], 16)
         yield look.cut(
             f"{name} {smarthost['state']:<8} {connections:>7} {sent:>6} {deferred:>6}  {_note(smarthost, view.now)}"
@@ -144,11 +144,7 @@ def _title(text: str, look: Look) -> str:
 
 
 class _Ended(Exception):
-    """A signal that ends us has come."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """A signal that ends us has come. Whoever catches everything, an event loop for one, may have caught this, too."""
 
 
 class _Screen(AbstractContextManager["_Screen"]):
@@ -158,6 +154,7 @@ class _Screen(AbstractContextManager["_Screen"]):
         self._modes = termios.tcgetattr(0)
         self._wake_out, self._wake_in = os.pipe()
         self._handlers: dict[int, Any] = {}
+        self.ended_by = 0  # a signal's number
 
     def __enter__(self) -> Self:
         for number in _ENDINGS:
@@ -187,7 +184,8 @@ class _Screen(AbstractContextManager["_Screen"]):
             termios.tcsetattr(0, termios.TCSADRAIN, self._modes)
 
     def _end(self, number: int, _frame: FrameType | None) -> None:
-        raise _Ended(number)
+        self.ended_by = number
+        raise _Ended
 
     def _resized(self, _number: int, _frame: FrameType | None) -> None:
         os.write(self._wake_in, b"\0")
@@ -223,14 +221,15 @@ def _write(text: str) -> None:
 
 def run(view: Callable[[], View]) -> int:
     """Until q or a signal; returns the exit code. `view` finds out what is to be shown."""
-    try:
-        with _Screen() as screen:
-            while True:
-                seen = view()
+    screen = _Screen()
+    with suppress(_Ended), screen:
+        while not screen.ended_by:
+            seen = view()
+            if screen.ended_by:
+                break
+            screen.show(compose(seen, terminal.look()))
+            while (key := screen.key(REFRESH_S)) == "":
                 screen.show(compose(seen, terminal.look()))
-                while (key := screen.key(REFRESH_S)) == "":
-                    screen.show(compose(seen, terminal.look()))
-                if key in ("q", "Q"):
-                    return 0
-    except _Ended as ended:
-        return 128 + ended.number
+            if key in ("q", "Q"):
+                return 0
+    return 128 + screen.ended_by

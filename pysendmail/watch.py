@@ -3,7 +3,8 @@
 What is to be told is decided by `alarms`. The book of what was told lies in the queue's directory and is written after
 the telling: a crash in between tells twice, never not at all. A command that fails is tried again after RETRY_S, and
 the book waits for it. The notice, for login shells and for systemd's path units, is a file that is replaced when its
-text changes, and empty, or not there, when all is well.
+text changes, and empty, or not there, when all is well. The book names it, so that it goes when the configuration has
+another. It stays while no daemon runs, for then the mail does not leave either.
 
 Nothing here holds up the mail: a look is one statement on the readers' thread, at most one in PAUSE_S.
 """
@@ -52,6 +53,7 @@ class Watch:
         self._changed = asyncio.Event()
         self._book: Book = {}
         self._retry_at = 0.0  # monotonic: after a command that failed
+        self._notice = ""  # the file in which a notice of ours may stand
         self._posted: tuple[Path, str] | None = None  # the notice as it is
         self._complaint = ""  # about a file, once
 
@@ -70,7 +72,7 @@ class Watch:
     async def run(self) -> None:
         """Until it is cancelled."""
         book = await asyncio.to_thread(_content, self._config.queue.directory / BOOK)
-        self._book = alarms.from_text(book or b"")
+        self._book, self._notice = alarms.from_text(book or b"")
         while True:
             self._changed.clear()
             wait: float | None = ROUND_S
@@ -122,23 +124,33 @@ class Watch:
 
     async def _keep(self, book: Book) -> None:
         self._book = book
-        await self._write(self._config.queue.directory / BOOK, alarms.to_text(book), 0o600)
+        await self._write(self._config.queue.directory / BOOK, alarms.to_text(book, self._notice), 0o600)
 
     async def _post(self, book: Book) -> None:
         """The notice, where it says something else by now: whoever watches the file is woken by that only."""
         path = notice_file(self._config, os.environ)
+        if self._notice and self._notice != str(path):
+            await self._try(_withdraw, Path(self._notice))
+            self._notice = ""
         if path is None:
             return
         text = alarms.notice(book, self._config.hostname)
         if self._posted == (path, text):
             return
+        if text and not self._notice:
+            self._notice = str(path)
+            await self._keep(self._book)  # first, so that whoever starts next knows where it stands
         old = await asyncio.to_thread(_content, path)
         if (old or b"") == text.encode() or await self._write(path, text.encode(), 0o644):
             self._posted = path, text
 
     async def _write(self, path: Path, text: bytes, mode: int) -> bool:
+        return await self._try(small_file.replace, path, text, mode)
+
+    async def _try(self, work: Callable[..., None], path: Path, *arguments: object) -> bool:
+        """Work on a file; what goes wrong is said once."""
         try:
-            await asyncio.to_thread(small_file.replace, path, text, mode)
+            await asyncio.to_thread(work, path, *arguments)
         except OSError as error:
             complaint = f"{path}: {error.strerror}"
             if complaint != self._complaint:
@@ -146,6 +158,12 @@ class Watch:
                 self._events.emit("alarm", state="unwritten", error=complaint)
             return False
         return True
+
+
+def _withdraw(path: Path) -> None:
+    """Take away a notice that nobody keeps any more; what somebody else has put there stays."""
+    if alarms.is_notice(_content(path) or b""):
+        path.unlink()
 
 
 def _content(path: Path) -> bytes | None:

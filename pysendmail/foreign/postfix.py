@@ -20,6 +20,7 @@ OTHER_MAPS = (  # which are named; any other word may be a part of a password th
     *("inline", "environ", "fail", "internal", "proxy", "pipemap", "unionmap", "randmap", "cidr", "nis", "netinfo"),
     *("ldap", "mysql", "pgsql", "sqlite", "mongodb", "memcache", "socketmap", "tcp", "unix"),
 )
+KNOWN_MAPS = frozenset({"static", *TEXT_MAPS, *PATTERN_MAPS, *OTHER_MAPS})
 MAX_VALUE = 4096  # characters, before and after each $name is filled in: they may double and double again
 _NAME = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\((\w+)\))")
 _TIME = re.compile(r"([0-9]{1,9})([smhdw]?)\Z")
@@ -112,6 +113,23 @@ def _logical(text: str) -> Iterator[Entry]:
         begun, first = [line.strip()], number
 
 
+def _words(text: str) -> list[str]:
+    """A list: commas and blanks end a word, but where they stand in braces."""
+    words, depth = [""], 0
+    for character in text:
+        depth += (character == "{") - (character == "}")
+        if depth <= 0 and character in ", \t":
+            words.append("")
+        else:
+            words[-1] += character
+    return [word for word in words if word]
+
+
+def _bare(text: str) -> str:
+    """Without the braces around it."""
+    return text[1:-1].strip() if text.startswith("{") and text.endswith("}") else text
+
+
 class _Reading:
     """One pass over a main.cf."""
 
@@ -165,11 +183,13 @@ class _Reading:
 
     def map_lines(self, key: str, whose: str = "") -> Iterator[tuple[Path, Entry]]:
         """The lines of all maps that a setting names: left side and right side, and the file they are in."""
-        for word in self.words(key):
+        words = _words(self.value(key))
+        whole = all(word.partition(":")[0] in KNOWN_MAPS for word in words)  # or what was meant as one was cut
+        for word in words:
             kind, colon, place = word.partition(":")
             path = Path(place)
-            if kind == "static" and colon:
-                yield self.sheet.file, Entry(self.entries[key].line, "*", place)
+            if kind == "static" and colon and whole:
+                yield self.sheet.file, Entry(self.entries[key].line, "*", _bare(place))
             elif kind in TEXT_MAPS and colon:
                 for number, line in lines(self.sheet.look(place, self.entries[key])):
                     left, _, right = line.replace("\t", " ").partition(" ")

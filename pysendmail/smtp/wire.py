@@ -139,6 +139,22 @@ def _orcpt(orcpt: str) -> bytes:
     return xtext(kind) + b";" + xtext(address)
 
 
+def _has_lines_of_one_length(text: bytes) -> bool:
+    """Whether CRLFs stand at equal distances, as in attachments, and there is no other CR or LF.
+
+    To ask that takes a third of the time that it takes to look for line ends. False means nothing. The last octet of
+    `text` is no CR.
+    """
+    first = text.find(b"\r\n")
+    length = text.find(b"\r\n", first + 2) - first
+    if first < 0 or length < 0 or text[first::length].strip(b"\r") or text[first + 1 :: length].strip(b"\n"):
+        return False
+    others = bytearray(text)
+    del others[first::length]
+    del others[first :: length - 1]
+    return b"\r" not in others and b"\n" not in others
+
+
 class DotStuffer:
     """A message in CRLF form goes in, in chunks of any size; what goes between the 354 and the final reply comes out.
 
@@ -158,11 +174,12 @@ class DotStuffer:
             text = text[:-1]
         if not text:
             return b""
-        # It says which line ends it has seen, and looks at each octet once: three counts take several times as long.
-        lines = IncrementalNewlineDecoder(None, translate=False)
-        lines.decode(text.decode("latin-1"), final=True)
-        if lines.newlines not in _ONLY_CRLF:
-            raise WireError("a bare CR or LF in a stored message")
+        if not _has_lines_of_one_length(text):
+            # It says which line ends it saw, and looks at each octet once: three counts take several times as long.
+            lines = IncrementalNewlineDecoder(None, translate=False)
+            lines.decode(text.decode("latin-1"), final=True)
+            if lines.newlines not in _ONLY_CRLF:
+                raise WireError("a bare CR or LF in a stored message")
         # Attachments hardly ever have a dot, and to find that there is none costs next to nothing.
         stuffed = text.replace(b"\r\n.", b"\r\n..") if b"." in text else text
         if self._at_line_start and text.startswith(b"."):

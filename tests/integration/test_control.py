@@ -48,7 +48,7 @@ class Desk:
             store=self,
             events=Events(Lines(self.log)),
             postmaster=store.policy,  # type: ignore[arg-type]
-            circumstances=lambda: Circumstances(daemon=True),
+            circumstances=self._circumstances,
             relays=lambda: {"main": Relay(smarthost)},
             flush=self._flush,
             probe=self._probe,
@@ -61,6 +61,9 @@ class Desk:
     async def change(self, step: Callable[[Queue], Any]) -> Any:
         self.before_change()
         return self.store.do(step, self.store.queue)
+
+    async def _circumstances(self) -> Circumstances:
+        return Circumstances(daemon=True)
 
     def _flush(self) -> None:
         self.flushed += 1
@@ -116,8 +119,8 @@ async def test_a_bad_request(desk: Desk, request_: dict[str, Any], words: str) -
 
 
 @pytest.mark.parametrize("verb", ["list", "explain", "show", "hold", "release", "remove", "retry", "history"])
-async def test_anothers_message_does_not_exist(desk: Desk, verb: str) -> None:
-    """Promise 14: another user's queue id is answered as one that never was, to a container's root too."""
+async def test_promise_14_anothers_message_does_not_exist(desk: Desk, verb: str) -> None:
+    """Another user's queue id is answered as one that never was, to a container's root too."""
     queue_id = desk.store.accept(uid=1000)
     unknown = (await desk.refused(EVE, verb, "0000000000000"))[1].replace("0000000000000", queue_id)
     assert await desk.refused(EVE, verb, queue_id) == (66, unknown)
@@ -257,8 +260,8 @@ async def test_all_goes_on_when_one_has_left(desk: Desk) -> None:
         "header = 'text'",
     ],
 )
-async def test_damage_hides_nothing_in_a_listing(desk: Desk, damage: str) -> None:
-    """Promise 15: whatever stands in a row, the listings show all others, and it as well as can be."""
+async def test_promise_15_damage_hides_nothing_in_a_listing(desk: Desk, damage: str) -> None:
+    """Whatever stands in a row, the listings show all others, and it as well as can be."""
     desk.store.accept()
     good = desk.store.accept()
     desk.store.sql(f"UPDATE message SET {damage} WHERE id = 1")
@@ -297,6 +300,20 @@ async def test_a_damaged_message_can_be_shown_and_removed(desk: Desk) -> None:
     assert (await desk.ask(ALL, "status"))[0]["health"] == "ok"
 
 
+@pytest.mark.parametrize("damage", ["x'01'", "CAST(x'ff' AS TEXT)"])
+async def test_a_damaged_queue_id_is_given_anew(desk: Desk, damage: str) -> None:
+    """A message that nobody could name is set aside under an id by which it can be shown and removed."""
+    desk.store.accept()
+    good = desk.store.accept()
+    desk.store.sql(f"UPDATE message SET queue_id = {damage} WHERE id = 1")
+    assert desk.store.claim().queue_id == good
+    (new,) = [entry["queue_id"] for entry in await desk.ask(ALL, "list") if entry["queue_name"] == "hold"]
+    assert new.isalnum() and len(new) == len(good)
+    assert (await desk.ask(ALL, "show", new))[0]["queue_id"] == new
+    await desk.ask(ALL, "remove", new)
+    assert [entry["queue_id"] for entry in await desk.ask(ALL, "list")] == [good]
+
+
 async def test_promise_14_anothers_mail_is_no_trouble_of_ones_own(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """That it waits on a route which cannot be used is the owner's to know: `status` is as if there were none."""
     refused = Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, "Connection refused")
@@ -311,6 +328,17 @@ async def test_promise_14_anothers_mail_is_no_trouble_of_ones_own(desk: Desk, mo
             claim()  # what is being tried waits, too
         found = [(await desk.ask(right, "status"))[0]["health"] for right in (ALICE, EVE, ALL)]
         assert found == ["ok", "critical", "critical"]
+
+
+async def test_promise_14_status_tells_nobody_of_anothers_mail(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When mail last left, and on how many connections it does, are for who sees everything."""
+    main = Relay(Smarthost(name="main", host="a"), last_sent_at=NOW, connections=3)
+    monkeypatch.setattr(desk.control, "_relays", lambda: {"main": main})
+    for right, sent_at, connections, limit in ((ALL, rfc3339(NOW), 3, main.limit), (ALICE, None, None, None)):
+        (report,) = await desk.ask(right, "status")
+        (one,) = report["smarthosts"]
+        assert (report["last_sent_at"], one["last_sent_at"]) == (sent_at, sent_at)
+        assert (one["connections"], one["limit"]) == (connections, limit)
 
 
 # -- answers --
@@ -360,6 +388,7 @@ async def test_history_keys(desk: Desk) -> None:
     desk.store.settle(desk.store.claim(), SENT)
     (entry,) = await desk.ask(ALL, "history", queue_id)
     keys = ["queue_id", "message_id", "sender", "uid", "accepted_at", "size", "recipients", "pid", "command", "unit"]
+    keys += ["kind", "about"]
     assert list(entry) == keys
     bob, dave = entry["recipients"]
     assert list(bob) == ["address", "outcome", "finished_at", "attempts"]
@@ -576,6 +605,15 @@ async def test_show_has_the_header(desk: Desk) -> None:
     assert (await desk.ask(ALICE, "show", queue_id))[0]["header"] == "Subject: grün\r\nX: �\r\n"
 
 
+async def test_expire_while_the_aliases_cannot_be_read(desk: Desk) -> None:
+    """Whom the bounce goes to is not known: 75 with the reason, and the mail waits."""
+    queue_id = desk.store.accept()
+    desk.store.policy.unread = "/etc/aliases: Too many open files"
+    code, words = await desk.refused(ALL, "expire", queue_id)
+    assert code == 75 and "Too many open files" in words and queue_id in words
+    assert desk.store.states(queue_id) == {BOB: "queued"}
+
+
 async def test_explain_says_words(desk: Desk) -> None:
     """`queue explain` of one's own: the history and the words."""
     queue_id = desk.store.accept()
@@ -585,6 +623,26 @@ async def test_explain_says_words(desk: Desk) -> None:
     assert any("451 4.3.0 later" in words for words in entry["words"])
     end = f"and <alice@example.com> is told; as root, pysendmail queue expire {queue_id} does it now."
     assert end in entry["words"][-1]
+
+
+async def test_history_of_an_id_chooses_as_well(desk: Desk) -> None:
+    """With a queue id and options that choose, a message has to fit both; an id that is none is still said."""
+    first, second = desk.store.accept(BOB), desk.store.accept(DAVE)
+    assert [one["queue_id"] for one in await desk.ask(ALL, "history", first, second, to=DAVE)] == [second]
+    assert await desk.ask(ALICE, "history", first, outcome="sent") == []
+    assert [one["queue_id"] for one in await desk.ask(ALICE, "history", first, outcome="waiting")] == [first]
+    assert (await desk.refused(ALL, "history", "0000000000000", to=BOB))[0] == 66
+
+
+async def test_a_report_of_our_own_names_no_submitter(desk: Desk) -> None:
+    """`explain` and `history` of a bounce say that pysendmail wrote it, and about what."""
+    queue_id = desk.store.accept(sender="alice@example.com")
+    desk.store.settle(desk.store.claim(), BOUNCED)
+    _, report = await desk.ask(ALL, "history")
+    assert (report["kind"], report["about"], report["pid"]) == ("bounce", queue_id, None)
+    (entry,) = await desk.ask(ALL, "explain", report["queue_id"])
+    assert f"pysendmail wrote it: a bounce, about {queue_id}. It counts as mail of uid 1000." in entry["words"]
+    assert not any("submitted" in words for words in entry["words"])
 
 
 async def test_explain_says_what_uncertain_means(desk: Desk) -> None:
@@ -623,8 +681,8 @@ async def test_many_of_ones_own_are_chosen(desk: Desk, verb: str) -> None:
     assert all(state == "queued" for queue_id in others for state in desk.store.states(queue_id).values())
 
 
-async def test_damage_stops_no_bulk_work(desk: Desk) -> None:
-    """Promise 15: a damaged row among many is no reason to leave the others."""
+async def test_promise_15_damage_stops_no_bulk_work(desk: Desk) -> None:
+    """A damaged row among many is no reason to leave the others."""
     ids = [desk.store.accept() for _ in range(3)]
     desk.store.sql("UPDATE message SET sender = CAST(x'ff' AS TEXT) WHERE queue_id = ?", ids[1])
     for verb in ("hold", "release", "retry", "expire"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -164,8 +165,8 @@ async def test_too_many_recipients(tmp_path: Path) -> None:
 # -- fairness --
 
 
-async def test_another_users_mail_is_not_held_up(tmp_path: Path) -> None:
-    """Promise 10: behind a thousand messages of one user to one destination, another's message is among the first."""
+async def test_promise_10_another_users_mail_is_not_held_up(tmp_path: Path) -> None:
+    """Behind a thousand messages of one user to one destination, another's message is among the first."""
     slow = Ordinary(rcpt={"u@slow.example": "451 4.3.0 later"})
     async with Peer(slow) as peer, engine(tmp_path, smarthost(peer, connections=1), run=False) as one:
         new = [new_message("u@slow.example", uid=1000) for _ in range(1000)]
@@ -190,10 +191,10 @@ async def test_another_users_mail_is_not_held_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stall", ["MAIL", "RCPT", "DOT"])
 @pytest.mark.parametrize("destinations", [1, 30])
-async def test_a_slow_destination_holds_nobody_up(
+async def test_promise_10_a_slow_destination_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stall: str, destinations: int
 ) -> None:
-    """Promise 10: mail that gets no answer takes connections beside the limit, and never all of them.
+    """Mail that gets no answer takes connections beside the limit, and never all of them.
 
     What one destination leaves is for his other mail, too; what one user's many leave is for other users.
     """
@@ -487,6 +488,25 @@ async def test_a_body_that_lost_a_part(tmp_path: Path) -> None:
         assert peer.messages == []
 
 
+async def test_a_bounce_waits_for_aliases_that_cannot_be_read(tmp_path: Path) -> None:
+    """That is no error of ours: the log says which file, the message is tried again and bounces once it can be."""
+    async with Peer(Ordinary(rcpt={"bob@example.org": "550 5.1.1 unknown"})) as peer, engine(
+        tmp_path, smarthost(peer)
+    ) as one:  # fmt: skip
+        one.policy.unread = "/etc/aliases: Too many open files"
+        queue_id = await one.accept()
+        told = await one.events.wait_for("unaddressed", queue_id=queue_id)
+        assert told["error"] == one.policy.unread
+        state = "SELECT state, attempts, reply FROM recipient WHERE address = 'bob@example.org'"
+        await one.accept("carol@example.net")
+        await one.events.wait_for("outcome", status="sent")
+        ((waits, attempts, reply),) = await one.rows(state)
+        assert (waits, attempts) == ("queued", 1) and one.policy.unread in reply
+        one.policy.unread = ""
+        await one.writer.run(lambda queue: queue.flush(time.time()))
+        await one.events.wait_for("outcome", queue_id=queue_id, status="bounced")
+
+
 # -- errors of ours --
 
 
@@ -634,8 +654,8 @@ async def test_cut_off_while_connecting(tmp_path: Path) -> None:
         assert await one.rows("SELECT count(*) FROM attempt") == [(0,)]
 
 
-async def test_clock_jump_during_an_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise 12: a machine that slept for a week in the middle of an attempt expires nothing when that fails."""
+async def test_promise_12_clock_jump_during_an_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slept for a week in the middle of an attempt expires nothing when that fails."""
     asked = asyncio.Event()
     go_on = asyncio.Event()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pysendmail import placing, spool
+from pysendmail import placing, small_file, spool
 from pysendmail.secrets import Secrets
 
 STAMP = "20260102T030405Z"
@@ -105,3 +105,17 @@ def test_present(tmp_path: Path) -> None:
 def test_owner_of_a_queue_to_be(tmp_path: Path) -> None:
     """A directory that is not there will have the owner that the daemon gives it."""
     assert spool.owner_of(tmp_path / "none") == spool.future_owner()
+
+
+def test_nothing_is_left_beside(tmp_path: Path) -> None:
+    """What a crash has left there is not written through and goes, as does what could not take the file's place."""
+    file, precious = tmp_path / "file", tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / ".file.new").symlink_to(precious)
+    small_file.replace(file, b"new", 0o644)
+    assert (file.read_bytes(), mode(file), precious.read_text()) == (b"new", 0o644, "mine")
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        small_file.replace(directory, b"new", 0o600)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "precious", "directory"}

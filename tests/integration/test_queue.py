@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from pysendmail import listing, schema, spool
+from pysendmail.aliases import Aliases
 from pysendmail.envelope import Recipient
 from pysendmail.outcome import Outcome, Scope
+from pysendmail.postmaster import Postmaster
 from pysendmail.queue import FLUSHED_AT_ONCE, HEADER_KEPT, LANES_OF_A_MESSAGE, PART_OCTETS, PRUNED_AT_ONCE, Queue
 from pysendmail.schema import SchemaError
 from pysendmail.settling import MAX_ATTEMPTS_KEPT, Ending
 from pysendmail.store import SQL
-from rig.store import MAIN, NOW, Store, new_message, result, settlement
+from rig.store import MAIN, NOW, Store, config, new_message, result, settlement
 
 SENT, DEFERRED, BOUNCED, UNCERTAIN = Outcome.SENT, Outcome.DEFERRED, Outcome.BOUNCED, Outcome.UNCERTAIN
 BOB, CAROL, DAVE = "bob@example.org", "carol@example.net", "dave@example.org"
@@ -469,8 +471,8 @@ def test_null_sender_is_discarded(store: Store) -> None:
     assert tuple(store.sql("SELECT report_queue_id, silence FROM bounces")[0]) == (None, "nobody to tell")
 
 
-def test_bounce_that_cannot_be_queued(store: Store) -> None:
-    """Promise 3: where the bounce cannot be stored the outcome is not recorded either; then the attempt is deferred."""
+def test_promise_3_bounce_that_cannot_be_queued(store: Store) -> None:
+    """Where the bounce cannot be stored the outcome is not recorded either; then the attempt is deferred."""
     queue_id = store.accept()
     claim = store.claim()
     store.policy.broken = True
@@ -984,8 +986,8 @@ def test_reroute_all(store: Store) -> None:
         "UPDATE recipient SET notify = x'ff', state = 'attempting' WHERE message = 1",
     ],
 )
-def test_a_damaged_row_hides_nothing_else(store: Store, damage: str) -> None:
-    """Promise 15: what cannot be read is set aside and counted; the next message is claimed and listed all the same."""
+def test_promise_15_a_damaged_row_hides_nothing_else(store: Store, damage: str) -> None:
+    """What cannot be read is set aside and counted; the next message is claimed and listed all the same."""
     store.accept()
     good = store.accept()
     store.sql(damage)
@@ -1048,6 +1050,29 @@ def test_damage_stops_no_start_and_no_expiry(store: Store) -> None:
         "done",
         "damaged",
     ]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE recipient SET notify = 'sometimes' WHERE message = 1",
+        "UPDATE recipient SET attempts = x'ff' WHERE message = 1",
+        "UPDATE message SET accepted_at = 9e30 WHERE id = 1",
+    ],
+)
+def test_damage_that_only_a_report_finds_stops_no_expiry_and_no_notice(store: Store, damage: str) -> None:
+    """What makes no sense in the bounce or the delay notice is set aside; another's is written all the same."""
+    store.policy = Postmaster(config(), lambda: Aliases.load(""))  # type: ignore[assignment]
+    for _ in range(2):
+        store.accept(lifetime=10, warn_after=5)
+    store.sql(damage)
+    store.now += 20
+    options = {"reason": "no answer", "status": "4.4.7", "smarthost": "main"}
+    store.do(store.settling.warn, [1, 2], **options)
+    ended = store.do(store.settling.expire, [1, 2], **options)
+    assert [one.outcome for one in ended] == ["expired"]
+    assert [row[0] for row in store.sql("SELECT state FROM message ORDER BY id LIMIT 2")] == ["damaged", "done"]
+    assert [row[0] for row in store.sql("SELECT kind FROM report ORDER BY id")] == ["delay", "bounce"]
 
 
 def test_a_recipient_without_its_message(store: Store) -> None:

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from pysendmail.spool import QueueLock
-from rig.instance import PATIENCE_S, Instance
+from rig.instance import PATIENCE_S, Instance, smarthost
+from rig.peer import Ordinary, PeerThread
 
 
 def test_a_reload_before_the_start_is_not_the_end(tmp_path: Path) -> None:
@@ -40,6 +41,19 @@ def test_a_reload_needs_no_room_on_the_disk(tmp_path: Path) -> None:
         assert instance.reload()["error"] == ""
         assert [one["name"] for one in instance.status()["smarthosts"]] == ["new"]
         assert instance.matching("library") == []
+
+
+def test_a_reload_tries_a_smarthost_that_rests(tmp_path: Path) -> None:
+    """Who has mended a password, in a file that the configuration only names, need not wait for the next probe."""
+    with (
+        PeerThread(Ordinary(mail="535 5.7.8 the password has expired")) as peer,
+        Instance(tmp_path, smarthosts=[smarthost(peer)], retry={"first": "1h"}) as instance,
+    ):
+        instance.submit("bob@example.org")
+        instance.wait_for("trouble")
+        peer.become(Ordinary())
+        instance.reload()
+        instance.wait_for("outcome", status="sent")
 
 
 def blocks(pid: int, number: int) -> bool:

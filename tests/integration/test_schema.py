@@ -6,6 +6,7 @@ that was being attempted when the daemon died. They are dumps of what that versi
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from pysendmail import listing, schema
 from pysendmail.outcome import Outcome
+from rig.instance import Instance
 from rig.store import NOW, Store
 
 OLD = sorted((Path(__file__).parents[1] / "golden" / "queue").glob("*.sql"))
@@ -113,3 +115,19 @@ def test_an_older_queue_and_its_new_one_are_alike(old: Path, tmp_path_factory: p
         return {tuple(row) for row in (*rows, *columns)}
 
     assert made(Store(old)) == made(Store(tmp_path_factory.mktemp("new")))
+
+
+def peak(instance: Instance) -> int:
+    """The most memory that the daemon had, in KiB."""
+    with instance:
+        assert instance.process is not None
+        status = Path(f"/proc/{instance.process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
+
+
+def test_who_makes_a_queue_is_no_larger_for_it(tmp_path: Path) -> None:
+    """What a database is made with is needed once, and takes no memory of the daemon that runs for months."""
+    instance = Instance(tmp_path)
+    makes, finds = peak(instance), peak(instance)
+    assert makes - finds < 4096
+    assert instance.matching("start")

@@ -237,8 +237,8 @@ def test_the_same_submission_again(store: Store) -> None:
         assert store.one("SELECT count(*) FROM message") == 1
 
 
-def test_bcc_is_gone(store: Store) -> None:
-    """Promise 7: Bcc gives recipients with -t and stands nowhere in what is stored, however it is written."""
+def test_promise_7_bcc_is_gone(store: Store) -> None:
+    """Bcc gives recipients with -t and stands nowhere in what is stored, however it is written."""
     text = b"To: b@example.org\nBcc: secret@example.net\nbCC : hidden@example.net\nSubject: x\n\nhello\n"
     accepted = submit(store, "-t", text=text)
     header, body = stored(store, accepted.queue_id)

@@ -2,7 +2,7 @@
 
 authority = Authority(tmp_path)
 Smarthost(..., host="localhost", tls="verify", tls_ca_file=authority.file)
-Peer(Ordinary(tls=authority.server()))              # also .server("wrong name"), "expired", "unknown authority"
+Peer(Ordinary(tls=authority.server()))              # also .server("wrong name") and the other KINDS
 """
 
 from __future__ import annotations
@@ -10,27 +10,30 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ssl
+import warnings
 from pathlib import Path
 
 import trustme
 
 NAME = "localhost"  # the name that a good certificate has; it resolves to the peer
-KINDS = ("good", "wrong name", "expired", "unknown authority")
+KINDS = ("good", "wrong name", "expired", "unknown authority", "self-signed")
 
 
 class Authority:
     """Certificates are made once for each kind."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = NAME) -> None:
+        """`name`: of the host that good certificates are for."""
         self._ca = trustme.CA()
         stranger = trustme.CA()
         past = datetime.datetime(2001, 1, 1)
         later = past + datetime.timedelta(days=1)
         self._certificates = {
-            "good": self._ca.issue_cert(NAME, "127.0.0.1"),
+            "good": self._ca.issue_cert(name, "127.0.0.1"),
             "wrong name": self._ca.issue_cert("other.example"),
-            "expired": self._ca.issue_cert(NAME, not_before=past, not_after=later),
-            "unknown authority": stranger.issue_cert(NAME),
+            "expired": self._ca.issue_cert(name, not_before=past, not_after=later),
+            "unknown authority": stranger.issue_cert(name),
+            "self-signed": trustme.LeafCert(stranger.private_key_pem.bytes(), stranger.cert_pem.bytes(), []),
         }
         self.file = str(directory / "ca.pem")
         self._ca.cert_pem.write_to_path(self.file)
@@ -44,11 +47,18 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._certificates[kind].configure_cert(context)
         if newest is not None:
-            context.maximum_version = newest
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of the version
+                context.minimum_version = min(newest, context.minimum_version)
+                context.maximum_version = newest
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")  # OpenSSL has taken the oldest from all that are stronger
         if wants_client:
             context.verify_mode = ssl.CERT_REQUIRED
             self._ca.configure_trust(context)
         return context
+
+    def pem(self, kind: str = "good") -> bytes:
+        """Key and chain, for a server that reads them from a file."""
+        return self._certificates[kind].private_key_and_cert_chain_pem.bytes()
 
     def fingerprint(self, kind: str = "good") -> str:
         """SHA-256 of the certificate, as tls_fingerprints has it."""

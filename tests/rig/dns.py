@@ -1,7 +1,9 @@
-"""A name server that knows some SRV records, on a real socket; it needs dnspython, whose messages it speaks.
+"""A name server that knows some SRV records and addresses, on a real socket. It speaks by means of dnspython.
 
 with name_server({"_submission._tcp.example.com": ["0 1 587 smtp.example.com."]}) as resolver:
     ... resolver asks this server and no other ...
+
+`network`: it listens in that network namespace, as a PeerThread does.
 """
 
 from __future__ import annotations
@@ -9,20 +11,33 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import dns.message
 import dns.rcode
+import dns.rdatatype
 import dns.resolver
 import dns.rrset
+
+from rig.peer import enter
 
 
 @contextmanager
 def name_server(
-    records: Mapping[str, Sequence[str]], *, rcode: int = 0, where: tuple[str, int] = ("127.0.0.1", 0)
+    records: Mapping[str, Sequence[str]],
+    *,
+    hosts: Mapping[str, str] | None = None,
+    rcode: int = 0,
+    where: tuple[str, int] = ("127.0.0.1", 0),
+    network: Path | None = None,
 ) -> Iterator[dns.resolver.Resolver]:
-    """A resolver whose one name server knows these SRV records; a name that is not among them does not exist."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    """A resolver whose one name server knows these SRV records and IPv4 addresses; no other name exists."""
+    known = {(name, "SRV"): rows for name, rows in records.items()}
+    known |= {(name, "A"): [address] for name, address in (hosts or {}).items()}
+    names = {name for name, _ in known}
+    with _socket(network) as sock, _socket(network) as last:
         sock.bind(where)
 
         def serve() -> None:
@@ -31,12 +46,12 @@ def name_server(
                 if not octets:
                     return
                 query = dns.message.from_wire(octets)
-                name = query.question[0].name
+                name, kind = query.question[0].name, dns.rdatatype.to_text(query.question[0].rdtype)
                 answer = dns.message.make_response(query)
-                rows = records.get(name.to_text(omit_final_dot=True))
-                answer.set_rcode(rcode or (dns.rcode.NOERROR if rows is not None else dns.rcode.NXDOMAIN))
-                if rows:
-                    answer.answer.append(dns.rrset.from_text(name, 60, "IN", "SRV", *rows))
+                host = name.to_text(omit_final_dot=True)
+                answer.set_rcode(rcode or (dns.rcode.NOERROR if host in names else dns.rcode.NXDOMAIN))
+                if rows := known.get((host, kind)):
+                    answer.answer.append(dns.rrset.from_text(name, 60, "IN", kind, *rows))
                 sock.sendto(answer.to_wire(max_size=65535), peer)
 
         thread = threading.Thread(target=serve)
@@ -47,6 +62,17 @@ def name_server(
         try:
             yield resolver
         finally:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-                last.sendto(b"", sock.getsockname())
+            last.sendto(b"", sock.getsockname())
             thread.join()
+
+
+def _socket(network: Path | None) -> socket.socket:
+    """For datagrams, in that network: made by a thread of its own, which nobody else gets."""
+
+    def made() -> socket.socket:
+        if network:
+            enter(network)
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(made).result()

@@ -238,6 +238,11 @@ class Instance(Daemon):
             **options,
         )
 
+    def under(self, wrapper: Sequence[str], name: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        """One of them with this before the command (strace, ...)."""
+        command = [*wrapper, str(BIN / name), "-C", str(self.config), *arguments]
+        return subprocess.run(command, input=b"", capture_output=True, timeout=PATIENCE_S * 2, check=False)
+
     def by_name(
         self, *command: str, stdin: bytes = b"", uid: int | None = None, **options: Any
     ) -> subprocess.CompletedProcess[bytes]:

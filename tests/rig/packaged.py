@@ -31,8 +31,9 @@ from rig.guest import PACKAGES as SYSTEMD
 from rig.guest import Guest
 from rig.peer import Behaviour, PeerThread
 from rig.root import PATIENCE_S, Root, debian
+from rig.tty import Tty
 
-PACKAGES = (*SYSTEMD, "cron", "mutt", "bsd-mailx", "python3-venv")
+PACKAGES = (*SYSTEMD, "cron", "mutt", "bsd-mailx", "python3-dnspython", "python3-venv")
 USERS = {"alice": 1000, "bob": 1001, "carol": 1002}
 UNITS = ("pysendmail.service", "pysendmail.socket", "pysendmail-control.socket")
 CONFIGURATION = "/etc/pysendmail/pysendmail.toml"
@@ -87,9 +88,9 @@ class Packaged(Guest):
         return install(self, deb)
 
     @contextmanager
-    def smarthost(self, *behaviours: Behaviour, port: int = PORT) -> Iterator[PeerThread]:
-        """One that listens where SMARTHOST says."""
-        with PeerThread(*behaviours, port=port, network=self.network) as peer:
+    def smarthost(self, *behaviours: Behaviour, port: int = PORT, **options: Any) -> Iterator[PeerThread]:
+        """One that listens where SMARTHOST says. `options` are PeerThread's."""
+        with PeerThread(*behaviours, port=port, network=self.network, **options) as peer:
             yield peer
 
     # -- configuration --
@@ -116,9 +117,9 @@ class Packaged(Guest):
         self.must("systemctl", "start", *UNITS[1:])
         self.configure(SMARTHOST)
 
-    def until(self, true: Callable[[], Any]) -> None:
+    def until(self, true: Callable[[], Any], seconds: float = PATIENCE_S) -> None:
         """For what no event tells: ask again and again."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < deadline, f"it has not come to that:\n{self.must('journalctl', '--lines=50')}"
             time.sleep(0.1)
@@ -185,6 +186,16 @@ class Packaged(Guest):
             yield
             self.logout(user)
 
+    @contextmanager
+    def terminal(self, user: str) -> Iterator[Tty]:
+        """That user is logged in at a terminal of his own while this lasts: what others write to him is in its text."""
+        session = ("--property=PAMName=login", "--property=UtmpIdentifier=test", "--property=UtmpMode=user")
+        command = ("systemd-run", "--pty", "--quiet", "--collect", *session, f"--uid={user}")
+        with Tty(self.command(*command, "sh", "-c", "echo logged in && exec cat")) as tty:
+            tty.wait_for("logged in")
+            yield tty
+            self.logout(user)
+
     def logout(self, user: str) -> None:
         """All of his sessions have ended, and his systemd with all that it ran. For one who does not linger."""
         self.run("loginctl", "terminate-user", user)
@@ -218,7 +229,13 @@ class Packaged(Guest):
             json.loads(line) for line in self.must("journalctl", "--output=json", "--all", since, *matches).splitlines()
         ]
 
-    def wait_for(self, *matches: str, after: str = "", fits: Callable[[Entry], bool] = lambda _entry: True) -> Entry:
+    def wait_for(
+        self,
+        *matches: str,
+        after: str = "",
+        fits: Callable[[Entry], bool] = lambda _entry: True,
+        seconds: float = PATIENCE_S,
+    ) -> Entry:
         """The first entry in the journal that matches and fits, when it is there."""
         found: list[Entry] = []
 
@@ -226,7 +243,7 @@ class Packaged(Guest):
             found.extend(filter(fits, self.journal(*matches, after=after)))
             return bool(found)
 
-        self.until(look)
+        self.until(look, seconds)
         return found[0]
 
 

@@ -6,7 +6,7 @@
     peer.clear                                      # every octet that clients sent it outside TLS
 
     Peer(Ordinary(rcpt={"b@example.org": "550 5.1.1 unknown"}, dot="451 later"))    # an ordinary one, replies changed
-    Peer(Ordinary(tls=context)), Peer(Ordinary(tls=context, implicit=True))
+    Peer(Ordinary(tls=context)), Peer(tls=context)  # STARTTLS, implicit TLS
 
     async def behaviour(client: Client) -> None:    # anything else
         await client.say("220 peer.example")
@@ -128,8 +128,8 @@ def _abort(writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
 
-def _enter(network: Path) -> None:
-    """This thread's sockets are in that network from now on (os.setns came with Python 3.12)."""
+def enter(network: Path) -> None:
+    """This thread's new sockets are in that network from now on (os.setns came with Python 3.12)."""
     libc = ctypes.CDLL(None, use_errno=True)
     with network.open() as namespace:
         if libc.setns(namespace.fileno(), 0):
@@ -152,7 +152,6 @@ class Ordinary:
         "ENHANCEDSTATUSCODES",
     )
     tls: ssl.SSLContext | None = None
-    implicit: bool = False
     auth: str = ""  # mechanisms, offered under TLS and in clear alike
     users: Mapping[str, str] = field(default_factory=dict)  # decoded AUTH exchange, see `_authenticate`
     greeting: str = "220 peer.example ESMTP"
@@ -172,17 +171,10 @@ class Ordinary:
             verb, _, argument = line.partition(" ")
             match verb.upper():
                 case "EHLO":
-                    offers = [*self.keywords]
-                    if self.tls and not client.encrypted:
-                        offers.append("STARTTLS")
-                    if self.auth:
-                        offers.append(f"AUTH {self.auth}")
-                    lines = ["peer.example", *offers]
+                    lines = ["peer.example", *self.offers(client)]
                     await client.say(*[f"250-{text}" for text in lines[:-1]], f"250 {lines[-1]}")
                 case "STARTTLS":
-                    await client.say(self.starttls)
-                    if self.tls and self.starttls.startswith("220"):
-                        await client.start_tls(self.tls)
+                    await self.secure(client)
                 case "AUTH":
                     await self._authenticate(client, argument)
                 case "MAIL":
@@ -220,6 +212,17 @@ class Ordinary:
                     return
                 case _:
                     await client.say("502 5.5.2 not understood")
+
+    def offers(self, client: Client) -> list[str]:
+        """What EHLO is told."""
+        starttls = ["STARTTLS"] * (self.tls is not None and not client.encrypted)
+        return [*self.keywords, *starttls, *([f"AUTH {self.auth}"] if self.auth else [])]
+
+    async def secure(self, client: Client) -> None:
+        """STARTTLS."""
+        await client.say(self.starttls)
+        if self.tls and self.starttls.startswith("220"):
+            await client.start_tls(self.tls)
 
     @staticmethod
     def _authors(content: bytes) -> list[str]:
@@ -324,7 +327,7 @@ class PeerThread:
     def _live(self) -> None:
         try:
             if self._network:
-                _enter(self._network)
+                enter(self._network)
             asyncio.run(self._run())
         finally:
             self._ready.set()

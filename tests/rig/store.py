@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pysendmail.aliases import AliasesUnread
 from pysendmail.config import Config, Daemon, Smarthost
 from pysendmail.config import Queue as QueueSection
 from pysendmail.envelope import Envelope, Recipient
@@ -51,6 +52,7 @@ def new_message(
     body_size: int | None = None,
     eight_bit: bool = False,
     ret: str = "",
+    about: str | None = None,
 ) -> NewMessage:
     """A small message, by default to bob@example.org."""
     each = tuple(r if isinstance(r, Recipient) else Recipient(address=r) for r in recipients or ("bob@example.org",))
@@ -69,6 +71,7 @@ def new_message(
         eight_bit=eight_bit,
         lifetime=lifetime,
         warn_after=warn_after,
+        about=about,
     )
 
 
@@ -110,6 +113,7 @@ class PlainPolicy:
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[str]]] = []
         self.broken = False  # the report cannot be made
+        self.unread = ""  # why nobody knows whom it goes to
 
     def next_attempt_at(self, now: float, attempts: int, queue_id: str) -> float:
         return now + 100.0 * attempts
@@ -121,9 +125,11 @@ class PlainPolicy:
         self, kind: str, original: Original, failed: Sequence[Failed], new_id: Callable[[], str], now: float
     ) -> Sequence[Decision]:
         self.asked.append((kind, [one.address for one in failed]))
+        if self.unread:
+            raise AliasesUnread(self.unread)
         if original.kind != "mail" or not original.sender:
             return [Decision(failed=tuple(failed), kind=kind, silence="nobody to tell")]
-        message = new_message(original.sender, sender="", kind=kind, queue_id=new_id())
+        message = new_message(original.sender, sender="", kind=kind, queue_id=new_id(), about=original.queue_id)
         if self.broken:
             # As a disk, a constraint or a bug may have it: half the report is there already.
             message = new_message(original.sender, sender="", kind=kind, queue_id=original.queue_id)

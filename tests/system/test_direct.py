@@ -203,6 +203,22 @@ def test_a_damaged_database_is_words_and_an_exit_code(tmp_path: Path) -> None:
     assert "queue.db" in instance.pysendmail("check", code=78)
 
 
+def test_a_newer_queue_is_words_that_help(tmp_path: Path) -> None:
+    """Whoever looks at it, writes to it or copies it hears which file that is, and what to do."""
+    instance = Instance(tmp_path)
+    instance.submit("bob@example.org")
+    file = instance.queue_directory / "queue.db"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA user_version = 99")
+    commands = [("sendmail", "bob@example.org"), ("pysendmail", "queue", "list"), ("pysendmail", "history")]
+    for name, *arguments in [*commands, ("pysendmail", "backup", str(tmp_path / "copy"))]:
+        done = instance.run(name, *arguments)
+        assert (done.returncode, done.stderr.count(b"\n")) == (75, 1), (arguments, done.stderr)
+        assert f"{file} was written by a newer pysendmail (schema 99".encode() in done.stderr
+        assert b"install that version again" in done.stderr
+    assert "newer" in json.loads(instance.pysendmail("status", "--json", code=2))["warnings"][0]
+
+
 def test_status_is_one_json_object_for_whoever_may_not_look(open_path: Path, other: int) -> None:
     """No daemon and no right to the queue: critical, with the keys that the object always has."""
     instance = Instance(open_path, smarthosts=[{"name": "main", "host": "127.0.0.1"}])

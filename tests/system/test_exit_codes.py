@@ -160,8 +160,8 @@ def test_config_with_a_delivering_option_is_64(instance: Instance) -> None:
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_nothing_of_all_that_was_queued(instance: Instance) -> None:
-    """Promise 2, after all the tests above: not one of them left anything."""
+def test_promise_2_nothing_of_all_that_was_queued(instance: Instance) -> None:
+    """After all the tests above: not one of them left anything."""
     assert instance.history() == []
 
 
@@ -178,8 +178,8 @@ def test_v_and_odi_exit_0_once_the_mail_is_accepted(tmp_path: Path, option: str)
         instance.wait_for("outcome", status="bounced")
 
 
-def test_sigterm_while_stdin_is_read_queues_nothing(tmp_path: Path) -> None:
-    """Promise 2: 75 or death by the signal, with and without a connection to the daemon; nothing is queued."""
+def test_promise_2_sigterm_while_stdin_is_read_queues_nothing(tmp_path: Path) -> None:
+    """75 or death by the signal, with and without a connection to the daemon; nothing is queued."""
     with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance:
         for amount in (100, 3 << 20):
             for number in (signal.SIGTERM, signal.SIGKILL):

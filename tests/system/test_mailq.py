@@ -49,16 +49,20 @@ def on_terminal(instance: Instance, *arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("arguments", [(), ("--format", "table"), ("--json", "--format=table", "--")], ids=str)
 def test_on_a_terminal_it_is_a_table(instance: Instance, arguments: tuple[str, ...]) -> None:
-    """A line a recipient or more, within the terminal; the message's facts once; no reply is taken for markup."""
+    """A line a recipient or more, within the terminal; the message's facts once; no reply is taken for markup.
+
+    A reason for which there is no room beside the rest stands below it, whole.
+    """
     (waiting,) = instance.mailq()
     code, text = on_terminal(instance, *arguments)
-    heading, titles, *lines, last = text.splitlines()
+    heading, titles, below, *lines, last = text.splitlines()
     assert (code, last, heading) == (0, "1 message", f"mailq: the queue of {instance.config}")
-    assert titles.split() == ["Queue", "id", "Size", "Arrived", "From", "To", "State", "Reason"]
+    assert [*titles.split(), below] == ["Queue", "id", "Size", "Arrived", "From", "To", "State", "    Reason"]
     assert all(len(line) <= 80 for line in lines)
     assert [line.startswith(waiting["queue_id"]) for line in lines].count(True) == 1
     assert text.count("deferred") == 2
     assert "[red]later" in text
+    assert "bob@example.org" in text and "…" not in text
 
 
 @pytest.mark.parametrize("layout", ["postfix", "sendmail", "json"])

@@ -313,16 +313,19 @@ def test_promise_15_a_damaged_row_is_set_aside_and_hides_nothing(tmp_path: Path)
 
 
 def test_promise_15_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
-    """After a downgrade: 75 and words, for daemon and command; the file is not touched, and back again it works."""
+    """After a downgrade: 75 and words for daemon and commands, listings too; nothing is touched, and back it works."""
     instance = Instance(tmp_path)
     instance.submit("bob@example.org")
     database = sqlite3.connect(instance.queue_directory / "queue.db")
     [(version,)] = database.execute("PRAGMA user_version")
     database.execute("PRAGMA user_version = 999")
     database.close()
-    for done in (instance.run("pysendmail", "daemon"), instance.sendmail("carol@example.org")):
-        assert done.returncode == 75
+    refused = [("pysendmail", "daemon"), ("sendmail", "carol@example.org"), ("mailq",), ("pysendmail", "history")]
+    for done in (instance.run(*command) for command in refused):
+        assert (done.returncode, done.stdout) == (75, b"")
+        assert str(instance.queue_directory).encode() in done.stderr
         assert b"newer" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert instance.status()["health"] == "critical"
     database = sqlite3.connect(instance.queue_directory / "queue.db")
     database.execute(f"PRAGMA user_version = {version}")
     database.close()

@@ -47,6 +47,19 @@ def flags(peer: PeerThread, authority: Authority) -> list[str]:
     return ["--address", "box@gmail.com", *server]
 
 
+@pytest.mark.parametrize("redirection", ["<&-", "0>/dev/null"])
+def test_standard_input_that_cannot_be_read(tmp_path: Path, redirection: str) -> None:
+    """74 and a line that says so, and nothing is written."""
+    instance = Instance(tmp_path)
+    before = instance.config.read_text()
+    words = ["--address", "box@gmail.com", "--host", "localhost", "--password-file", "-", "--replace"]
+    script = ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command(instance, *words)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (74, 1), done.stderr
+    assert "standard input: " in done.stderr and "nothing was written" in done.stderr
+    assert instance.config.read_text() == before
+
+
 def test_at_a_terminal(tmp_path: Path, peer: PeerThread, authority: Authority) -> None:
     """Address, server, login: asked with proposals; a wrong password again; the difference; the message arrives."""
     instance = Instance(tmp_path)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,6 +64,27 @@ def test_a_signal_leaves_the_terminal_as_it_was(instance: Instance, number: sign
         left_as_found(tty)
 
 
+def test_a_signal_that_comes_while_it_looks_is_not_lost() -> None:
+    """An event loop, as there is one where no daemon is asked, catches what a signal raises in one of its callbacks."""
+    looks = "\n".join(
+        [
+            "import asyncio, os, signal, sys, time",
+            "from pysendmail import top",
+            "async def look():",
+            "    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)",
+            "    await asyncio.sleep(0)",
+            "    await asyncio.sleep(0)",
+            "def view():",
+            "    asyncio.run(look())",
+            "    return top.View(now=time.time(), name='x', problem='nobody')",
+            "sys.exit(top.run(view))",
+        ]
+    )
+    with Tty([BIN / "python", "-c", looks]) as tty:
+        assert tty.end() == 128 + signal.SIGTERM
+        assert tty.modes_now() == tty.modes
+
+
 def test_it_can_be_stopped(instance: Instance) -> None:
     """^Z gives the terminal back; when it goes on, it takes it again."""
     with Tty(["bash", "-mc", f"{shlex.join(top(instance))}; echo IN THE SHELL; read; fg; echo ended $?"]) as tty:
@@ -119,41 +137,3 @@ def test_the_chart(instance: Instance) -> None:
             assert tty.end() == 0
             assert full in tty.text and "delivered, 1 in all" in tty.text and "deferred, 1 in all" in tty.text
             assert tty.text.isascii() == (locale == "C")
-
-
-@contextmanager
-def tmux(directory: Path, *command: str, columns: int, rows: int) -> Iterator[list[str]]:
-    """A session in a server of its own; gives how tmux is called for it."""
-    if shutil.which("tmux") is None:
-        pytest.skip("needs tmux: apt-get install tmux")
-    call = ["tmux", "-f", "/dev/null", "-S", str(directory / "tmux")]
-    size = ["-x", str(columns), "-y", str(rows)]
-    start = ["new-session", "-d", "-s", "one", *size, f"LC_ALL=C.UTF-8 {' '.join(command)}; echo THE END; exec cat"]
-    subprocess.run([*call, "-u", *start], check=True)
-    try:
-        yield call
-    finally:
-        subprocess.run([*call, "kill-server"], check=False)
-
-
-def screen(call: list[str], wanted: str) -> str:
-    """What is on the screen once this is there; tmux tells us nothing, so it is asked until then."""
-    seen = ""
-    for _ in range(600):
-        seen = subprocess.run([*call, "capture-pane", "-p"], capture_output=True, text=True, check=True).stdout
-        if wanted in seen:
-            return seen
-    raise AssertionError(f"{wanted!r} never came:\n{seen}")
-
-
-def test_on_a_real_terminal(instance: Instance, tmp_path: Path) -> None:
-    """tmux shows frames that fill no line twice, also after the window became small, and the old screen afterwards."""
-    with tmux(tmp_path, *top(instance), columns=100, rows=30) as call:
-        seen = screen(call, "late@example.org")
-        assert seen.count("pysendmail top") == seen.count("SMARTHOST") == seen.count("1 queued") == 1
-        subprocess.run([*call, "resize-window", "-x", "60", "-y", "12"], check=True)
-        small = screen(call, "SMARTHOST")
-        assert len(small.rstrip("\n").splitlines()) <= 12 and small.count("1 queued") == 1
-        subprocess.run([*call, "send-keys", "q"], check=True)
-        after = screen(call, "THE END")
-        assert "SMARTHOST" not in after

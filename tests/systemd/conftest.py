@@ -55,3 +55,10 @@ def installed(suite: str) -> Iterator[Packaged]:
 def guest(installed: Packaged) -> Packaged:
     installed.as_new()
     return installed
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests have measured."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")

@@ -36,3 +36,18 @@ def test_the_notice_wakes_whom_the_administrator_chose(guest: Packaged) -> None:
         assert "account" not in guest.must("bash", "-l", "-i", "-c", ":", user="alice")
     guest.must("systemctl", "disable", "--now", UNIT)
     drop_in.unlink()
+
+
+def test_who_is_logged_in_is_told(guest: Packaged) -> None:
+    """The unit's own command, as it is shipped: the notice on a user's terminal, and then that it is over."""
+    guest.must("systemctl", "enable", "--now", UNIT)
+    with guest.terminal("bob") as bob, guest.smarthost(Ordinary(mail="535 5.7.8 no")) as peer:
+        guest.configure(ALARM, SMARTHOST)
+        guest.submit("bob@example.org")
+        guest.wait_for("EVENT=alarm", "STATE=raised")
+        bob.wait_for("does not take the account of this machine")
+        peer.become(Ordinary())
+        guest.must("pysendmail", "flush")
+        guest.wait_for("EVENT=alarm", "STATE=cleared")
+        bob.wait_for("mail leaves again")
+    guest.must("systemctl", "disable", "--now", UNIT)

@@ -34,6 +34,11 @@ PARTS = {
     "clocks": "torture.clocks:run",
     "descriptors": "torture.descriptors:run",
     "matrix": "torture.matrix:run",
+    "tls": "torture.tls:run",
+    "corpora": "torture.corpora:run",
+    "fuzz": "torture.fuzz:run",
+    "soak": "torture.soak:run",
+    "peers": "torture.peers:run",
 }
 Run = Callable[[Size, int, Path, str], Part]
 

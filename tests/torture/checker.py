@@ -261,7 +261,7 @@ def _hidden(call: Call) -> set[bytes]:
 
 def credentials(view: View) -> Finding:
     """No secret, plain or encoded, in clear octets, the log, a message, standard error, /proc or a core file."""
-    needles = {needle: secret for secret in view.settings.secrets for needle in _spellings(secret.encode())}
+    needles = {needle: secret for secret in view.settings.secrets for needle in spellings(secret.encode())}
     if not needles:
         return
     places = [("the log", view.evidence.text_log.encode())]
@@ -282,7 +282,7 @@ def credentials(view: View) -> Finding:
             yield f"a secret in {where}"
 
 
-def _spellings(secret: bytes) -> Iterator[bytes]:
+def spellings(secret: bytes) -> Iterator[bytes]:
     """As it is, in hex, and within base64 at each of the three alignments."""
     yield secret
     yield secret.hex().encode()

@@ -81,6 +81,7 @@ _LINE = re.compile(r"(\d+) +(\d+\.\d+) (.*)\n")
 _CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+|0x[0-9a-f]+|\?)(?:[ <].*)?$", re.DOTALL)
 _RESUMED = re.compile(r"<\.\.\. \w+ resumed>")
 _UNFINISHED = " <unfinished ...>"
+_NEVER_RETURNED = (" = ?", " <detached ...>")  # the process was killed: what is on the disk says what it had done
 _HANDLE = re.compile(r"(\d+)<((?:[A-Z][A-Za-z0-9-]*:\[.*?\])|[^<>]*)>")
 _STRING = re.compile(r'"([\\x0-9a-f]*)"(\.\.\.)?')
 
@@ -296,8 +297,8 @@ class Reader:
         if match is None:
             if text.startswith("exit_group("):
                 self._operations.append(Exited(at=self._at, code=int(text[11:].partition(")")[0])))
-            elif not text.endswith(" = ?"):
-                raise Unmodelled(f"not understood: {text[:200]!r}")
+            elif not text.endswith(_NEVER_RETURNED):
+                raise Unmodelled(f"not understood: {text[:200]!r} ... {text[-80:]!r}")
             return
         name, arguments, result = match.groups()
         if name == "exit_group":

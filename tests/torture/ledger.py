@@ -20,8 +20,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,25 @@ class Subject(Instance):
                 return False
             self.news(seen, min(left, LOOK_S))
 
+    def mailq(self, **options: Any) -> list[dict[str, Any]]:
+        return self._answer(partial(super().mailq, **options))
+
+    def history(self, *arguments: str) -> list[dict[str, Any]]:
+        return self._answer(partial(super().history, *arguments))
+
+    def _answer(self, ask: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """What a daemon says, or the next one where it died over the question: a death may come as late as that."""
+        while True:
+            starts = len(self.matching("start"))
+            try:
+                return ask()
+            except AssertionError:
+                if not self.happens(partial(self._started_since, starts), PATIENCE_S):
+                    raise
+
+    def _started_since(self, starts: int) -> bool:
+        return len(self.matching("start")) > starts
+
     def rest(self) -> Rest | None:
         """What the daemon takes of the machine in the next REST_S seconds; None where it has ended.
 
@@ -107,7 +127,7 @@ class Subject(Instance):
             woken, seconds = _switches(pid) - before, time.monotonic() - began
             return Rest(
                 pid=pid,
-                memory=_figure(Path(f"/proc/{pid}/status"), "VmHWM") << 10,
+                memory=figure(Path(f"/proc/{pid}/status"), "VmHWM") << 10,
                 descriptors=len(os.listdir(f"/proc/{pid}/fd")),
                 wake_ups=woken / seconds,
             )
@@ -118,10 +138,11 @@ class Subject(Instance):
 def _switches(pid: int) -> int:
     """How often the threads of a process have gone to sleep of their own will, which they do after each wake-up."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(_figure(task / "status", "voluntary_ctxt_switches") for task in tasks)
+    return sum(figure(task / "status", "voluntary_ctxt_switches") for task in tasks)
 
 
-def _figure(file: Path, name: str) -> int:
+def figure(file: Path, name: str) -> int:
+    """A line of a status in /proc: its number."""
     [line] = [line for line in file.read_text().splitlines() if line.startswith(f"{name}:")]
     return int(line.split()[1])
 

@@ -29,19 +29,16 @@ from pysendmail.config import Smarthost, Timeout
 from rig.ca import Authority
 from rig.engine import Engine, engine
 from rig.peer import Peer
-from torture.evidence import Violation
+from torture.cells import PATIENCE_S, TEXT, batches, declared, fresh, judge, send
 from torture.faulty import GONE, SILENT, Faulty, loopback
 from torture.report import Part, Size
 
 TABLE = Path(__file__).parent / "MATRIX.md"
 MODES = ("clear", "starttls", "implicit")
-AT_ONCE = 48
 NETWORKS = 4
 DEADLINE_S = 30.0  # each of the session's
 SHORT_S = 2.0  # where one of them has to pass
-TEXT = b"a line of the text\r\n"
 LONG = TEXT * ((16 << 20) // len(TEXT))  # more than the buffers of two kernels hold
-PATIENCE_S = 60.0
 CLONE_NEWNET = 0x40000000
 _TIMEOUTS = ("connect", "greeting", "tls", "command", "data", "data_block", "data_done")
 
@@ -110,8 +107,8 @@ def run(size: Size, seed: int, directory: Path, only: str) -> Part:
     gone = [cell for cell in chosen if cell.what == GONE]
     silent = [cell for cell in chosen if cell.what in SILENT]
     others = [cell for cell in chosen if cell not in gone and cell not in silent]
-    for number, batch in enumerate([*_batches(others), *_batches(silent)]):
-        _judge(part, batch, asyncio.run(play(batch, _new(directory, f"batch-{number}"), authority)))
+    for number, batch in enumerate([*batches(others), *batches(silent)]):
+        judge(part, batch, asyncio.run(play(batch, fresh(directory, f"batch-{number}"), authority)))
     if os.geteuid() == 0:
         _without_a_network(part, gone, directory, authority)
     elif gone:
@@ -122,12 +119,9 @@ def run(size: Size, seed: int, directory: Path, only: str) -> Part:
 
 def cells() -> Iterator[Cell]:
     """All of them, in the table's order."""
-    lines = [line for line in TABLE.read_text().splitlines() if line.startswith("| ")]
-    heading, *rows = [[cell.strip() for cell in line.removeprefix("| ").rstrip("| ").split(" | ")] for line in lines]
-    for what, *words in rows:
-        for stage, word in zip(heading[1:], words, strict=True):
-            if word != "-":
-                yield from _cells(stage, what, word)
+    for what, stage, word in declared(TABLE.read_text()):
+        if word != "-":
+            yield from _cells(stage, what, word)
 
 
 def _cells(stage: str, what: str, word: str) -> Iterator[Cell]:
@@ -186,30 +180,15 @@ async def _look(running: Engine, cell: Cell, name: str, peer: Peer) -> str:
 
 
 async def _observe(running: Engine, cell: Cell, name: str, peer: Peer) -> Seen:
-    outcomes = await _send(running, name, f"{name}-first", cell.addresses, LONG if cell.stage == "body" else TEXT)
+    outcomes = await send(running, name, f"{name}-first", cell.addresses, LONG if cell.stage == "body" else TEXT)
     told = tuple(outcomes[address] for address in cell.addresses)
     if cell.what == GONE:
         loopback(up=True)
     if running.events.named("trouble", smarthost=name):
         return Seen(outcomes=told, rests=True, taken=len(peer.messages))
     taken = len(peer.messages)
-    (then,) = (await _send(running, name, f"{name}-next", ["next@example.org"], TEXT)).values()
+    (then,) = (await send(running, name, f"{name}-next", ["next@example.org"], TEXT)).values()
     return Seen(outcomes=told, rests=False, close=len(peer.clients) > 1, taken=taken, next=then)
-
-
-async def _send(running: Engine, name: str, queue_id: str, recipients: Sequence[str], text: bytes) -> dict[str, str]:
-    """One message, and what the log says of each recipient when all have an outcome."""
-    found: dict[str, str] = {}
-    with running.events.follow(queue_id) as events:
-        await running.accept(*recipients, route=(name,), queue_id=queue_id, body=text)
-        async with asyncio.timeout(PATIENCE_S):
-            while len(found) < len(recipients):
-                event, fields = await events.get()
-                if event == "outcome":
-                    deferred = "uncertain" if fields["uncertain"] else "deferred" if fields["attempt"] else "rests"
-                    status = str(fields["status"])
-                    found[str(fields["recipient"]).strip("<>")] = deferred if status == "deferred" else status
-    return found
 
 
 # -- without a network --
@@ -222,8 +201,8 @@ def _without_a_network(part: Part, gone: Sequence[Cell], directory: Path, author
             return
         for cell in gone[number::NETWORKS]:
             loopback(up=True)
-            where = _new(directory, f"gone-{gone.index(cell)}")
-            _judge(part, [cell], asyncio.run(play([cell], where, authority)))
+            where = fresh(directory, f"gone-{gone.index(cell)}")
+            judge(part, [cell], asyncio.run(play([cell], where, authority)))
 
     _in_threads(work, min(NETWORKS, len(gone)))
 
@@ -234,20 +213,3 @@ def _in_threads(work: Callable[[int], None], count: int) -> None:
         one.start()
     for one in threads:
         one.join()
-
-
-def _judge(part: Part, batch: Sequence[Cell], wrong: Sequence[str]) -> None:
-    for cell, text in zip(batch, wrong, strict=True):
-        found = [Violation(invariant="matrix", text=text)] if text else []
-        part.case(str(cell), found, again=f"python -m torture matrix --only {str(cell)!r}")
-
-
-def _new(directory: Path, name: str) -> Path:
-    new = directory / name
-    new.mkdir()
-    return new
-
-
-def _batches(chosen: Sequence[Cell]) -> Iterator[Sequence[Cell]]:
-    for start in range(0, len(chosen), AT_ONCE):
-        yield chosen[start : start + AT_ONCE]

@@ -128,17 +128,18 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def details(parts: Iterable[Part]) -> str:
-    """What the table has no room for: skips by name with their reasons, notes, problems."""
+    """What the table has no room for: skips by name with their reasons, notes; and last, where a log ends, problems."""
     lines: list[str] = []
+    wrong: list[str] = []
     for part in parts:
-        lines += [f"- {part.name}: BROKEN: {part.broken.strip().splitlines()[-1]}"] if part.broken else []
         lines += [f"- {part.name}: skipped {what}: {why}" for what, why in part.skips.items()]
         lines += [f"- {part.name}: {note}" for note in part.notes]
         if caught := sorted(name for name, ok in part.controls.items() if ok):
             lines.append(f"- {part.name}: controls caught: {', '.join(caught)}")
-        lines += [f"- {part.name}: CONTROL NOT CAUGHT: {name}" for name, ok in part.controls.items() if not ok]
-        lines += [f"- {part.name}: VIOLATION in {problem.case}: {problem.violation}" for problem in part.problems]
-    return "\n".join(lines)
+        wrong += [f"- {part.name}: BROKEN: {part.broken.strip().splitlines()[-1]}"] if part.broken else []
+        wrong += [f"- {part.name}: CONTROL NOT CAUGHT: {name}" for name, ok in part.controls.items() if not ok]
+        wrong += [f"- {part.name}: VIOLATION in {problem.case}: {problem.violation}" for problem in part.problems]
+    return "\n".join(lines + wrong)
 
 
 def machine() -> str:

@@ -23,7 +23,7 @@ def test_the_table_is_whole() -> None:
     assert {cell.word for cell in ALL} == WORDS
 
 
-def test_a_cell_of_each_kind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_promise_13_a_cell_of_each_kind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Mail becomes what the table says; what is declared otherwise is told."""
     caplog.set_level(logging.ERROR, "asyncio")
     quick = [cell for cell in ALL if cell.what in WHATS[:20] and cell.stage != "body"]

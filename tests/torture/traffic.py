@@ -101,10 +101,10 @@ def stage(
 
 @contextmanager
 def scene(
-    directory: Path, name: int, program: Path, plan: Plan | None = None, *, held: bool = False
+    directory: Path, name: int, program: Path, plan: Plan | None = None, *, held: bool = False, **tables: Table
 ) -> Iterator[tuple[Subject, Ledger, Recorder]]:
     """The same with the daemon at work. `held`: its sockets are somebody else's, and outlive it."""
-    with stage(directory, name, program, plan) as (subject, ledger, recorder):
+    with stage(directory, name, program, plan, **tables) as (subject, ledger, recorder):
         if held:
             subject.activation = Activation(subject.socket)
         with subject:

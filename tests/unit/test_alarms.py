@@ -90,7 +90,7 @@ def test_it_is_told_once_and_again_when_it_is_over() -> None:
 
 def test_a_restart_is_no_recovery() -> None:
     """A daemon that has just started knows of no trouble: what was told stays, until mail has left or it comes back."""
-    told = from_text(to_text(decide({}, sight(REFUSED), ALARM, NOW + 120).book))
+    told, _ = from_text(to_text(decide({}, sight(REFUSED), ALARM, NOW + 120).book, "/run/notice"))
     assert keys(decide(told, sight(sent_at=NOW - 5), ALARM, NOW + 200)) == ([], [])
     assert keys(decide(told, sight(REFUSED, since=NOW + 201), ALARM, NOW + 900)) == ([], [])
     assert keys(decide(told, sight(UNTRUSTED, since=NOW + 201), ALARM, NOW + 900)) == (["tls main"], [])
@@ -171,4 +171,4 @@ def test_words() -> None:
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"age": 1}', b'{"age": {"since": "x"}}', b"\xff"])
 def test_a_book_that_cannot_be_read(text: bytes) -> None:
     """It is empty: one telling too many, never a daemon that does not start."""
-    assert from_text(text) == {}
+    assert from_text(text) == ({}, "")

@@ -223,8 +223,8 @@ def test_a_sender_outside_ascii_needs_smtputf8() -> None:
 # --- what is returned -----------------------------------------------------------------------------------------
 
 
-def test_bcc_is_never_returned() -> None:
-    """Bcc and Resent-Bcc, folded and in the obsolete spelling, stay out of a bounce (promise 7)."""
+def test_promise_7_bcc_is_never_returned() -> None:
+    """Bcc and Resent-Bcc, folded and in the obsolete spelling, stay out of a bounce."""
     header = HEADER + b"bCC : dave@example.org,\r\n\teve@example.org\r\nResent-Bcc: fred@example.org\r\nX-Last: 1\r\n"
     for ret in ("full", "hdrs"):
         report = failure_report(REPORTER, original(header=header, body=b"", ret=ret), [about()], queue_id="4B", now=NOW)

@@ -22,10 +22,9 @@ def test_a_panel_in_blocks() -> None:
     """The largest fills its column, one eighth is the least that something can be, nothing is nothing."""
     lines = chart.draw(slots(0, 1, 50, 100), width=20, unicode=True, colour=False)
     assert lines[:3] == ["From 2027-01-15T00:00:00Z, 4 times 1 h", "", "delivered, 151 in all"]
-    assert lines[3:7] == [
+    assert lines[3:6] == [
         "    100          ███",
-        "                 ███",
-        "              ██████",
+        "              ▄▄▄███",
         "           ▁▁▁██████",
     ]
     assert lines[-5:] == ["deferred: none", "", "bounced: none", "", "longest delay of a delivery: none"]
@@ -34,10 +33,9 @@ def test_a_panel_in_blocks() -> None:
 def test_a_panel_in_ascii() -> None:
     """The same without a letter outside ASCII."""
     lines = chart.draw(slots(0, 1, 50, 100), width=20, unicode=False, colour=False)
-    assert lines[3:7] == [
+    assert lines[3:6] == [
         "    100          ###",
-        "                 ###",
-        "              ######",
+        "              ...###",
         "           ...######",
     ]
     assert "\n".join(lines).isascii()
@@ -48,10 +46,18 @@ def test_a_panel_in_ascii() -> None:
 def test_it_fits(width: int, unicode: bool) -> None:
     """No bar goes beyond the width; where there is too little room the newest hours stay."""
     lines = chart.draw(slots(*range(1, 25)), width=width, unicode=unicode, colour=False)
-    bars = lines[3:7]
+    bars = lines[3:6]
     assert all(len(line) <= max(width, chart.LABEL + 1) for line in bars)
     full = "█" if unicode else "#"
     assert bars[0].endswith(full)
+
+
+def test_a_busy_day_fits_a_terminal_of_24_lines() -> None:
+    """All four panels, with the next prompt below: the line that says of what time it is has not gone."""
+    day = [{**slot, "deferred": 1, "bounced": 1, "delay_longest_s": 5.0} for slot in slots(*range(24))]
+    lines = chart.draw(day, width=80, unicode=True, colour=False)
+    assert len(lines) < 24
+    assert lines[-1].split()[0] == "00:00"
 
 
 def test_delays_are_in_words() -> None:

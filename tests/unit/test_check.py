@@ -14,6 +14,7 @@ from pysendmail import check, schema, spool
 from pysendmail.check import Finding, Level, Owner
 from pysendmail.config import Config
 from pysendmail.config_file import Instance, parse, save_last_good
+from rig.store import config
 
 NAMES = "hostname = 'box.example.com'\ndomain = 'example.com'\n"
 HOST = "[[smarthost]]\nhost = '127.0.0.1'\n"
@@ -242,6 +243,24 @@ def test_database(queue: Path) -> None:
     file.write_bytes(b"no database at all" * 100)
     (found,) = check.of_database(queue)
     assert (found.level, found.text[:13]) == (Level.ERROR, "it is damaged")
+
+
+def test_a_queue_that_its_owner_cannot_open(queue: Path) -> None:
+    """Modes that shut the owner out, and something else in the database's place, with the command that mends it."""
+    file = queue / "queue.db"
+    wanted = config(queue)
+    file.touch(mode=0o400)
+    queue.chmod(0o500)
+    found = [(finding.text, finding.mend) for finding in check.of_queue_directory(wanted)]
+    queue.chmod(0o700)
+    assert found[:2] == [
+        ("mode 0500: its owner, who writes the queue, cannot", f"chmod 0700 {queue}"),
+        ("mode 0400: its owner, who writes the queue, cannot", f"chmod 0600 {file}"),
+    ]
+    file.unlink()
+    file.mkdir()
+    (finding,) = check.of_database(queue)
+    assert (finding.level, finding.text) == (Level.ERROR, "it is not a file")
 
 
 OWNER = Owner(os.geteuid(), os.getegid())

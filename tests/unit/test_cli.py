@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from pysendmail import cli
@@ -31,3 +34,27 @@ def test_what_is_unknown_is_refused(line: str, capsys: pytest.CaptureFixture[str
     assert cli.main(line.split()) == 64
     said = capsys.readouterr().err
     assert said.startswith("pysendmail") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("text", "said"), [("frobnicate = 1\n", "frobnicate"), (None, "No such file")])
+def test_status_with_a_configuration_that_cannot_be_used(
+    text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a daemon it is critical, 2 and not 78, and JSON where that is asked for: monitoring knows no other."""
+    file = tmp_path / "pysendmail.toml"
+    if text is not None:
+        file.write_text(f'{text}[daemon]\nsocket = "{tmp_path}/submit"\n[queue]\ndirectory = "{tmp_path}/queue"\n')
+    assert cli.main(["-C", str(file), "status", "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert (report["health"], report["queued"], report["smarthosts"]) == ("critical", None, [])
+    assert said in report["warnings"][0] and str(file) in report["warnings"][0]
+    assert cli.main(["-C", str(file), "history"]) == 78
+
+
+def test_flush_without_a_daemon_says_that_nothing_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is due, and waits all the same."""
+    file = tmp_path / "pysendmail.toml"
+    file.write_text(f'[daemon]\nsocket = "{tmp_path}/submit"\n[queue]\ndirectory = "{tmp_path}/queue"\n')
+    assert cli.main(["-C", str(file), "flush"]) == 0
+    said = capsys.readouterr()
+    assert "due now" in said.out and "No daemon is running: nothing leaves" in said.err

@@ -344,6 +344,7 @@ def test_mistakes_in_one_smarthost_do_not_make_others_up() -> None:
         f"{HOST}username = 'u'\npassword_file = ['hunter2']",
         f"{HOST}username = ['hunter2']",
         f"{HOST}username = 'u'\npassword = hunter2",
+        '"""\npassword = \'hunter2\'\n"""',
     ],
 )
 def test_no_secret_in_an_error(text: str) -> None:

@@ -100,6 +100,17 @@ def test_promise_8_a_password_in_main_cf_is_not_shown_in_pieces(map_: str) -> No
     found = Imported(program="postfix", file=file, draft=draft, text=draft.toml(HERE), problems=())
     said = "\n".join([found.text, *importing.report(found)])
     assert "made of text" in said and "word" not in said.replace("password", "")
+    assert draft.passwords == {}  # nor is half of it written
+
+
+@pytest.mark.parametrize("program", FILES)
+def test_a_comma_in_user_or_password(program: str) -> None:
+    """It is a letter like any other; a list of Postfix's says so with braces."""
+    text = PASSWORD_IN_CLEAR[program].replace("static:box:pw", "hash:/none, static:{ box:pw }")
+    text = text.replace("RELAY", "smtp.example.com").replace("box", "bo,x").replace("pw", "p,w")
+    draft = read(program, text, {"/a": "bo,x|smtp.example.com:p,w\n"})
+    (smarthost,) = config(draft.toml(HERE)).smarthost
+    assert (smarthost.username, draft.passwords) == ("bo,x", {"main": b"p,w"})
 
 
 @pytest.mark.parametrize("program", FILES)

@@ -6,6 +6,7 @@ import contextlib
 import email.header
 import re
 import time
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -29,6 +30,7 @@ from pysendmail.message import (
     recipients,
     rfc5322_date,
 )
+from rig.slow_reader import slowly
 
 DATE = "Sun, 22 Nov 2026 01:02:03 +0100"
 
@@ -244,34 +246,13 @@ def cut(data: bytes, at: Iterable[int]) -> Iterator[bytes]:
     return (data[a:b] for a, b in pairwise(edges))
 
 
-def slowly(data: bytes, dot_ends: bool) -> tuple[list[bytes], bytes]:
-    """The rules once more, a line at a time: what Intake must give."""
-    text = re.sub(rb"[\r\0]", b" ", re.sub(rb"\r*\n", b"\n", data))
-    lines = text.removesuffix(b"\n").split(b"\n") if text else []
-    if dot_ends and b"." in lines:
-        lines = lines[: lines.index(b".")]
-    while lines and re.match(rb">*From (?! *:)", lines[0]):
-        lines.pop(0)
-    header: list[bytes] = []
-    while lines:
-        if header and lines[0][:1] in (b" ", b"\t"):
-            header[-1] += lines.pop(0) + b"\r\n"
-        elif re.match(rb"[!-9;-~]+[ \t]*:", lines[0]):
-            header.append(lines.pop(0) + b"\r\n")
-        else:
-            break
-    if lines and not lines[0]:
-        lines.pop(0)
-    return header, b"".join(line + b"\r\n" for line in lines)
-
-
 @given(INPUT, st.lists(st.integers(0, 1000), max_size=30), st.booleans())
 @example(b"From : a\n", [5], True)
 def test_any_segmentation_gives_the_same(data: bytes, at: list[int], dot_ends: bool) -> None:
     """However the input is cut, header, body and counters are those of the rules read slowly."""
     whole, body = read([data], dot_ends=dot_ends)
     intake, other = read(cut(data, at), dot_ends=dot_ends)
-    assert slowly(data, dot_ends) == ([field.raw for field in whole.fields], body)
+    assert slowly(data, dot_ends=dot_ends) == ([field.raw for field in whole.fields], body)
     assert (whole.fields, body) == (intake.fields, other)
     for name in ("size", "stray", "eight_bit", "header_eight_bit", "overlong", "ended", "header_done"):
         assert getattr(whole, name) == getattr(intake, name)
@@ -496,6 +477,16 @@ def test_folding_changes_nothing_that_is_shown(words: list[tuple[int, bytes]], t
     assert fold(folded) == folded
 
 
+@pytest.mark.parametrize("gap", [1, 990, 5000])
+@pytest.mark.parametrize("name", [b"X", b"Subject", b"n" * 900])
+def test_no_field_is_folded_before_its_colon(name: bytes, gap: int) -> None:
+    """However much white space stands there: a name alone on its line would be the end of the header."""
+    folded = fold(name + b" " * gap + b": " + b"word " * 300 + b"\r\n")
+    assert folded.startswith((name + b":", name + b" :"))
+    assert [field.raw for field in fields_of(folded)] == [folded]
+    assert shown(folded) == " ".join(["word"] * 300)
+
+
 LONG_TEXT = {
     "a word": b"X: a " + b"w" * 1500 + b" b\r\n",
     "glued to the colon": b"X-Long:" + b"w" * 1500 + b"\r\n",
@@ -628,6 +619,18 @@ def test_no_bytes_give_another_exception(data: bytes) -> None:
         hops(fields)
         completed(data)
         recipients(fields)
+
+
+def test_a_few_crs_cost_no_memory() -> None:
+    """Each of a thousand small pieces with CRs in a row is looked at in the memory of a small piece."""
+    intake = Intake(dot_ends=False)
+    tracemalloc.start()
+    try:
+        intake.feed(b"\n")
+        intake.feed(b"a\r\r\n")
+        assert tracemalloc.get_traced_memory()[1] < MAX_CR_RUN // 4
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,22 @@ def test_what_was_complete_counts() -> None:
     reader = ReplyReader()
     assert [reply.code for reply in reader.feed(b"250 ok\r\n250-and\r\n550 not\r\n")] == [250]
     assert "begins with 250 and goes on with 550" in reader.broken
+    reader = ReplyReader()
+    reader.feed(b"rubbish\r\n")
+    assert reader.broken == "not an SMTP reply: rubbish"
+
+
+def test_replies_without_words() -> None:
+    """A code alone is a reply, with and without its space, also as the first line of several; a bare LF ends it."""
+    read = ReplyReader().feed(b"250\r\n250 \r\n250-\r\n250 ok\r\n354\n")
+    assert read == [Reply(250, (b"",)), Reply(250, (b"",)), Reply(250, (b"", b"ok")), Reply(354, (b"",))]
+
+
+@pytest.mark.parametrize("code", [200, 299, 300, 399, 400, 499, 500, 599])
+def test_first_digit(code: int) -> None:
+    """What becomes of the mail is decided by it, to the edges of each hundred; 2 alone is positive."""
+    [reply] = ReplyReader().feed(b"%d x\r\n" % code)
+    assert (reply.first_digit, reply.positive) == (int(str(code)[0]), code < 300)
 
 
 def test_bounds() -> None:
@@ -132,4 +148,7 @@ def test_status(lines: tuple[bytes, ...], code: int, status: str) -> None:
 def test_text_is_escaped_and_capped() -> None:
     """Nothing that a server says moves a cursor, turns the writing direction or fills a log."""
     assert printable(b"a\x1b[2J\r\n\0\xff\xe2\x80\xae\xc3\xa9") == "a\\x1b[2J\\x0d\\x0a\\x00\\xff\\u202e\xe9"
+    assert printable(b"\x80") == "\\x80"
+    assert printable("\udd00") == "\\udd00"
+    assert Reply(550, (b"5.1.1 no", b"one")).text == "550 5.1.1 no one"
     assert len(Reply(550, (b"x" * 2000,) * 50).text) == MAX_TEXT

@@ -119,3 +119,9 @@ def test_nobody_agrees_to_what_the_dns_says() -> None:
     """Without a person its proposal is none: the flag is named."""
     with pytest.raises(SetupFailed, match="--host is missing"):
         setup._agreed(Wanted(yes=True), Dialogue(asks=False), OF_THE_DNS)
+
+
+def test_a_change_of_the_password_alone_is_called_that() -> None:
+    """No difference is shown then, and so none is asked about."""
+    assert setup.consent(Path("/etc/x.toml"), "-a\n+b\n") == "Change /etc/x.toml so? The old one is kept"
+    assert "only the password is written anew? The old one is kept" in setup.consent(Path("/etc/x.toml"), "")

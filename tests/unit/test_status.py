@@ -180,10 +180,11 @@ LATE = "2027-01-15T08:00:01Z"
 FULL = {"address": "bob@example.org", "outcome": "expired", "finished_at": LATE, "attempts": [ATTEMPT]}
 
 
-JOB = {"uid": 1000, "pid": 42, "command": "cron", "unit": None}
+JOB = {"uid": 1000, "pid": 42, "command": "cron", "unit": None, "kind": "mail", "about": None}
 
 
 def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, **changes: Any) -> str:
+    given = {name: changes.pop(name) for name in ("daemon", "expires_at") if name in changes}
     history = {
         "queue_id": "Q1",
         "sender": "alice@example.com",
@@ -198,8 +199,8 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
         "next_attempt_at": "2027-01-15T08:00:30Z",
         **changes,
     }
-    relays = [relay()] if relays is None else relays
-    answer = explain.message(history, waiting, removers={}, relays={r.name: r for r in relays}, config=CONFIG, now=NOW)
+    known = {r.name: r for r in ([relay()] if relays is None else relays)}
+    answer = explain.message(history, waiting, removers={}, relays=known, config=CONFIG, now=NOW, **given)
     return "\n".join(answer["words"])
 
 
@@ -224,6 +225,9 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
             explained(relays=[relay(trouble=True)]),
             ["main is in trouble since 2027-01-15T08:00:00Z: main: connection refused", "pysendmail flush"],
         ),
+        (explained(daemon=False), ["No daemon is running, so that nothing is tried: pysendmail flush --wait"]),
+        (explained(expires_at=NOW + 1, history={"kind": "bounce"}), ["is given up", "and the postmaster is told"]),
+        (explained(expires_at=NOW + 1, history={"kind": "delay"}), ["and nobody is told, for it is a report itself"]),
         (explained(relays=[relay(tls_held=True)]), ["TLS memory holds", "pysendmail probe --forget main"]),
         (
             explained(recipients=[], history={"recipients": [FULL]}),

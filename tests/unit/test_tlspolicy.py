@@ -48,6 +48,7 @@ def test_table(settings: dict[str, Any], attempt: bool, unavailable: bool, faile
         found.check,
     )
     assert bool(found.demand) is (attempt and not (unavailable and failed))
+    assert found.implicit is settings.get("tls_implicit", False)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,12 @@ def test_a_frame() -> None:
     assert text.count("8DnkO2K11dw7") > 5 and "4 min" in text and "451 4.2.1 busy" in text
 
 
+def test_the_health_is_seen_however_long_the_name() -> None:
+    """Of the first line the name is cut, not how it is and how to leave."""
+    first = compose(replace(view(), name=f"/home/{'a' * 80}/pysendmail.toml"), LOOK)[0]
+    assert first.startswith("pysendmail top  /home/aaa") and first.endswith("a ok  q: quit") and len(first) == 80
+
+
 @pytest.mark.parametrize("columns", [1, 10, 40, 200])
 @pytest.mark.parametrize("rows", [1, 5, 12, 60])
 def test_it_fits_any_window(columns: int, rows: int) -> None:
@@ -78,7 +84,9 @@ def test_it_fits_any_window(columns: int, rows: int) -> None:
 
 def test_it_says_what_it_cannot_see() -> None:
     """One's own messages only, or nothing at all."""
-    assert "Your own messages only" in "\n".join(compose(view(status={**STATUS, "scope": "own"}), LOOK))
+    theirs = {**SMARTHOST, "connections": None, "limit": None}
+    own = "\n".join(compose(view(status={**STATUS, "scope": "own", "smarthosts": [theirs]}), LOOK))
+    assert "Your own messages only" in own and "None" not in own
     problem = "\n".join(compose(View(now=NOW, name="x", problem="no daemon answers"), LOOK))
     assert "! no daemon answers" in problem and "unknown" in problem
 

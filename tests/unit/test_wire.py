@@ -82,6 +82,30 @@ def test_mail_parameters() -> None:
     assert wire.mail("", size=0) == b"MAIL FROM:<> SIZE=0\r\n"
 
 
+def test_the_last_gate_before_the_wire() -> None:
+    """Whatever else overlooked it: a control character makes no command, nor do more octets than a command may have."""
+    for octet in (*range(0x20), 0x7F):
+        with pytest.raises(WireError, match="control"):
+            wire.command(b"RCPT", b"TO:<a%c@b.c>" % octet)
+    longest = b"x" * wire.MAX_COMMAND_OCTETS
+    assert wire.command(longest) == longest + b"\r\n"
+    with pytest.raises(WireError, match="octets"):
+        wire.command(longest + b"x")
+
+
+def test_parameters_of_dsn() -> None:
+    """To a server without DSN none is said; RET that is no word and ORCPT without a type are refused."""
+    asked = Recipient(address="a@b.c", notify=frozenset({"never"}), orcpt="rfc822;a@b.c")
+    assert wire.rcpt(asked) == b"RCPT TO:<a@b.c>\r\n"
+    assert wire.rcpt(asked, dsn=True) == b"RCPT TO:<a@b.c> NOTIFY=NEVER ORCPT=rfc822;a@b.c\r\n"
+    for ret in ("full x", "fu11", "f\u00fcll"):
+        with pytest.raises(WireError, match="keyword"):
+            wire.mail("a@b.c", ret=ret)
+    for orcpt in ("a@b.c", "rfc\u00fc;a@b.c"):
+        with pytest.raises(WireError, match="type"):
+            wire.rcpt(Recipient(address="a@b.c", orcpt=orcpt), dsn=True)
+
+
 @pytest.mark.parametrize(
     ("orcpt", "written"),
     [
@@ -145,6 +169,20 @@ def test_what_is_not_normal_is_refused() -> None:
         for chunks in ([text], [text[i : i + 1] for i in range(len(text))]):
             with pytest.raises(WireError):
                 stuff(chunks)
+
+
+@pytest.mark.parametrize("stray", [b"\r", b"\n"])
+def test_lines_of_one_length_hide_nothing(stray: bytes) -> None:
+    """Nor does it among lines that are all of one length, as those of attachments are: in no place, of no length."""
+    for length in range(4):
+        text = (b"x" * length + b"\r\n") * 4 + b"x" * length
+        assert stuff([text]) == (text if text.endswith(b"\r\n") else text + b"\r\n") + b".\r\n"
+        for at in range(len(text)):
+            before, after = text[:at], text[at + 1 :]
+            for wrong in (before + stray + text[at:], before + stray + after, before + after):
+                if re.search(rb"\r(?!\n)|(?<!\r)\n", wrong):
+                    with pytest.raises(WireError):
+                        stuff([wrong])
 
 
 @given(

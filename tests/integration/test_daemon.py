@@ -1,0 +1,42 @@
+"""What the daemon's own loop must not wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pysendmail.config import Smarthost
+from pysendmail.daemon import Daemon
+from rig.instance import PATIENCE_S
+from rig.store import config
+
+
+class Hanging:
+    """Secrets on a disk that does not answer for now."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers = threading.Event(), threading.Event()
+
+    def check(self, smarthost: Smarthost) -> str:
+        self.asked.set()
+        return "it is gone" if self.answers.wait(PATIENCE_S) else "nobody else had a turn"
+
+
+async def test_status_reads_password_files_beside_the_loop(tmp_path: Path) -> None:
+    """While one does not answer, all else goes on; what is wrong with it is told in the end."""
+    secrets = Hanging()
+    daemon: Any = SimpleNamespace(
+        _secrets=secrets,
+        _config=config(tmp_path, Smarthost(name="main", host="smtp.example.com")),
+        _store_error=None,
+        _config_error=None,
+        _reserve=SimpleNamespace(given_up=False),
+        _loopback=None,
+    )
+    asked = asyncio.create_task(Daemon._circumstances(daemon))
+    assert await asyncio.to_thread(secrets.asked.wait, PATIENCE_S)
+    secrets.answers.set()
+    assert (await asked).secret_problems == {"main": "it is gone"}
