@@ -424,7 +424,11 @@ class Conversation:
         if (pending := self._pending.get(submission_id)) is not None:
             code = await asyncio.shield(pending)
         else:
-            known = await self._desk.writer.run(lambda queue: queue.known(submission_id))
+            try:
+                known = await self._desk.writer.run(lambda queue: queue.known(submission_id))
+            except StoreFull as error:  # others wait for room: nobody has looked
+                await self.close(EX_TEMPFAIL, f"{error}: the message may have been queued, look at mailq")
+                return
             code = None if known is None else EX_OK
         if code is None:
             await self._channel.write(frames.encode(frames.UNKNOWN))
