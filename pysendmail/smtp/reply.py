@@ -108,8 +108,6 @@ class ReplyReader:
             _check_length(self._rest)
         except ReplyError as error:
             self.broken = str(error)
-            self._rest = b""
-            self._lines.clear()
         return replies
 
     def _continued(self, code: int, last: bool, text: bytes) -> Reply | None:

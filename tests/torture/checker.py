@@ -352,16 +352,19 @@ def back_off(view: View) -> Finding:
 
     Jitter (20 %, or what is configured), a flush and the first attempt after a start excepted.
     """
+    free = [event.at for event in view.evidence.log if event["event"] in MADE_DUE]
     for (token, recipient), tries in view.tries.items():
-        for text in _gaps(view, tries):
+        for text in _gaps(view, tries, free):
             yield f"{token}: {recipient} {text}"
 
 
-def _gaps(view: View, tries: Sequence[Try]) -> Finding:
-    """What is wrong between the tries for one recipient. One that was left is none; but not again and again."""
+def _gaps(view: View, tries: Sequence[Try], free: Sequence[float]) -> Finding:
+    """What is wrong between the tries for one recipient. One that was left is none; but not again and again.
+
+    `free`: when anything might be tried at once.
+    """
     settings = view.settings
     share = min(TRUSTED_SHARE, 1 - settings.jitter)
-    free = [event.at for event in view.evidence.log if event["event"] in MADE_DUE]
     due = settings.first
     short = 0
     earlier: Try | None = None

@@ -7,7 +7,7 @@ for KEEP_S only, so that the queue, too, should come to a level. A sampler looks
     answers     every `sendmail` says 0 and nothing else, every daemon ends with 0
     memory      within a life: VmRSS in its last minute against its second, the median of all lives, by at most
                 LIFE_KIB; from life to life: the last one's end against the second one's, by at most RUN_KIB
-    files       the least that was open in a minute: a leak lifts it, traffic does not
+    files       the least that was open in a minute, which a leak lifts and traffic does not: as memory within a life
     queue.db    its largest in the last life against the second one's, by at most DATABASE_KIB; and its pages in use
                 when the queue is empty and the last record is gone, against those of a new queue
 
@@ -47,7 +47,8 @@ SLOWEST = 0.9  # of the rate: where a machine does less, the results say so
 TROUBLE = ("later",) * 8 + ("dot4x",) * 7 + ("drop", "cut", "lost")  # five 4xx for each connection that is cut
 TROUBLE_RATE = 0.06
 RETRY = {"first": "5s", "factor": 2.0, "jitter": 0.1}  # a sixtieth of what is usual
-SETTINGS = Settings(first=5.0, factor=2.0, jitter=0.1)
+# A machine that is too slow for the rate lets new mail pass retries, and submitters wait: that is no fault.
+SETTINGS = Settings(first=5.0, factor=2.0, jitter=0.1, quiet_s=600.0, answer_s=120.0)
 KEEP_S = 120
 PRUNED_S = 300.0  # records are gone so long after the last outcome: retention is looked at every minute
 LOOK_S = 1.0
@@ -56,7 +57,7 @@ MINUTE_S = 60.0
 LIFE_KIB = 1024
 RUN_KIB = 2048
 DATABASE_KIB = 1024
-FILES = 1
+FILES = 2
 EMPTY = 2.0  # times the pages in use of a new queue, when all is gone again
 
 
@@ -176,7 +177,7 @@ def growth(all_lives: Sequence[Life]) -> dict[str, tuple[float, int]]:
             median(map(_memory, last.last)) - median(map(_memory, second.last)),
             RUN_KIB,
         ),
-        "open files within a life": (max(one.growth(_files, min) for one in all_lives), FILES),
+        "open files within a life": (median(one.growth(_files, min) for one in all_lives), FILES),
         "KiB of queue.db": (max(map(_database, last.looks)) - max(map(_database, second.looks)), DATABASE_KIB),
     }
 
