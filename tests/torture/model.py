@@ -481,25 +481,26 @@ def run(size: Size, seed: int, directory: Path, only: str) -> Part:
         part.case(f"runs {number}", found, again=f"python -m torture model --seed {seed + number} --size sample")
         part.cases += RUNS_AT_ONCE - 1
     with mock.patch.object(settling, "_next_state", _believed):
-        part.control("an answer that was lost is taken for a 250", caught=bool(play(RUNS_AT_ONCE, seed)))
+        part.control("an answer that was lost is taken for a 250", caught=bool(play(RUNS_AT_ONCE, seed, small=False)))
     part.note(f"at most {MOST_STEPS} steps in a run")
     return part
 
 
-def play(runs: int, seed: int) -> str:
-    """So many runs; how one of them went wrong, in the fewest steps, or ""."""
+def play(runs: int, seed: int, *, small: bool = True) -> str:
+    """So many runs; how one of them went wrong, in the fewest steps if that is wanted, or ""."""
     with tempfile.TemporaryDirectory(prefix="torture-model-") as directory:
         machine = hypothesis.seed(seed)(type("Play", (Together,), {"directory": Path(directory)}))
         try:
-            run_state_machine_as_test(machine, settings=_settings(runs), _min_steps=MOST_STEPS * 2 // 3)
+            run_state_machine_as_test(machine, settings=_settings(runs, small=small), _min_steps=MOST_STEPS * 2 // 3)
         except Exception as error:
             return "\n".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
     return ""
 
 
-def _settings(runs: int) -> hypothesis.settings:
+def _settings(runs: int, *, small: bool) -> hypothesis.settings:
     return hypothesis.settings(
         max_examples=runs,
+        phases=[hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if small else [])],
         stateful_step_count=MOST_STEPS,
         database=None,
         deadline=None,
