@@ -12,14 +12,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 from rig.instance import smarthost
 from torture.checker import check
 from torture.evidence import Settings, Violation
 from torture.ledger import Ledger, Subject, gather
+from torture.onlooker import Onlooker
 from torture.recorder import Plan, Recorder
 from torture.report import Part, Size
 from torture.traffic import ACCESS, Message, fast_sendmail, rests, settle, somebody
@@ -43,32 +44,17 @@ class Outage(Plan):
         return "busy" if key.endswith(LATE) and not self.over.is_set() else ""
 
 
-class Processor:
+class Processor(Onlooker):
     """How long a process was ready to run and had to wait for a processor: sampled, as a line over time."""
 
     def __init__(self, pid: int) -> None:
+        super().__init__(SAMPLE_S)
         self._file = Path(f"/proc/{pid}/schedstat")  # of its main thread
         self._samples: list[tuple[float, float]] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while True:
-            try:
-                waited = int(self._file.read_text().split()[1]) / 1e9
-            except (OSError, IndexError):
-                return  # the process has ended, or this kernel does not tell
-            self._samples.append((time.time(), waited))
-            if self._over.wait(SAMPLE_S):
-                return
+    def look(self) -> None:
+        with suppress(OSError, IndexError):  # the process has ended, or this kernel does not tell
+            self._samples.append((time.time(), int(self._file.read_text().split()[1]) / 1e9))
 
     def withheld(self, begun: float, ended: float) -> float:
         """Seconds of that time."""

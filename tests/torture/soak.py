@@ -25,16 +25,17 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Self
 
 from rig.instance import PATIENCE_S
 from torture.checker import check
 from torture.evidence import Settings, Violation
 from torture.ledger import Subject, figure, gather
+from torture.onlooker import Onlooker
 from torture.recorder import Plan
 from torture.report import Part, Size
 from torture.traffic import Message, Traffic, fast_sendmail, rests, scene, settle, somebody
@@ -76,31 +77,19 @@ class Look:
 Figure = Callable[[Look], int]
 
 
-class Watch:
+class Watch(Onlooker):
     """Looks at whichever daemon runs, once a second."""
 
     def __init__(self, subject: Subject) -> None:
+        super().__init__(LOOK_S)
         self.looks: list[Look] = []
         self._subject = subject
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(LOOK_S):
-            process = self._subject.process
-            assert process is not None
-            try:
-                self.looks.append(_look(process.pid, self._subject.queue_directory))
-            except (OSError, ValueError):
-                continue  # one daemon has just ended, the next is not there yet
+    def look(self) -> None:
+        process = self._subject.process
+        assert process is not None
+        with suppress(OSError, ValueError):  # one daemon has just ended, the next is not there yet
+            self.looks.append(_look(process.pid, self._subject.queue_directory))
 
 
 def _look(pid: int, queue: Path) -> Look:
