@@ -201,10 +201,12 @@ class Control:
             history = await self._store.look(partial(listing.history_entry, row=row))
             waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
             removers = await self._store.look(partial(listing.removers, row=row))
+            routes = await self._store.look(partial(listing.routes, row=row))
             yield explain.message(
                 history,
                 waiting,
                 removers=removers,
+                routes=routes,
                 relays=self._relays(),
                 config=self._config,
                 now=time.time(),

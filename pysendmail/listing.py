@@ -250,6 +250,11 @@ def removers(queue: Queue, row: sqlite3.Row) -> dict[str, int]:
     return {r["address"]: r["removed_by"] for r in recipients if r["state"] == "removed"}
 
 
+def routes(queue: Queue, row: sqlite3.Row) -> set[tuple[str, ...]]:
+    """By which smarthosts the recipients who wait are to be reached."""
+    return {queue.route_of(one["lane"]) for one in queue.waiting_recipients([row["id"]])}
+
+
 def _history_recipient(queue: Queue, row: Row, most: int) -> Entry:
     attempts = [_attempt(one) for one in reversed(queue.rows("page_attempts", recipient=row["id"], limit=most))]
     if row["state"] == "attempting":
