@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from pysendmail import origin, rewrite
+from pysendmail import alarms, origin, rewrite
 from pysendmail.config import Config
 from pysendmail.hints import PASSING, hint
 from pysendmail.relay import Relay
@@ -96,6 +96,13 @@ def _recipient(recipient: Entry, remover: int | None) -> list[str]:
     return lines
 
 
+# What can be set where a smarthost is in trouble, by the kind of alarm that this is.
+MENDS = {
+    "account": "username and password of [[smarthost]] {name} in {file}, as its server takes them",
+    "tls": "another certificate there; or tls, tls_ca_file or tls_fingerprints of [[smarthost]] {name} in {file}",
+}
+
+
 def _next(
     waiting: Entry, routes: Collection[tuple[str, ...]], relays: dict[str, Relay], config: Config, now: float
 ) -> list[str]:
@@ -115,6 +122,8 @@ def _next(
             lines.append(
                 f"  TLS memory holds the mail back; to allow clear text: pysendmail probe --forget {relay.name}"
             )
+        elif mend := MENDS.get(alarms.kind_of(relay.trouble) or ""):
+            lines.append(f"  What would help: {mend.format(name=relay.name, file=config.file)}")
     free = any(obstacle(route, relays) is None for route in routes)
     if (free or not lines) and waiting["next_attempt_at"]:
         command = f"pysendmail queue retry {waiting['queue_id']}"

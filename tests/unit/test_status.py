@@ -12,6 +12,7 @@ from pysendmail import explain, status
 from pysendmail.config import Retry, Smarthost, TlsLevel
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.relay import Relay
+from pysendmail.smtp.reply import Reply
 from pysendmail.status import Circumstances, Counts, Obstacle, obstacle, report
 from pysendmail.units import rfc3339
 from rig.store import NOW, config
@@ -260,6 +261,23 @@ def test_explain_tells_of_the_smarthosts_on_the_way(
     assert [name for name in ("main", "backup") if f"The smarthost {name} is in trouble" in text] == named
     assert ("The next attempt is at" in text) is tried
     assert ("Through the smarthost backup its sender is written <box@example.com>" in text) is bool(named)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "setting"),
+    [
+        (Trouble.from_reply(Stage.AUTH, Reply(535, (b"5.7.8 no",))), "username and password of [[smarthost]] main in"),
+        (Trouble.from_reply(Stage.MAIL, Reply(530, (b"5.7.0 no",))), "username and password of [[smarthost]] main in"),
+        (Trouble.from_fault(Stage.TLS, Fault.CERTIFICATE, "self-signed"), "tls_ca_file or tls_fingerprints"),
+        (Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, "connection refused"), ""),
+    ],
+)
+def test_explain_names_the_setting_that_would_help(trouble: Trouble, setting: str) -> None:
+    """Where the account or TLS is what keeps the mail; for a line that is down there is none."""
+    one = relay()
+    one.fail(trouble, Retry(), clock=0, now=NOW)
+    (text,) = [line for line in explained(relays=[one]).split("\n") if "[[smarthost]]" in line] or [""]
+    assert setting in text and bool(text) is bool(setting)
 
 
 def test_explain_without_a_smarthost() -> None:
