@@ -211,6 +211,7 @@ class Control:
                 config=self._config,
                 now=time.time(),
                 expires_at=row["expires_at"] if isinstance(row["expires_at"], float) else None,
+                kept_until=row["body_until"] if isinstance(row["body_until"], float) else None,
                 daemon=daemon,
             )
 

@@ -35,11 +35,13 @@ def message(
     config: Config,
     now: float,
     expires_at: float | None = None,
+    kept_until: float | None = None,
     daemon: bool = True,
 ) -> Entry:
     """`words` is one line of English each; the other keys are those of `history --json`.
 
-    `routes` are those of the recipients who wait; `daemon`: whether one runs.
+    `routes` are those of the recipients who wait; `daemon`: whether one runs; `kept_until`: until when the text
+    of what has failed can be had.
     """
     words = [_where(waiting)] if waiting["recipients"] else ["It is not in the queue any more."]
     words.append(submitted(history))
@@ -51,6 +53,9 @@ def message(
         ahead = _next(waiting, routes, relays, config, now) if daemon else [NO_DAEMON]
         words += [*ahead, *_end(history, expires_at, now)]
         words += _senders(history["sender"] or "", routes, config)
+    elif kept_until is not None:
+        again = f"pysendmail queue retry {history['queue_id']} sends it to whom it has not reached"
+        words.append(f"Its text is kept until {rfc3339(kept_until)}; when that is mended, {again}.")
     return {**history, "words": words}
 
 

@@ -34,7 +34,9 @@ ObstacleOn = Callable[[tuple[str, ...]], Obstacle | None]
 
 
 _NUMBERS = frozenset({"size", "accepted_at", "expires_at", "held", "forced_expire", "uid", "attempts", "at"})
-_NUMBERS_OR_NULL = frozenset({"pid", "next_attempt_at", "finished_at", "removed_by", "code", "duration_s"})
+_NUMBERS_OR_NULL = frozenset(
+    {"pid", "next_attempt_at", "finished_at", "removed_by", "code", "duration_s", "body_until"}
+)
 # The types of what stands in a row of `page` and of `waiting_recipients`, unless it is damaged.
 _MESSAGE = ("id", "queue_id", "uid", "sender", "size", "eight_bit", "accepted_at", "held", "forced_expire", "state")
 _SOUND_MESSAGE = (int, str, int, str, int, int, float, int, int, str)
