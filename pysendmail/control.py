@@ -602,10 +602,11 @@ def _make_due(queue: Queue, ids: list[str], now: float) -> int:
 
 
 def _question(request: Entry) -> Question | None:
-    """`sender` and `recipient` of a probe. "" for the recipient: the same as the sender."""
+    """`sender` and `recipient` of a probe. The null sender is "" or <>; a recipient that is "" is the sender."""
     sender, recipient = _optional(request, "sender"), _optional(request, "recipient") or ""
     if sender is None:
         return None
+    sender = "" if sender == "<>" else sender
     if not (sender or recipient):
         raise ControlError(EX_USAGE, "--to: the null sender has no address that could be asked about instead")
     try:
