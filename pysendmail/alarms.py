@@ -85,7 +85,7 @@ def conditions(sight: Sight, alarm: Alarm, now: float) -> list[Condition]:
     """What is wrong, or will be if nothing changes."""
     found: list[Condition] = []
     for relay in sight.relays.values():
-        if relay.trouble is not None and (kind := _kind(relay.trouble)) is not None:
+        if relay.trouble is not None and (kind := kind_of(relay.trouble)) is not None:
             since = min(relay.since, now)
             found.append(
                 Condition(
@@ -104,8 +104,8 @@ def conditions(sight: Sight, alarm: Alarm, now: float) -> list[Condition]:
     return found
 
 
-def _kind(trouble: Trouble) -> Kind | None:
-    """Of a smarthost that answers, and with which more than the line is wrong."""
+def kind_of(trouble: Trouble) -> Kind | None:
+    """Of trouble with a smarthost that answers, and with which more than the line is wrong; None of any other."""
     if trouble.code == 421 or trouble.status in _NO_VERDICT:
         return None
     if trouble.stage is Stage.AUTH or trouble.code in ACCOUNT_CODES:

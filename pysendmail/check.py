@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import ipaddress
 import os
 import re
@@ -35,6 +36,7 @@ from pysendmail.config_file import ConfigError, Instance, Problem
 from pysendmail.exits import EX_CONFIG
 from pysendmail.secrets import Secrets, credential_name
 from pysendmail.smtp.reply import printable
+from pysendmail.watch import ENVIRONMENT
 
 MAX_RESOLVE_S = 5.0
 # Beside the reserve: with less than this no submission is accepted.
@@ -119,6 +121,7 @@ def _findings(config: Config) -> Iterator[Finding]:
     yield from of_secrets(config, owner)
     yield from of_resolution(config)
     yield from of_aliases(config, owner)
+    yield from of_telling(config, owner)
 
 
 def _of_problem(problem: Problem) -> Finding:
@@ -138,13 +141,23 @@ class Owner:
     groups: frozenset[int] = frozenset()
 
     def can_read(self, status: os.stat_result) -> bool:
+        return self._has(status, stat.S_IROTH)
+
+    def can_make_files(self, status: os.stat_result) -> bool:
+        """In a directory."""
+        return self._has(status, stat.S_IWOTH | stat.S_IXOTH)
+
+    def _has(self, status: os.stat_result, rights: int) -> bool:
+        """Rights as those of others are written."""
         if self.uid == 0:
             return True
         if status.st_uid == self.uid:
-            return bool(status.st_mode & stat.S_IRUSR)
-        if status.st_gid == self.gid or status.st_gid in self.groups:
-            return bool(status.st_mode & stat.S_IRGRP)
-        return bool(status.st_mode & stat.S_IROTH)
+            mode = status.st_mode >> 6
+        elif status.st_gid == self.gid or status.st_gid in self.groups:
+            mode = status.st_mode >> 3
+        else:
+            mode = status.st_mode
+        return mode & rights == rights
 
 
 def _owner_of(directory: Path) -> Owner:
@@ -589,3 +602,34 @@ def of_aliases(config: Config, owner: Owner) -> Iterator[Finding]:
         if mark and (trouble := _unreadable(str(path), owner)):
             text, mend = trouble.removeprefix(f"{path}: "), f"chmod a+r {path}, and a+x on the directories above it"
             yield Finding(level=Level.WARNING, file=str(path), text=text, mend=mend)
+
+
+# What tells people and monitoring
+
+
+def of_telling(config: Config, owner: Owner) -> Iterator[Finding]:
+    """Whether alarm and metrics can do their work: when they are needed, nobody would hear that they cannot."""
+
+    def finding(key: str, text: str, mend: str) -> Finding:
+        return Finding(level=Level.WARNING, file=str(config.file), key=key, text=text, mend=mend)
+
+    command, metrics = config.alarm.command, config.metrics
+    if command and shutil.which(command[0], path=ENVIRONMENT["PATH"]) is None:
+        yield finding("alarm.command", f"there is no program {printable(command[0], 80)}", "write its whole path")
+    for key, file in (("alarm.file", config.alarm.file), ("metrics.file", metrics.file)):
+        if file and (trouble := _no_place(Path(file).parent, owner)):
+            yield finding(key, trouble, f"name a file in a directory that uid {owner.uid} may write")
+    if (metrics.file or metrics.listen) and importlib.util.find_spec("prometheus_client") is None:
+        mend = "install python3-prometheus-client, or pysendmail-mta[metrics]"
+        yield finding("metrics", "prometheus-client, which writes them, is not installed", mend)
+
+
+def _no_place(directory: Path, owner: Owner) -> str:
+    """Why the daemon cannot make a file there; "" if it can."""
+    try:
+        status = directory.stat()
+    except OSError as error:
+        return f"{directory}: {error.strerror}"
+    if not stat.S_ISDIR(status.st_mode):
+        return f"{directory}: it is not a directory"
+    return "" if owner.can_make_files(status) else f"{directory}: the daemon (uid {owner.uid}) cannot write there"

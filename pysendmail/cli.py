@@ -395,6 +395,7 @@ def _flush_and_wait(options: argparse.Namespace, request: Entry) -> int:
     return EX_OK
 
 
+NONE_CHOSEN = "No message that waits is chosen."
 _CHANGING = frozenset({"hold", "release", "remove", "retry", "expire"})
 
 
@@ -415,9 +416,11 @@ def _queue(options: argparse.Namespace) -> int:
     answers = ask(options, request)
     if options.json:
         return _print_json(answers)
+    answers = _or_say(answers, NONE_CHOSEN if filters else "The queue is empty.")
     match options.verb:
         case "list":
-            terminal.show_queue(list(answers))
+            if entries := list(answers):
+                terminal.show_queue(entries)
         case "explain":
             for entry in answers:
                 terminal.say(f"{entry['queue_id']} from <{entry['sender']}>, accepted {entry['accepted_at']}")
@@ -430,6 +433,16 @@ def _queue(options: argparse.Namespace) -> int:
                 terminal.say(f"  {explain.submitted(entry)}")
                 terminal.say(*(f"    {line.expandtabs()}" for line in entry["header"].split("\r\n") if line))
     return EX_OK
+
+
+def _or_say(answers: Iterator[Entry], words: str) -> Iterator[Entry]:
+    """The answers; where there are none, a person is told so."""
+    none = True
+    for entry in answers:
+        none = False
+        yield entry
+    if none:
+        print(words)
 
 
 def _change(options: argparse.Namespace, request: Entry) -> int:
@@ -446,7 +459,7 @@ def _change(options: argparse.Namespace, request: Entry) -> int:
         (counted,) = ask(options, {**request, "verb": "count"})
         total = counted["messages"]
         if not total:
-            print("No message that waits is chosen.")
+            print(NONE_CHOSEN)
             return EX_OK
         if not options.yes and not terminal.confirmed(f"{options.verb.capitalize()} {_messages(total)}?"):
             print("Nothing was done.")
@@ -547,6 +560,8 @@ def _chart(options: argparse.Namespace, asked: Entry) -> int:
     if any(asked[key] for key in asked.keys() - {"verb", "since"}):
         raise Failure(EX_USAGE, "pysendmail: history --chart: it shows all mail since a time; leave the others out")
     since = asked.get("since", time.time() - DAY_S)
+    if since >= time.time():
+        raise Failure(EX_USAGE, f"pysendmail: history --chart: --since {options.since}: that is still to come")
     answers = list(ask(options, {"verb": "traffic", "since": since, "slots": CHART_SLOTS}))
     if options.json:
         return _print_json(iter(answers))

@@ -201,14 +201,17 @@ class Control:
             history = await self._store.look(partial(listing.history_entry, row=row))
             waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
             removers = await self._store.look(partial(listing.removers, row=row))
+            routes = await self._store.look(partial(listing.routes, row=row))
             yield explain.message(
                 history,
                 waiting,
                 removers=removers,
+                routes=routes,
                 relays=self._relays(),
                 config=self._config,
                 now=time.time(),
                 expires_at=row["expires_at"] if isinstance(row["expires_at"], float) else None,
+                kept_until=row["body_until"] if isinstance(row["body_until"], float) else None,
                 daemon=daemon,
             )
 
@@ -599,10 +602,11 @@ def _make_due(queue: Queue, ids: list[str], now: float) -> int:
 
 
 def _question(request: Entry) -> Question | None:
-    """`sender` and `recipient` of a probe. "" for the recipient: the same as the sender."""
+    """`sender` and `recipient` of a probe. The null sender is "" or <>; a recipient that is "" is the sender."""
     sender, recipient = _optional(request, "sender"), _optional(request, "recipient") or ""
     if sender is None:
         return None
+    sender = "" if sender == "<>" else sender
     if not (sender or recipient):
         raise ControlError(EX_USAGE, "--to: the null sender has no address that could be asked about instead")
     try:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from pysendmail import origin, rewrite
+from pysendmail import alarms, origin, rewrite
 from pysendmail.config import Config
 from pysendmail.hints import PASSING, hint
 from pysendmail.relay import Relay
+from pysendmail.status import obstacle
 from pysendmail.units import rfc3339, words_for_duration
 
 Entry = dict[str, Any]
@@ -29,13 +30,19 @@ def message(
     waiting: Entry,
     *,
     removers: Mapping[str, int],
+    routes: Collection[tuple[str, ...]],
     relays: dict[str, Relay],
     config: Config,
     now: float,
     expires_at: float | None = None,
+    kept_until: float | None = None,
     daemon: bool = True,
 ) -> Entry:
-    """`words` is one line of English each; the other keys are those of `history --json`. `daemon`: whether one runs."""
+    """`words` is one line of English each; the other keys are those of `history --json`.
+
+    `routes` are those of the recipients who wait; `daemon`: whether one runs; `kept_until`: until when the text
+    of what has failed can be had.
+    """
     words = [_where(waiting)] if waiting["recipients"] else ["It is not in the queue any more."]
     words.append(submitted(history))
     if waiting["queue_name"] == "hold":
@@ -43,9 +50,12 @@ def message(
     for recipient in history["recipients"]:
         words += _recipient(recipient, removers.get(recipient["address"]))
     if waiting["recipients"] and waiting["queue_name"] != "hold":
-        ahead = _next(waiting, relays, config, now) if daemon else [NO_DAEMON]
+        ahead = _next(waiting, routes, relays, config, now) if daemon else [NO_DAEMON]
         words += [*ahead, *_end(history, expires_at, now)]
-        words += _senders(history["sender"] or "", config)
+        words += _senders(history["sender"] or "", routes, config)
+    elif kept_until is not None:
+        again = f"pysendmail queue retry {history['queue_id']} sends it to whom it has not reached"
+        words.append(f"Its text is kept until {rfc3339(kept_until)}; when that is mended, {again}.")
     return {**history, "words": words}
 
 
@@ -91,12 +101,22 @@ def _recipient(recipient: Entry, remover: int | None) -> list[str]:
     return lines
 
 
-def _next(waiting: Entry, relays: dict[str, Relay], config: Config, now: float) -> list[str]:
+# What can be set where a smarthost is in trouble, by the kind of alarm that this is.
+MENDS = {
+    "account": "username and password of [[smarthost]] {name} in {file}, as its server takes them",
+    "tls": "another certificate there; or tls, tls_ca_file or tls_fingerprints of [[smarthost]] {name} in {file}",
+}
+
+
+def _next(
+    waiting: Entry, routes: Collection[tuple[str, ...]], relays: dict[str, Relay], config: Config, now: float
+) -> list[str]:
     if not config.smarthost:
         return [f"No smarthost is configured: add [[smarthost]] to {config.file}, then reload the daemon."]
     lines = []
-    for relay in relays.values():
-        if relay.trouble is None:
+    for name in _named(routes):
+        relay = relays.get(name)
+        if relay is None or relay.trouble is None:
             continue
         lines.append(f"The smarthost {relay.name} is in trouble since {rfc3339(relay.since)}: {relay.trouble.reason}")
         if relay.next_try_at is not None:
@@ -107,7 +127,10 @@ def _next(waiting: Entry, relays: dict[str, Relay], config: Config, now: float) 
             lines.append(
                 f"  TLS memory holds the mail back; to allow clear text: pysendmail probe --forget {relay.name}"
             )
-    if not lines and waiting["next_attempt_at"]:
+        elif mend := MENDS.get(alarms.kind_of(relay.trouble) or ""):
+            lines.append(f"  What would help: {mend.format(name=relay.name, file=config.file)}")
+    free = any(obstacle(route, relays) is None for route in routes)
+    if (free or not lines) and waiting["next_attempt_at"]:
         command = f"pysendmail queue retry {waiting['queue_id']}"
         lines.append(f"The next attempt is at {waiting['next_attempt_at']}; {command} does it now.")
     return lines
@@ -125,9 +148,15 @@ def _end(history: Entry, expires_at: float | None, now: float) -> Iterator[str]:
     yield f"It is given up {when}, and {told}; as root, pysendmail queue expire {history['queue_id']} does it now."
 
 
-def _senders(sender: str, config: Config) -> Iterator[str]:
+def _named(routes: Collection[tuple[str, ...]]) -> list[str]:
+    """The smarthosts of these routes, each once."""
+    return list(dict.fromkeys(name for route in sorted(routes) for name in route))
+
+
+def _senders(sender: str, routes: Collection[tuple[str, ...]], config: Config) -> Iterator[str]:
     """Where a smarthost is to see another envelope sender."""
-    for smarthost in config.smarthost:
+    names = _named(routes)
+    for smarthost in (one for one in config.smarthost if one.name in names):
         rule = rewrite.rule(config, smarthost)
         if rule is not None and (written := rewrite.sender(sender, rule)) != sender:
             yield f"Through the smarthost {smarthost.name} its sender is written <{written}> ([rewrite])."

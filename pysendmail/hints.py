@@ -37,8 +37,8 @@ _UNWANTED = (
     "say where."
 )
 _GREYLISTED = (
-    "The server asks new senders to wait and try again, and never was content. The administrator of the "
-    "recipient's server can mend that."
+    "The server asks new senders to wait and try again, which pysendmail does by itself. If it is never "
+    "content, the administrator of the recipient's server can mend that."
 )
 _RULE = (
     "A rule of the server forbids this message. The server's words are the best lead; the administrator "

@@ -34,7 +34,9 @@ ObstacleOn = Callable[[tuple[str, ...]], Obstacle | None]
 
 
 _NUMBERS = frozenset({"size", "accepted_at", "expires_at", "held", "forced_expire", "uid", "attempts", "at"})
-_NUMBERS_OR_NULL = frozenset({"pid", "next_attempt_at", "finished_at", "removed_by", "code", "duration_s"})
+_NUMBERS_OR_NULL = frozenset(
+    {"pid", "next_attempt_at", "finished_at", "removed_by", "code", "duration_s", "body_until"}
+)
 # The types of what stands in a row of `page` and of `waiting_recipients`, unless it is damaged.
 _MESSAGE = ("id", "queue_id", "uid", "sender", "size", "eight_bit", "accepted_at", "held", "forced_expire", "state")
 _SOUND_MESSAGE = (int, str, int, str, int, int, float, int, int, str)
@@ -248,6 +250,11 @@ def removers(queue: Queue, row: sqlite3.Row) -> dict[str, int]:
     """Who removed which recipients of a message: address -> uid."""
     recipients = queue.rows("page_recipients", message=row["id"])
     return {r["address"]: r["removed_by"] for r in recipients if r["state"] == "removed"}
+
+
+def routes(queue: Queue, row: sqlite3.Row) -> set[tuple[str, ...]]:
+    """By which smarthosts the recipients who wait are to be reached."""
+    return {queue.route_of(one["lane"]) for one in queue.waiting_recipients([row["id"]])}
 
 
 def _history_recipient(queue: Queue, row: Row, most: int) -> Entry:

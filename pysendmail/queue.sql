@@ -410,7 +410,7 @@ SELECT max(id) AS id, count(*) AS looked_at FROM (SELECT id FROM message WHERE i
 
 -- name: one
 SELECT id, queue_id, kind, about, uid, pid, command, unit, sender, message_id, size, eight_bit, accepted_at, expires_at,
-    held, forced_expire, state
+    held, forced_expire, state, body_until
 FROM message WHERE queue_id = :queue_id AND state != 'receiving';
 
 -- name: page_recipients

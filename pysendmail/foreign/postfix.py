@@ -300,9 +300,9 @@ class _Reading:
         elif given.startswith("dane"):
             self.sheet.changed(setting, f'TLSA records are not looked up; tls = "{level}" is written')
         wrapped = self.on("smtp_tls_wrappermode")
-        if level == "none" and "username" in smarthost:
+        if level in ("none", "may") and "username" in smarthost:
             self.sheet.unprotected(smarthost, setting)
-            return
+            level = str(smarthost.get("tls", "verify"))
         smarthost["tls"] = level
         if level == "none":
             return

@@ -98,7 +98,7 @@ class Sheet:
             smarthost["tls"] = "none"
             smarthost["auth_in_clear"] = True
             return
-        self.changed(entry, 'the password went out in clear; it does not here: tls = "verify" is demanded')
+        self.changed(entry, 'the password could go out in clear; here it cannot: tls = "verify" is demanded')
 
     def unverified(self, smarthost: dict[str, object], entry: Entry) -> None:
         """TLS whose certificate the other program never looked at."""

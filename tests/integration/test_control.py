@@ -645,6 +645,18 @@ async def test_a_report_of_our_own_names_no_submitter(desk: Desk) -> None:
     assert not any("submitted" in words for words in entry["words"])
 
 
+async def test_explain_says_how_failed_mail_is_sent_after_all(desk: Desk) -> None:
+    """As long as its text is kept, and not of mail that has left."""
+    failed = desk.store.accept(sender="alice@example.com")
+    desk.store.settle(desk.store.claim(), BOUNCED)
+    (entry,) = await desk.ask(ALICE, "explain", failed)
+    assert entry["words"][-1].endswith(f"pysendmail queue retry {failed} sends it to whom it has not reached.")
+    assert [one["done"] for one in await desk.ask(ALICE, "retry", failed)] == ["due now"]
+    desk.store.settle(desk.store.claim(), SENT)
+    (entry,) = await desk.ask(ALICE, "explain", failed)
+    assert not any("queue retry" in words for words in entry["words"])
+
+
 async def test_explain_says_what_uncertain_means(desk: Desk) -> None:
     """That the smarthost may have it, where only the history's word stood before."""
     desk.store.accept(sender="")

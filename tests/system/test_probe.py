@@ -71,7 +71,7 @@ def test_a_server_does_nothing_to_the_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(("--to", "a@example.org"), 64), (("--from", "@"), 65), (("--from", ""), 64)], ids=str
+    ("arguments", "code"), [(("--to", "a@example.org"), 64), (("--from", "@"), 65), (("--from", "<>"), 64)], ids=str
 )
 def test_what_cannot_be_asked(arguments: tuple[str, ...], code: int, tmp_path: Path) -> None:
     """A recipient without a sender, an address that is none, the null sender alone."""

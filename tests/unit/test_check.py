@@ -389,3 +389,40 @@ def test_who_can_read(tmp_path: Path) -> None:
     assert not Owner(4242, gid).can_read(file.stat())
     assert not Owner(4242, 1, frozenset({gid})).can_read(file.stat())
     assert Owner(4242, 4242).can_read(file.stat())
+
+
+# -- alarm and metrics --
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "word"),
+    [
+        ("[alarm]\ncommand=['no-such-program', 'hunter2']\n", "alarm.command", "no program no-such-program"),
+        ("[alarm]\ncommand=['/no/such/program']\n", "alarm.command", "no program /no/such/program"),
+        ("[alarm]\nfile='/no/such/notice'\n", "alarm.file", "/no/such: No such file or directory"),
+        ("[metrics]\nfile='/etc/passwd/m.prom'\n", "metrics.file", "/etc/passwd: it is not a directory"),
+        ("[metrics]\nfile='/proc/m.prom'\n", "metrics.file", "the daemon (uid 77) cannot write there"),
+    ],
+)
+def test_what_could_not_tell_anybody(text: str, key: str, word: str) -> None:
+    """An alarm that cannot be told, metrics that cannot be written: said before they are needed."""
+    (found,) = check.of_telling(parsed(text), Owner(77, 77))
+    assert (found.level, found.key) == (Level.WARNING, key)
+    assert word in found.text and "hunter2" not in str(found)
+
+
+def test_what_tells_as_it_should(tmp_path: Path) -> None:
+    """A program by its name or its path, directories of one's own or of one's group."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    directory.chmod(0o770)
+    text = f"[alarm]\ncommand=['sh']\nfile='{directory}/notice'\n[metrics]\nfile='{directory}/m.prom'\n"
+    for owner in (Owner(os.getuid(), 77), Owner(77, directory.stat().st_gid)):
+        assert list(check.of_telling(parsed(text), owner)) == []
+
+
+def test_metrics_without_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be installed is named."""
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+    (found,) = check.of_telling(parsed("[metrics]\nlisten=['127.0.0.1:9624']\n"), Owner(77, 77))
+    assert found.key == "metrics" and "pysendmail-mta[metrics]" in found.mend

@@ -51,6 +51,29 @@ def test_status_with_a_configuration_that_cannot_be_used(
     assert cli.main(["-C", str(file), "history"]) == 78
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("queue list", "The queue is empty.\n"),
+        ("queue explain --all", "The queue is empty.\n"),
+        ("queue list --reason mispelt", "No message that waits is chosen.\n"),
+        ("queue list --json --reason mispelt", ""),
+    ],
+)
+def test_nothing_to_show_is_said(line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A queue that is empty is another thing than one of which nothing was chosen; JSON is for programs."""
+    file = tmp_path / "pysendmail.toml"
+    file.write_text(f'[daemon]\nsocket = "{tmp_path}/submit"\n[queue]\ndirectory = "{tmp_path}/queue"\n')
+    assert cli.main(["-C", str(file), *line.split()]) == 0
+    assert capsys.readouterr().out == said
+
+
+def test_a_chart_of_what_is_still_to_come(capsys: pytest.CaptureFixture[str]) -> None:
+    """64, in words of the command line."""
+    assert cli.main(["history", "--chart", "--since", "2999-01-01"]) == 64
+    assert "--since 2999-01-01: that is still to come" in capsys.readouterr().err
+
+
 def test_flush_without_a_daemon_says_that_nothing_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is due, and waits all the same."""
     file = tmp_path / "pysendmail.toml"

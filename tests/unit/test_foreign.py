@@ -124,6 +124,14 @@ def test_promise_8_a_password_in_clear_is_not_carried_over(program: str) -> None
         assert any("in clear" in remark.text for remark in draft.remarks) == (not in_clear)
 
 
+def test_promise_8_a_password_that_might_have_gone_in_clear_does_not() -> None:
+    """Postfix at "may" sends it to whoever offers no TLS; what it trusts is carried over to where TLS is demanded."""
+    text = f"{PASSWORD_IN_CLEAR['postfix']}smtp_tls_security_level = may\nsmtp_tls_CAfile = /etc/ca.pem\n"
+    for host, expected in (("smtp.example.com", ("verify", "/etc/ca.pem")), ("127.0.0.1", ("none", ""))):
+        (smarthost,) = config(read("postfix", text.replace("RELAY", host)).toml(HERE)).smarthost
+        assert (smarthost.tls, smarthost.tls_ca_file) == expected
+
+
 @pytest.mark.parametrize("program", FILES)
 def test_an_empty_file(program: str) -> None:
     """It gives a configuration without a smarthost or with the program's default, and raises nothing."""

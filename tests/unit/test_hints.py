@@ -37,7 +37,7 @@ REPLIES = [
     ("5.6.7", "the server does not offer SMTPUTF8", "SMTPUTF8"),
     ("5.7.1", "550 5.7.1 Message rejected", "A rule of the server"),
     ("5.0.0", "550 Go away", "no more than the server's words"),
-    ("4.7.1", "451 4.7.1 Greylisted, please come back", "wait and try again"),
+    ("4.7.1", "451 4.7.1 Greylisted, please come back", "pysendmail does by itself"),
     ("4.4.1", "connection refused", "passing one"),
 ]
 

@@ -12,6 +12,7 @@ from pysendmail import explain, status
 from pysendmail.config import Retry, Smarthost, TlsLevel
 from pysendmail.outcome import Fault, Stage, Trouble
 from pysendmail.relay import Relay
+from pysendmail.smtp.reply import Reply
 from pysendmail.status import Circumstances, Counts, Obstacle, obstacle, report
 from pysendmail.units import rfc3339
 from rig.store import NOW, config
@@ -185,6 +186,7 @@ JOB = {"uid": 1000, "pid": 42, "command": "cron", "unit": None, "kind": "mail", 
 
 def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, **changes: Any) -> str:
     given = {name: changes.pop(name) for name in ("daemon", "expires_at") if name in changes}
+    routes, configured = changes.pop("routes", {("main",)}), changes.pop("config", CONFIG)
     history = {
         "queue_id": "Q1",
         "sender": "alice@example.com",
@@ -200,7 +202,8 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
         **changes,
     }
     known = {r.name: r for r in ([relay()] if relays is None else relays)}
-    answer = explain.message(history, waiting, removers={}, relays=known, config=CONFIG, now=NOW, **given)
+    facts: dict[str, Any] = {"removers": {}, "routes": routes, "relays": known, "config": configured, "now": NOW}
+    answer = explain.message(history, waiting, **facts, **given)
     return "\n".join(answer["words"])
 
 
@@ -240,9 +243,47 @@ def test_explain(text: str, words: list[str]) -> None:
     assert [word for word in words if word not in text] == []
 
 
+@pytest.mark.parametrize(
+    ("routes", "named", "tried"),
+    [
+        ({("main",)}, [], True),  # the trouble is somebody else's
+        ({("backup",)}, ["backup"], False),
+        ({("backup", "main")}, ["backup"], True),  # the other one has it
+        ({("main",), ("backup",)}, ["backup"], True),  # one recipient waits for his turn, one for the smarthost
+    ],
+)
+def test_explain_tells_of_the_smarthosts_on_the_way(
+    routes: set[tuple[str, ...]], named: list[str], tried: bool
+) -> None:
+    """Trouble of those by which the message can go, and the next attempt where one of them can be had."""
+    rewriting = replace(CONFIG, smarthost=(MAIN, replace(BACKUP, from_="force", force_from="box@example.com")))
+    text = explained(relays=[relay(), relay(BACKUP, trouble=True)], routes=routes, config=rewriting)
+    assert [name for name in ("main", "backup") if f"The smarthost {name} is in trouble" in text] == named
+    assert ("The next attempt is at" in text) is tried
+    assert ("Through the smarthost backup its sender is written <box@example.com>" in text) is bool(named)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "setting"),
+    [
+        (Trouble.from_reply(Stage.AUTH, Reply(535, (b"5.7.8 no",))), "username and password of [[smarthost]] main in"),
+        (Trouble.from_reply(Stage.MAIL, Reply(530, (b"5.7.0 no",))), "username and password of [[smarthost]] main in"),
+        (Trouble.from_fault(Stage.TLS, Fault.CERTIFICATE, "self-signed"), "tls_ca_file or tls_fingerprints"),
+        (Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, "connection refused"), ""),
+    ],
+)
+def test_explain_names_the_setting_that_would_help(trouble: Trouble, setting: str) -> None:
+    """Where the account or TLS is what keeps the mail; for a line that is down there is none."""
+    one = relay()
+    one.fail(trouble, Retry(), clock=0, now=NOW)
+    (text,) = [line for line in explained(relays=[one]).split("\n") if "[[smarthost]]" in line] or [""]
+    assert setting in text and bool(text) is bool(setting)
+
+
 def test_explain_without_a_smarthost() -> None:
     """Where nothing is configured, that is the reason, and the file to mend is named."""
     history = {"queue_id": "Q1", "sender": None, "recipients": [], **JOB}
     waiting = {"queue_id": "Q1", "queue_name": "incoming", "recipients": [{}], "next_attempt_at": None}
-    answer = explain.message(history, waiting, removers={}, relays={}, config=config(Path("/q")), now=NOW)
+    facts: dict[str, Any] = {"removers": {}, "routes": {()}, "relays": {}, "config": config(Path("/q")), "now": NOW}
+    answer = explain.message(history, waiting, **facts)
     assert "add [[smarthost]] to /q/pysendmail.toml" in answer["words"][-1]
