@@ -218,6 +218,7 @@ async def _smtp(
         aliases=lambda: aliases,
         store=QueueInTurns(config, Path(socket_path)),
         apart=asyncio.to_thread,
+        turn=partial(asyncio.sleep, 0),
         events=_silent(),
     )
 

@@ -12,7 +12,6 @@ IDLE_S without an octet.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -34,7 +33,7 @@ from pysendmail.writer import StoreBroken, StoreFull
 
 T = TypeVar("T")
 IDLE_S = 300.0  # RFC 5321 §4.5.3.2.7: without an octet, or without a reply being read
-MAX_TOGETHER = 10  # replies
+MAX_STEPS = 20  # at a time: about ten commands
 
 REPLIES: dict[int | str, tuple[int, str]] = {
     EX_USAGE: (554, "5.5.1"),
@@ -85,8 +84,10 @@ class Reception:
         store: Store,
         events: Events,
         apart: Apart,
+        turn: Callable[[], Awaitable[None]],
     ) -> None:
         self._apart = apart
+        self._turn = turn
         self._invocation = replace(invocation, mode=Mode.SUBMIT, dot_ends=False, sender=None, notify=frozenset())
         self._caller = caller
         self._config = config
@@ -151,13 +152,11 @@ class Reception:
                 await write(b"".join(said))
                 said.clear()
 
+        done = 0
         while (step := self._service.next()) is not None:
             match step:
                 case Say(octets):
                     said.append(octets)
-                    if len(said) == MAX_TOGETHER:
-                        await speak()
-                        await asyncio.sleep(0)  # others have their turn, however many commands came at once
                 case Begin() | Add():
                     self._decide(step)
                 case Finish() | Take() | Drop() | Leave():
@@ -165,6 +164,10 @@ class Reception:
                     await self._act(step)
                 case _:
                     assert_never(step)
+            done += 1
+            if done % MAX_STEPS == 0:
+                await speak()
+                await self._turn()  # others have theirs, however many commands came at once
         await speak()
 
     async def _act(self, step: Finish | Take | Drop | Leave) -> None:

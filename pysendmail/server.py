@@ -95,6 +95,7 @@ class Desk:
             invocation,
             caller=Caller(uid=user.uid, origin=origin),
             apart=user.apart,
+            turn=user.turn,
             config=self.config,
             aliases=self.aliases,
             store=WriterStore(self.writer, self.ids),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,8 +81,10 @@ class Dialogue:
             store=queue,
             events=Events(Lines(log)),
             apart=asyncio.to_thread,
+            turn=self._turn,
         )
         self.said = b""
+        self.turns: list[int] = []  # how much was said before each
         self._pieces = [p.replace("\n", "\r\n").encode() if isinstance(p, str) else p for p in pieces]
         self.code = asyncio.run(self.reception.run(self._read, self._write))
         self.log = log.getvalue()
@@ -92,6 +95,9 @@ class Dialogue:
 
     async def _write(self, octets: bytes) -> None:
         self.said += octets
+
+    async def _turn(self) -> None:
+        self.turns.append(len(self.said))
 
     @property
     def last(self) -> str:
@@ -243,6 +249,15 @@ def test_sender_policy_warn(store: Store) -> None:
     """The warning names the way that the message came."""
     Dialogue(store, BEGIN + "Subject: x\n\n.\n", uid=4242, access=Access(sender_policy="warn"))
     assert b"uid4242 set sender to a@example.com using SMTP\r\n" in store.one("SELECT header FROM message")
+
+
+def test_others_have_their_turn_however_many_commands_come_at_once(store: Store) -> None:
+    """After some ten of them, whatever they are: replies that go out before they are as many once had no end."""
+    for commands in ("NOOP\n", "MAIL FROM:<a@example.com>\nRSET\n"):
+        one = Dialogue(store, "EHLO x\n" + commands * 100)
+        reply = len(b"250 2.0.0 ok\r\n")
+        assert len(one.said) > 100 * reply
+        assert all(later - before <= 20 * reply for before, later in itertools.pairwise([*one.turns, len(one.said)]))
 
 
 def test_silence_ends_the_dialogue(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
