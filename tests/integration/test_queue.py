@@ -25,14 +25,6 @@ SENT, DEFERRED, BOUNCED, UNCERTAIN = Outcome.SENT, Outcome.DEFERRED, Outcome.BOU
 BOB, CAROL, DAVE = "bob@example.org", "carol@example.net", "dave@example.org"
 
 
-@pytest.fixture
-def store(tmp_path: Path):
-    """An open queue in a directory of its own."""
-    store = Store(tmp_path)
-    yield store
-    store.queue.close()
-
-
 # -- the file --
 
 

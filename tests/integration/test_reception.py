@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
@@ -22,13 +21,6 @@ from rig.store import NOW, Store, config
 
 T = TypeVar("T")
 BEGIN = "EHLO me.example\nMAIL FROM:<a@example.com>\nRCPT TO:<b@example.org>\nDATA\n"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path)
-    yield store
-    store.queue.close()
 
 
 class OneQueue:
