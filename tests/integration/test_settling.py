@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pysendmail.outcome import Outcome, Scope
@@ -118,19 +120,22 @@ def test_sent_long_ago_is_not_sent_again(store: Store) -> None:
     assert [one.recipient for one in ended] == [DAVE]
 
 
+@pytest.mark.parametrize("outcome", [SENT, BOUNCED])
 @pytest.mark.parametrize("state", ["queued", "held", "attempting", "bounced", "expired", "discarded"])
-def test_sent_but_not_the_last_of_the_message(store: Store, state: str) -> None:
+def test_not_the_last_of_the_message(store: Store, state: str, outcome: Outcome) -> None:
     """While another recipient waits or has failed the body stays, for the next attempt or for `queue retry`."""
     queue_id = store.accept(BOB, DAVE)
     owned = store.queue.owned(1000)
     claim = store.claim()
+    claim = replace(claim, recipients=claim.recipients[:1])
     store.sql("UPDATE recipient SET state = ?, finished_at = ? WHERE address = ?", state, NOW, DAVE)
-    store.settle(claim, SENT, *([UNCERTAIN] if state == "attempting" else [SENT]))
+    store.settle(claim, outcome)
     over = state in ("bounced", "expired", "discarded")
     assert message_of(store, queue_id)["state"] == ("done" if over else "queued")
     assert message_of(store, queue_id)["body_until"] == (NOW + 500 if over else None)
-    assert store.one("SELECT count(*) FROM body") == 1
-    assert store.queue.owned(1000) == ((0, 0) if over else owned)
+    assert store.one("SELECT count(*) FROM body WHERE message = ?", store.row(queue_id)) == 1
+    waits = int(outcome is BOUNCED)  # the bounce
+    assert store.queue.owned(1000)[0] - waits == (0 if over else owned[0])
 
 
 def test_the_end_of_a_held_message(store: Store) -> None:
@@ -148,11 +153,14 @@ def test_the_start_of_the_header_stays(store: Store) -> None:
     """The history has the header from its first octet to a bound; what failed keeps all of it as long as the body."""
     header = b"Subject: " + b"x" * HEADER_KEPT + b"\r\n"
     kept = []
-    for outcome in (SENT, BOUNCED):
+    for outcome in (SENT, BOUNCED, None):
         queue_id = store.accept(header=header)
-        store.settle(store.claim(), outcome)
+        if outcome is None:
+            store.do(store.settling.remove, store.row(queue_id), 0)
+        else:
+            store.settle(store.claim(), outcome)
         kept.append(store.one("SELECT header FROM message WHERE queue_id = ?", queue_id))
-    assert kept == [header[:HEADER_KEPT], header]
+    assert kept == [header[:HEADER_KEPT], header, header[:HEADER_KEPT]]
 
 
 # -- deferred --

@@ -50,6 +50,7 @@ CPU_TIMES, CPU_MORE_S = 5, 5  # a fault may make the code slower, and the first 
 IDLE_S, WALL_S = 20, 900
 MEMORY = 2 << 30
 CONTROL_EVERY = 50
+PROCESSES = 1 + (os.cpu_count() or 1)  # much of a test is waiting
 PRELOADED = ("aiosmtplib", "aiosmtpd.smtp", "hypothesis", "idna", "pytest_asyncio.plugin", "sqlite3", "trustme")
 PYTEST = (
     *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:faulthandler"),
@@ -350,13 +351,16 @@ def main() -> int:
     groups = asked.groups or list(GROUPS)
     chosen = [one for one in mutants(groups) if asked.only in one.name]
     verdicts: list[tuple[Mutant, Verdict]] = []
-    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
-        processes = min(1 + (os.cpu_count() or 1), len(chosen))  # much of a test is waiting
-        with multiprocessing.get_context("fork").Pool(processes, _copy, (Path(place),)) as pool:
-            for one, verdict in pool.imap_unordered(_try, chosen):
-                verdicts.append((one, verdict))
-                if verdict is not Verdict.FAILS:
-                    print(f"{'survives' if verdict is Verdict.SOUND else verdict}: {one.name}", flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="mutants-") as place,
+        multiprocessing.get_context("fork").Pool(PROCESSES, _copy, (Path(place),)) as pool,
+    ):
+        for one, verdict in pool.imap_unordered(_try, chosen):
+            verdicts.append((one, verdict))
+            if verdict is not Verdict.FAILS:
+                print(f"{'survives' if verdict is Verdict.SOUND else verdict}: {one.name}", flush=True)
+            if len(verdicts) % CONTROL_EVERY == 0:
+                print(f"{len(verdicts)} of {len(chosen)} tried", flush=True)
     if asked.only:
         return int(any(verdict is Verdict.SOUND for _, verdict in verdicts))
     page = Page.read()
