@@ -42,7 +42,7 @@ class Fault:
 
 def of_python(text: str, functions: Sequence[str] = ()) -> list[Fault]:
     """Of a module, or of some of its functions and classes."""
-    mutator = _Mutator(ast.parse(text), functions)
+    mutator = _Mutator(_OwnOperators().visit(ast.parse(text)), functions)
     mutator.walk()
     return mutator.found
 
@@ -68,6 +68,14 @@ def _fault(place: str, before: str, after: str, text: str) -> Fault:
         end = len(before) - max(tail - AROUND, 0)
     change = f"{before[start:end]} -> {after[start : len(after) - len(before) + end]}"
     return Fault(place=place, change=change, text=text)
+
+
+class _OwnOperators(ast.NodeTransformer):
+    """Gives each place an operator of its own: Python's parser has one `is not` for all of a file."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        return type(node)() if type(node) in FAULTS else node
 
 
 class _Mutator(ast.NodeVisitor):
