@@ -25,14 +25,6 @@ SENT, DEFERRED, BOUNCED, UNCERTAIN = Outcome.SENT, Outcome.DEFERRED, Outcome.BOU
 BOB, CAROL, DAVE = "bob@example.org", "carol@example.net", "dave@example.org"
 
 
-@pytest.fixture
-def store(tmp_path: Path):
-    """An open queue in a directory of its own."""
-    store = Store(tmp_path)
-    yield store
-    store.queue.close()
-
-
 # -- the file --
 
 
@@ -1200,11 +1192,3 @@ def test_lanes_go_page_by_page(large: Store) -> None:
         finally:
             connection.set_progress_handler(None, 0)
     assert rounds <= 11_000 // (10 * PRUNED_AT_ONCE) + 1
-
-
-def test_all_sql_is_in_one_file() -> None:
-    """Every statement of queue.sql is used, and none stands elsewhere (ARCHITECTURE.md)."""
-    package = Path(schema.__file__).parent
-    code = "".join(path.read_text() for path in package.glob("*.py") if path.name not in ("schema.py", "check.py"))
-    assert [name for name in SQL if f'"{name}"' not in code] == []
-    assert not re.search(r'execute\(\s*f?"(SELECT|INSERT|UPDATE|DELETE)', code)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
@@ -23,13 +22,6 @@ from rig.store import NOW, Store, config
 
 T = TypeVar("T")
 BEGIN = "EHLO me.example\nMAIL FROM:<a@example.com>\nRCPT TO:<b@example.org>\nDATA\n"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path)
-    yield store
-    store.queue.close()
 
 
 class OneQueue:

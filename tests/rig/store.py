@@ -112,6 +112,8 @@ class PlainPolicy:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[str]]] = []
+        self.told: list[Failed] = []
+        self.originals: list[Original] = []
         self.broken = False  # the report cannot be made
         self.unread = ""  # why nobody knows whom it goes to
 
@@ -125,6 +127,8 @@ class PlainPolicy:
         self, kind: str, original: Original, failed: Sequence[Failed], new_id: Callable[[], str], now: float
     ) -> Sequence[Decision]:
         self.asked.append((kind, [one.address for one in failed]))
+        self.told += failed
+        self.originals.append(original)
         if self.unread:
             raise AliasesUnread(self.unread)
         if original.kind != "mail" or not original.sender:

@@ -31,13 +31,18 @@ SPARED = ("annotation", "returns", "decorator_list", "slice", "keys")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    name: str  # function or statement: what was there -> what is
+    place: str  # function or statement
+    change: str  # what was there -> what is
     text: str = field(repr=False)  # all of the file, with it
+
+    @property
+    def name(self) -> str:
+        return f"{self.place}: {self.change}"
 
 
 def of_python(text: str, functions: Sequence[str] = ()) -> list[Fault]:
     """Of a module, or of some of its functions and classes."""
-    mutator = _Mutator(ast.parse(text), functions)
+    mutator = _Mutator(_OwnOperators().visit(ast.parse(text)), functions)
     mutator.walk()
     return mutator.found
 
@@ -61,7 +66,16 @@ def _fault(place: str, before: str, after: str, text: str) -> Fault:
         tail = _alike(before[same:][::-1], after[same:][::-1])
         start = before.rfind(" ", 0, max(same - AROUND, 0)) + 1
         end = len(before) - max(tail - AROUND, 0)
-    return Fault(name=f"{place}: {before[start:end]} -> {after[start : len(after) - len(before) + end]}", text=text)
+    change = f"{before[start:end]} -> {after[start : len(after) - len(before) + end]}"
+    return Fault(place=place, change=change, text=text)
+
+
+class _OwnOperators(ast.NodeTransformer):
+    """Gives each place an operator of its own: Python's parser has one `is not` for all of a file."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        return type(node)() if type(node) in FAULTS else node
 
 
 class _Mutator(ast.NodeVisitor):

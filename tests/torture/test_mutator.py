@@ -37,6 +37,24 @@ def test_faults_of_python() -> None:
     assert of_python(CODE, ["g"]) == []
 
 
+def test_one_place_at_a_time() -> None:
+    """An operator that stands at several places is another at one of them only."""
+    faults = of_python("def f(a, b):\n    return a is None or b is None or a < b < 7 and a + b + 1\n")
+    changed = [fault.text.partition("return ")[2].strip() for fault in faults]
+    assert changed == [
+        "a is None and b is None and (a < b < 7 and a + b + 1)",
+        "a is not None or b is None or (a < b < 7 and a + b + 1)",
+        "a is None or b is not None or (a < b < 7 and a + b + 1)",
+        "a is None or b is None or (a < b < 7 or a + b + 1)",
+        "a is None or b is None or (a <= b < 7 and a + b + 1)",
+        "a is None or b is None or (a < b <= 7 and a + b + 1)",
+        "a is None or b is None or (a < b < 8 and a + b + 1)",
+        "a is None or b is None or (a < b < 7 and a + b - 1)",
+        "a is None or b is None or (a < b < 7 and a - b + 1)",
+        "a is None or b is None or (a < b < 7 and a + b + 2)",
+    ]
+
+
 def test_faults_of_sql() -> None:
     """In the statements that were asked for, and nowhere else."""
     faults = of_sql(SQL, ["end"])

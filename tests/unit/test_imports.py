@@ -1,4 +1,4 @@
-"""The picture of the imports in ARCHITECTURE.md is what the code does."""
+"""What ARCHITECTURE.md says of the text of the code: the picture of the imports, and that SQL stands in one file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pysendmail
+from pysendmail.store import SQL
 
 PACKAGE = Path(pysendmail.__file__).parent
 PICTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
@@ -57,3 +58,10 @@ def test_imports_run_one_way() -> None:
         if row.get(name, 99) > row[own]
     ]
     assert wrong == []
+
+
+def test_all_sql_is_in_one_file() -> None:
+    """Every statement of queue.sql is used, and none stands elsewhere (ARCHITECTURE.md)."""
+    code = "".join(path.read_text() for path in PACKAGE.glob("*.py") if path.name not in ("schema.py", "check.py"))
+    assert [name for name in SQL if f'"{name}"' not in code] == []
+    assert not re.search(r'execute\(\s*f?"(SELECT|INSERT|UPDATE|DELETE)', code)
