@@ -142,12 +142,13 @@ def _orcpt(orcpt: str) -> bytes:
 def _has_lines_of_one_length(text: bytes) -> bool:
     """Whether CRLFs stand at equal distances, as in attachments, and there is no other CR or LF.
 
-    To ask that takes a third of the time that it takes to look for line ends. False means nothing. The last octet of
-    `text` is no CR.
+    To ask that takes a third of the time that it takes to look for line ends. False means nothing.
     """
     first = text.find(b"\r\n")
     length = text.find(b"\r\n", first + 2) - first
-    if first < 0 or length < 0 or text[first::length].strip(b"\r") or text[first + 1 :: length].strip(b"\n"):
+    if first < 0 or length < 0 or text.endswith(b"\r"):  # a CR at the end may stand where the next CRLF would
+        return False
+    if text[first::length].strip(b"\r") or text[first + 1 :: length].strip(b"\n"):
         return False
     others = bytearray(text)
     del others[first::length]
