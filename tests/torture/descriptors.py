@@ -9,6 +9,8 @@ comes after it is taken and arrives.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,9 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from pysendmail.spool import answers
 from rig.clients import Clients
+from rig.instance import PATIENCE_S
 from torture.evidence import Violation
-from torture.ledger import Ledger
+from torture.ledger import Ledger, Subject
 from torture.report import Part, Size
 from torture.traffic import ALONE, in_cases, somebody, stage, verdict
 
@@ -36,6 +40,7 @@ ADDRESS_SPACE = 256 << 20
 SPARSE = 2 << 30
 MOST = "4MiB"  # of a message
 MEMORY = 128 << 20  # of the daemon
+LOOK_S = 0.05
 
 
 def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
@@ -60,6 +65,7 @@ def _play(case: str, directory: Path, program: Path, name: int, *, in_c: Path | 
     with stage(directory, name, program, queue=queue) as (subject, ledger, recorder):
         if who == DAEMON:
             subject.launch(wrapper=_around(what, directory))
+            _wait_for_answers(subject)
         elif who != DIRECT:
             subject.start()
         if who == C and in_c is not None:
@@ -82,6 +88,14 @@ def _play(case: str, directory: Path, program: Path, name: int, *, in_c: Path | 
         subject.come_back()
         found += _serves(ledger)
         return found + verdict(ledger, recorder, replace(ALONE, memory=MEMORY))
+
+
+def _wait_for_answers(subject: Subject) -> None:
+    """Until the daemon serves, or has ended: its log, which would say so, may be what is closed."""
+    assert subject.process is not None
+    deadline = time.monotonic() + PATIENCE_S
+    while not answers(subject.socket) and subject.process.poll() is None and time.monotonic() < deadline:
+        threading.Event().wait(LOOK_S)
 
 
 def _serves(ledger: Ledger) -> Iterator[Violation]:

@@ -173,7 +173,7 @@ def test_what_is_not_normal_is_refused() -> None:
 
 @pytest.mark.parametrize("stray", [b"\r", b"\n"])
 def test_lines_of_one_length_hide_nothing(stray: bytes) -> None:
-    """Nor does it among lines that are all of one length, as those of attachments are: in no place, in no two chunks."""
+    """Nor does it among lines that are all of one length, as those of attachments are: nowhere, in no two chunks."""
     for length in range(4):
         text = (b"x" * length + b"\r\n") * 4 + b"x" * length
         assert stuff([text]) == (text if text.endswith(b"\r\n") else text + b"\r\n") + b".\r\n"
