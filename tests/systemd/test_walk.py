@@ -62,7 +62,7 @@ def setup(guest: Packaged, password: str, *, anew: bool = False) -> None:
 def test_the_walk(fresh: Packaged, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """Each step is seen where a person would look: in the inbox, at the terminal, at login, in `status`."""
     authority = Authority(tmp_path, HOST)
-    provider = {"tls": authority.server(), "implicit": True, "auth": "PLAIN LOGIN", "only": ADDRESS}
+    provider = {"tls": authority.server(), "auth": "PLAIN LOGIN", "only": ADDRESS}
     fresh.path("/usr/local/share/ca-certificates/provider.crt").write_bytes(Path(authority.file).read_bytes())
     fresh.must("update-ca-certificates")
     fresh.path("/etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
