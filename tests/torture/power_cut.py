@@ -191,7 +191,7 @@ class Studio:
         The client is ours: a sendmail of root would open the queue himself as soon as the daemon is dead.
         """
         template = Template.make(ASKED, self.directory / "template")
-        syncs = self._syncs_of_a_start(template)
+        syncs = self._syncs_of_a_message(template)
         stage, recording, reader = self.begin(ASKED, template)
         subject = stage.subject
         subject.configure()  # no smarthost: the next daemon has nothing to write by itself
@@ -214,13 +214,15 @@ class Studio:
             recording.see(stage, configuration)
         return recording
 
-    def _syncs_of_a_start(self, template: Template) -> int:
+    def _syncs_of_a_message(self, template: Template) -> int:
+        """Of the start, and of the first message: it may find a new log, which has a sync more than its commit."""
         with Stage(ASKED, self.directory / "count", template) as stage:
             stage.subject.configure()
             with self.tap() as tap:
                 stage.start(wrapper=self.daemon(tap))
+                assert _answer(stage, _submission(stage)) == 0
                 stage.keeper.close()
-            # strace counts in each thread by itself. Each message is one more of the writer's.
+            # strace counts in each thread by itself. Each further message is one more of the writer's.
             threads = Counter(line.split()[0] for line in tap.log.read_text().splitlines() if " fdatasync(" in line)
             return max(threads.values(), default=0)
 
@@ -253,7 +255,7 @@ def _submission(stage: Stage) -> list[bytes]:
 
 
 def _answer(stage: Stage, conversation: Sequence[bytes]) -> int | None:
-    """The exit code; None when the daemon is gone before it."""
+    """The exit code; None when the daemon is gone before it, or knows no such message."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE_S)
         client.connect(str(stage.subject.socket))
@@ -262,7 +264,7 @@ def _answer(stage: Stage, conversation: Sequence[bytes]) -> int | None:
         with suppress(ConnectionError):
             while octets := client.recv(4096):
                 answer += octets
-    return answer[-1] if answer else None
+    return answer[-1] if answer and answer != frames.encode(frames.UNKNOWN) else None
 
 
 DIRECT = Scenario(name="direct", play=lambda stage: None, new=True)
