@@ -18,7 +18,9 @@ from typing import ClassVar
 from rig.machine import LIBRARY
 from rig.machine import PACKAGES as PYTHON
 from rig.machine import install as install_wheel
-from sidebyside.place import SINK_PORT, USER, Place, text, until
+from rig.patience import until
+from sidebyside.place import SINK_PORT, USER, Place, text
+from sidebyside.traffic import PATIENCE_S
 
 SENDER = "alice@example.com"
 RECIPIENT = "bob@example.org"
@@ -209,7 +211,7 @@ match from local for any action "relay"
 
     def start(self) -> None:
         self.place.start("/usr/sbin/smtpd").wait()
-        until(self._answers)
+        until(self._answers, PATIENCE_S, lambda: f"{self.who} does not answer")
         self.place.must("smtpctl", "pause", "mta")
 
     def _answers(self) -> bool:
@@ -284,7 +286,8 @@ port = {SINK_PORT}
     def start(self) -> None:
         """Mail waits as long as there is no smarthost: its port is closed until the measure opens it."""
         daemon = self.place.start(f"{LIBRARY}/bin/pysendmail", "daemon", user="pysendmail", log=self._LOG)
-        until(lambda: self.place.path(self.SOCKET).exists() or daemon.poll() is not None)
+        socket = self.place.path(self.SOCKET)
+        until(lambda: socket.exists() or daemon.poll() is not None, PATIENCE_S, lambda: f"there is no {socket}")
         assert daemon.poll() is None, self.place.path(self._LOG).read_text()
 
     def daemon_pid(self) -> int:

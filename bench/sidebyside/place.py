@@ -21,10 +21,11 @@ import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from rig.patience import until
 from rig.root import BOOT, Root, stop
 from sidebyside.traffic import PATIENCE_S, Load, Sink, submit
 
@@ -187,15 +188,6 @@ def cgroup2() -> Path:
     raise FileNotFoundError("no cgroup2 is mounted here")
 
 
-def until(true: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
-    """Ask again and again."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"it has not come to that within {seconds:.0f} s")
-        time.sleep(0.01)
-
-
 def _about(pid: int, what: str) -> str:
     """Nothing, of a process that has ended."""
     try:
@@ -206,7 +198,7 @@ def _about(pid: int, what: str) -> str:
 
 def _remove(group: Path) -> None:
     """When the last ones in it have ended."""
-    until(lambda: not (group / "cgroup.procs").read_text())
+    until(lambda: not (group / "cgroup.procs").read_text(), PATIENCE_S, lambda: f"{group} is never left")
     group.rmdir()
 
 

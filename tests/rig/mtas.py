@@ -15,10 +15,12 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
 
 from rig.ca import Authority
+from rig.patience import until
 from rig.root import Root, debian
 
 PORT = 2525
@@ -102,10 +104,9 @@ class Mta(ABC):
         self._wait()
 
     def _wait(self) -> None:
-        listening, deadline = f":{PORT:04X} 00000000:0000 0A", time.monotonic() + START_S
-        while listening not in self.root.must("cat", "/proc/net/tcp"):
-            assert time.monotonic() < deadline, f"{self.who} does not listen"
-            time.sleep(0.05)
+        listening = f":{PORT:04X} 00000000:0000 0A"
+        table = partial(self.root.must, "cat", "/proc/net/tcp")
+        until(lambda: listening in table(), START_S, lambda: f"{self.who} does not listen")
 
 
 class Exim(Mta):

@@ -29,6 +29,7 @@ import pytest
 
 from rig.guest import PACKAGES as SYSTEMD
 from rig.guest import Guest
+from rig.patience import until
 from rig.peer import Behaviour, PeerThread
 from rig.root import PATIENCE_S, Root, debian
 from rig.tty import Tty
@@ -118,11 +119,8 @@ class Packaged(Guest):
         self.configure(SMARTHOST)
 
     def until(self, true: Callable[[], Any], seconds: float = PATIENCE_S) -> None:
-        """For what no event tells: ask again and again."""
-        deadline = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < deadline, f"it has not come to that:\n{self.must('journalctl', '--lines=50')}"
-            time.sleep(0.1)
+        """For what no event tells."""
+        until(true, seconds, lambda: f"it has not come to that:\n{self.must('journalctl', '--lines=50')}")
 
     # -- mail --
 

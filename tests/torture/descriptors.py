@@ -9,8 +9,6 @@ comes after it is taken and arrives.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,6 +20,7 @@ import pytest
 from pysendmail.spool import answers
 from rig.clients import Clients
 from rig.instance import PATIENCE_S
+from rig.patience import until
 from torture.evidence import Violation
 from torture.ledger import Ledger, Subject
 from torture.report import Part, Size
@@ -40,7 +39,6 @@ ADDRESS_SPACE = 256 << 20
 SPARSE = 2 << 30
 MOST = "4MiB"  # of a message
 MEMORY = 128 << 20  # of the daemon
-LOOK_S = 0.05
 
 
 def run(size: Size, seed: int, directory: Path, only: str = "") -> Part:
@@ -92,10 +90,11 @@ def _play(case: str, directory: Path, program: Path, name: int, *, in_c: Path | 
 
 def _wait_for_answers(subject: Subject) -> None:
     """Until the daemon serves, or has ended: its log, which would say so, may be what is closed."""
-    assert subject.process is not None
-    deadline = time.monotonic() + PATIENCE_S
-    while not answers(subject.socket) and subject.process.poll() is None and time.monotonic() < deadline:
-        threading.Event().wait(LOOK_S)
+    process = subject.process
+    assert process is not None
+    until(
+        lambda: answers(subject.socket) or process.poll() is not None, PATIENCE_S, lambda: "the daemon does not serve"
+    )
 
 
 def _serves(ledger: Ledger) -> Iterator[Violation]:
