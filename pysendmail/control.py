@@ -88,6 +88,7 @@ class Control:
     def __init__(
         self,
         *,
+        daemon: bool,
         config: Config,
         store: Store,
         events: Events,
@@ -99,6 +100,7 @@ class Control:
         forget_tls: Callable[[str], Awaitable[None]],
         reload: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
+        self._daemon = daemon
         self._config = config
         self._store = store
         self._events = events
@@ -196,7 +198,6 @@ class Control:
             yield entry
 
     async def explain(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
-        daemon = (await self._circumstances()).daemon
         async for row in self._rows(right, request):
             history = await self._store.look(partial(listing.history_entry, row=row))
             waiting = await self._store.look(partial(listing.waiting_entry, row=row, obstacle=self.obstacle))
@@ -212,7 +213,7 @@ class Control:
                 now=time.time(),
                 expires_at=row["expires_at"] if isinstance(row["expires_at"], float) else None,
                 kept_until=row["body_until"] if isinstance(row["body_until"], float) else None,
-                daemon=daemon,
+                daemon=self._daemon,
             )
 
     async def show(self, right: Right, request: Entry) -> AsyncIterator[Entry]:
@@ -301,7 +302,7 @@ class Control:
         The first entry is that of the flush, with the number of recipients who are waited for. Any other is an event
         with its fields, or {}: still at it.
         """
-        await self._need_daemon()
+        self._need_daemon()
         with self._events.follow(EVERY) as following:
             number, ids = 0, set[str]()
             async for found in self._recipients(right, request, lambda one: one["state"] in ("queued", "attempting")):
@@ -517,7 +518,7 @@ class Control:
 
     async def smarthosts(self, right: Right, _request: Entry) -> AsyncIterator[Entry]:
         """Their health, as in `status`, which only a daemon knows."""
-        await self._need_daemon()
+        self._need_daemon()
         async for report in self.status(right, {}):
             for entry in report["smarthosts"]:
                 yield entry
@@ -526,13 +527,13 @@ class Control:
         """End the rest of those in trouble: they are tried at once."""
         if not right.all:
             raise ControlError(EX_NOPERM, "only root and the queue's owner may end the rest of the smarthosts")
-        await self._need_daemon()
+        self._need_daemon()
         self._flush()
         self._events.flush(uid=right.uid, scope="smarthosts")
         yield {"flushed": "smarthosts"}
 
-    async def _need_daemon(self) -> None:
-        if not (await self._circumstances()).daemon:
+    def _need_daemon(self) -> None:
+        if not self._daemon:
             raise ControlError(
                 EX_UNAVAILABLE,
                 "no daemon is running, so that no smarthost is in use; pysendmail probe tries whether one works",

@@ -11,6 +11,7 @@ or a socket handed over that is not.
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -55,6 +56,7 @@ STOP_S = 25.0  # systemd and impatient people allow 30
 PRUNE_AT_LEAST_S = 60.0
 PRUNE_PAUSE_S = 0.1  # when there is more than goes at once
 DESCRIPTORS = 4096  # if we may: the usual limit of 1024 is for programs that use select(2)
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # nothing is left for a loop or a thread's
 
 
 class AliasBook:
@@ -186,6 +188,7 @@ class Daemon:
             self._delivery.configure(config, self._postmaster, self._secrets)
         delivery = self._delivery
         self._control = Control(
+            daemon=True,
             config=config,
             store=self,
             events=self._events,
@@ -431,8 +434,10 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     gc.freeze()  # what is here stays: no collection looks at it, which would hold the loop up for some milliseconds
     try:
         return asyncio.run(_serve(instance, loaded, queue, listeners, once=once))
-    except OSError as error:  # no descriptor is left for a loop or a thread's
-        return _failed(EX_TEMPFAIL, f"the daemon cannot go on: {error}")
+    except OSError as error:
+        if error.errno not in _SCARCE:  # then it is an error of ours, and its traceback is needed
+            raise
+        return _failed(EX_TEMPFAIL, f"the daemon cannot go on: {error}: raise its limits on descriptors and memory")
     finally:
         queue.close()
         for listener in listeners:

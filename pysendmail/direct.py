@@ -393,6 +393,7 @@ def control(loaded: Loaded, socket_path: str) -> tuple[Control, Right]:
 
     return (
         Control(
+            daemon=False,
             config=config,
             store=store,
             events=_silent(),

@@ -44,6 +44,7 @@ class Desk:
         self.log = io.StringIO()
         smarthost = Smarthost(name="main", host="smtp.example.com")
         self.control = Control(
+            daemon=True,
             config=config(store.directory, smarthost, rewrite=rewrite or Rewrite()),
             store=self,
             events=Events(Lines(self.log)),
