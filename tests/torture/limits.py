@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,7 +71,7 @@ def _play(case: str, directory: Path, program: Path, name: int) -> list[Violatio
         with _limited(case, subject), ThreadPoolExecutor(len(BODIES)) as pool:
             calls = list(pool.map(lambda size: _submit(ledger, size), BODIES))
         excuse = Excuse(kind=case, begun=begun, ended=time.time() + LATER_S)
-        if case.startswith(MEMORY) and subject.listed() is None:
+        if case.startswith(MEMORY) and _stands_still(subject):
             subject.kill()
         subject.come_back()
         found = _told(calls, (0, TEMPFAIL)) + _told([_submit(ledger, 0)], (0,))
@@ -80,6 +81,14 @@ def _play(case: str, directory: Path, program: Path, name: int) -> list[Violatio
             if stop.how not in ENDS and not case.startswith((STARTING, MEMORY))
         ]
         return found + verdict(ledger, recorder, ALONE, [excuse])
+
+
+def _stands_still(subject: Subject) -> bool:
+    """What a watchdog finds out: no answer, or none in time."""
+    try:
+        return subject.listed() is None
+    except subprocess.TimeoutExpired:
+        return True
 
 
 def _submit(ledger: Ledger, size: int) -> Call:
