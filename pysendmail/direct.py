@@ -251,7 +251,7 @@ class QueueInTurns:
             raise Refused(EX_TEMPFAIL, f"{error}: nothing was queued, connect again", "4.3.0") from None
         return self._queue.ids.new(time.time())
 
-    async def commit(self, step: Callable[[Queue], T]) -> T:
+    async def commit(self, step: Callable[[Queue], T], *, long: bool = False) -> T:
         assert self._queue is not None
         try:
             return _commit(self._queue, step)

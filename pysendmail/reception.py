@@ -52,7 +52,8 @@ class Store(Protocol):
     def begin(self) -> str:
         """Take what writing needs; the id of the message that begins."""
 
-    async def commit(self, step: Callable[[Queue], T]) -> T: ...
+    async def commit(self, step: Callable[[Queue], T], *, long: bool = False) -> T:
+        """Run the step and wait for its commit. A long one keeps others waiting."""
 
     def end(self) -> None:
         """The message is over, one way or the other. Called once for each `begin` that succeeded."""
@@ -233,7 +234,8 @@ class Reception:
     async def _finish(self) -> str:
         submission = self._submission
         assert submission is not None
-        accepted = await self._store.commit(await submission.finished(time.time(), self._apart))
+        step = await submission.finished(time.time(), self._apart)
+        accepted = await self._store.commit(step, long=submission.long)
         submission.stored = False
         self._submission = None
         try:

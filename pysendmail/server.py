@@ -18,7 +18,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,7 @@ from pysendmail.control import Control, ControlError, Right
 from pysendmail.events import Events, Value
 from pysendmail.exits import EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from pysendmail.origin import NOBODY_SAID, Origin, origin
+from pysendmail.queue import Queue
 from pysendmail.queue_id import QueueIds
 from pysendmail.reception import IDLE_S as DIALOGUE_S
 from pysendmail.reception import Reception, log_accepted
@@ -58,6 +59,7 @@ class User:
         self.uid = uid
         self.connections = 0
         self._turn = asyncio.Lock()
+        self._long = asyncio.Lock()
 
     async def turn(self) -> None:
         """Before a piece of work: the loop does one of his for each of everybody else's."""
@@ -68,6 +70,11 @@ class User:
         """Long work, in a thread; his others wait for its end."""
         async with self._turn:
             return await asyncio.to_thread(work)
+
+    async def alone(self, work: Callable[[], Awaitable[T]]) -> T:
+        """A long step on the queue: one of his at a time, since others wait for its commit."""
+        async with self._long:
+            return await work()
 
 
 class Desk:
@@ -90,6 +97,9 @@ class Desk:
         self.ids = ids
         self.events = events
 
+    def store(self, user: User) -> WriterStore:
+        return WriterStore(self.writer, self.ids, user)
+
     def reception(self, invocation: Invocation, user: User, origin: Origin = NOBODY_SAID) -> Reception:
         return Reception(
             invocation,
@@ -98,20 +108,25 @@ class Desk:
             turn=user.turn,
             config=self.config,
             aliases=self.aliases,
-            store=WriterStore(self.writer, self.ids),
+            store=self.store(user),
             events=self.events,
         )
 
 
 class WriterStore:
-    """The queue of the daemon, as a Reception wants it."""
+    """The queue of the daemon, as a Reception of that user wants it."""
 
-    def __init__(self, writer: Writer, ids: QueueIds) -> None:
+    def __init__(self, writer: Writer, ids: QueueIds, user: User) -> None:
+        self._writer = writer
         self._ids = ids
-        self.commit = writer.run
+        self._user = user
 
     def begin(self) -> str:
         return self._ids.new(time.time())
+
+    async def commit(self, step: Callable[[Queue], T], *, long: bool = False) -> T:
+        work = partial(self._writer.run, step)
+        return await (self._user.alone(work) if long else work())
 
     def end(self) -> None:
         pass
@@ -506,7 +521,8 @@ class Conversation:
             submission = await self._receive(invocation, submission_id)
             follow = self._desk.events.follow(submission.queue_id) if invocation.verbose else nullcontext()
             with follow as following:
-                accepted = await self._desk.writer.run(await submission.finished(time.time(), self._user.apart))
+                step = await submission.finished(time.time(), self._user.apart)
+                accepted = await self._desk.store(self._user).commit(step, long=submission.long)
                 submission.stored = False
                 pending.set_result(EX_OK)
                 try:

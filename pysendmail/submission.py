@@ -181,6 +181,11 @@ class Submission:
     def stray(self) -> int:
         return self._intake.stray
 
+    @property
+    def long(self) -> bool:
+        """Whether C1 takes long on the queue: all of a large body is encoded there."""
+        return bool(self._message) and self._intake.overlong
+
     def feed(self, data: bytes) -> None:
         """Take a piece of stdin. Raises Refused."""
         self._fed += len(data)

@@ -37,7 +37,7 @@ class OneQueue:
         self.begun += 1
         return self._store.queue.ids.new(NOW)
 
-    async def commit(self, step: Callable[[Queue], T]) -> T:
+    async def commit(self, step: Callable[[Queue], T], *, long: bool = False) -> T:
         self._commits += 1
         if self._commits in self._failing:
             raise self._failing[self._commits]

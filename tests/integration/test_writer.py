@@ -18,6 +18,7 @@ from pysendmail import checkpoints, writer
 from pysendmail.outcome import Outcome
 from pysendmail.queue import Queue
 from pysendmail.records import LaneState, NewMessage
+from pysendmail.server import User, WriterStore
 from pysendmail.settling import Settling
 from pysendmail.spool import FREE_FLOOR, Reserve, free_octets
 from pysendmail.writer import CROWD_REST, CROWD_S, Crowd, StoreBroken, StoreFull, Writer
@@ -91,6 +92,20 @@ async def test_steps_that_wait_share_a_commit(tmp_path: Path) -> None:
         told = [len(lanes) for lanes in one.lanes]
         assert sum(told) == 50
         assert len(told) <= 5  # one, if the writer finds them all waiting; a busy machine may cut them
+
+
+async def test_long_steps_of_one_user_never_share_a_commit(tmp_path: Path) -> None:
+    """Others wait for one of them at most: twenty in one commit took seconds. Another user waits for none."""
+    async with desk(tmp_path) as one:
+        ids: Any = None
+        his, hers = (WriterStore(one.writer, ids, User(uid)) for uid in (1000, 1001))
+        with one.busy():
+            tasks = await soon(*(his.commit(accept(uid=1000), long=True) for _ in range(5)))
+            tasks += await soon(hers.commit(accept(uid=1001), long=True))
+        await asyncio.gather(*tasks)
+        commits = [{lane.uid for lane in lanes} for lanes in one.lanes]
+        assert sum(1000 in users for users in commits) == 5
+        assert 1001 in set().union(*commits[:3])
 
 
 def test_on_a_slow_disk_a_crowd_shares_a_commit() -> None:
