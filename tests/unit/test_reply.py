@@ -113,6 +113,9 @@ def test_bounds() -> None:
         assert not reader.feed(b"250 " + b"x" * MAX_LINE_OCTETS + end)
         assert "octets" in reader.broken
     reader = ReplyReader()
+    assert not reader.feed(b"x" * 100 + b"\r\n")
+    assert reader.broken == f"not an SMTP reply: {'x' * 79}…"
+    reader = ReplyReader()
     assert len(reader.feed(b"250-x\r\n" * (MAX_LINES - 1) + b"250 x\r\n")) == 1
     reader = ReplyReader()
     assert not reader.feed(b"250-x\r\n" * (MAX_LINES + 1))
