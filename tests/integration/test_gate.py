@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiosmtplib
 import pytest
 
-from pysendmail.gate import Gate
+from pysendmail.gate import Gate, words
 from pysendmail.outcome import Fault
 
 PATIENT = 30.0
@@ -83,3 +86,97 @@ async def test_the_time_of_each_reply(opened: Opened) -> None:
     gate.write(b"STARTTLS\r\n")
     with pytest.raises(aiosmtplib.SMTPReadTimeoutError):
         await gate.read_response(timeout=PATIENT)
+
+
+def said(gate: Gate) -> str:
+    """Why the gate ended the connection, in words."""
+    trouble = gate.trouble
+    return "" if trouble is None else trouble[1] if isinstance(trouble, tuple) else trouble.text
+
+
+@pytest.mark.parametrize(
+    ("reply", "trouble"), [(b"250 injected\r\n", "unasked: 250 injected"), (b"421 4.3.2 bye\r\n", "421 4.3.2 bye")]
+)
+async def test_what_nobody_asked_for(opened: Opened, reply: bytes, trouble: str) -> None:
+    """A reply too many is garbage, but for the 421 that any server may say at any time; then nothing more is read."""
+    gate, _ = await opened(PATIENT)
+    await hear(gate, b"220 hello\r\n")
+    assert said(gate) == ""
+    gate.data_received(reply)
+    assert said(gate) == trouble
+    gate.data_received(b"250 more\r\n" * 3)
+    assert said(gate) == trouble
+    assert gate.last is not None
+    assert gate.last.code == 220
+    await gate.closed.wait()
+
+
+async def test_a_reply_in_pieces(opened: Opened) -> None:
+    """The first octets of a reply that is due are waited for; behind the reply that was due they end the connection."""
+    gate, _ = await opened(PATIENT)
+    for piece in (b"2", b"20 he", b"llo\r"):
+        gate.data_received(piece)
+        assert gate.trouble is None
+    assert gate.last is None
+    assert await hear(gate, b"\n") == 220
+    gate.write(b"NOOP\r\n")
+    gate.data_received(b"250 well\r\n2")
+    assert gate.trouble == (Fault.GARBAGE, "octets after the reply that was due")
+
+
+async def test_what_is_no_reply(opened: Opened) -> None:
+    """It ends the connection, and says what it was."""
+    gate, _ = await opened(PATIENT)
+    gate.data_received(b"SSH-2.0-OpenSSH\r\n")
+    assert isinstance(gate.trouble, tuple)
+    assert gate.trouble[0] is Fault.GARBAGE
+    assert gate.last is None
+    await gate.closed.wait()
+
+
+async def test_the_trace_of_commands(opened: Opened) -> None:
+    """Each command and each reply to the letter, without line ends; of what is secret only the mechanism."""
+    lines: list[str] = []
+    gate, _ = await opened(PATIENT)
+    gate._trace = lines.append
+    await hear(gate, b"220 hello\r\n")
+    gate.write(b"HELO moon\r\n")
+    gate.authenticating = True
+    for secret in (b"AUTH PLAIN c2VjcmV0\r\n", b"c2VjcmV0\r\n", b"AUTH LOGIN\r\n"):
+        gate.write(secret)
+    assert lines == ["< 220 hello", "> HELO moon", "> AUTH PLAIN ***", "> ***", "> AUTH LOGIN"]
+
+
+async def test_why_a_connection_was_lost(opened: Opened) -> None:
+    """The first reason stays; an orderly end has none."""
+    reset = ConnectionResetError(errno.ECONNRESET, "asyncio's own words")
+    for errors, reason in (((None,), ""), ((reset, OSError("later")), os.strerror(errno.ECONNRESET))):
+        gate, _ = await opened(PATIENT)
+        for error in errors:
+            gate.connection_lost(error)
+        assert gate.close_reason == reason
+        assert gate.closed.is_set()
+
+
+def of_tls(reason: str | None) -> ssl.SSLError:
+    """As OpenSSL's errors come, with the name of the error or without one."""
+    error = ssl.SSLError(1, "[SSL] failed (_ssl.c:1006)")
+    error.reason = reason  # type: ignore[assignment]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (of_tls("WRONG_VERSION_NUMBER"), "wrong version number"),
+        (of_tls(None), "[ssl] failed ( ssl.c:1006)"),
+        (OSError(errno.EPIPE, "asyncio's own words"), os.strerror(errno.EPIPE)),
+        (OSError("words without a number"), "words without a number"),
+        (ValueError("words"), "words"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+    ids=repr,
+)
+def test_errors_in_words(error: Exception, text: str) -> None:
+    """What a person reads of an exception: never nothing, and no names of constants."""
+    assert words(error) == text

@@ -320,6 +320,7 @@ def test_the_record_of_what_is_removed(store: Store, before: str) -> None:
     store.queue.take_touched()
     (one,) = store.do(store.settling.remove, store.row(queue_id), 7)
     assert (one.recipient, one.outcome, one.status, one.reply) == (DAVE, "removed", "2.0.0", "451 4.3.0 later")
+    assert not one.uncertain
     row = row_of(store, DAVE)
     assert (row["state"], row["status"], row["reply"]) == ("removed", "2.0.0", "removed by uid 7")
     assert (row["attempts"], row["finished_at"], row["removed_by"]) == (1, NOW + 5, 7)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from pysendmail import tlscontext
+from pysendmail import tlscontext, tlspolicy
 from pysendmail.config import Timeout
-from pysendmail.outcome import Outcome, Scope
+from pysendmail.connection import Opener, leave
+from pysendmail.outcome import Outcome, Scope, Stage
 from pysendmail.session import SessionError
 from pysendmail.tlspolicy import Check
 from rig.ca import Authority
@@ -459,3 +460,78 @@ async def test_what_was_learnt_before_tls_is_forgotten(authority: Authority) -> 
         assert [result.outcome for result in await session.send(outgoing())] == [Outcome.SENT]
         await asyncio.gather(session.close(), peer.settled())
     assert not peer.errors
+
+
+@pytest.mark.parametrize(
+    ("server", "stage", "reason"),
+    [
+        ("not-offered", Stage.STARTTLS, 'the server does not offer STARTTLS (tls = "encrypt" demands TLS)'),
+        ("refused-454", Stage.STARTTLS, '454 4.7.0 TLS not available (tls = "encrypt" demands TLS)'),
+        ("refused-421", Stage.STARTTLS, "421 4.3.2 bye"),
+        ("leftover-line", Stage.STARTTLS, "unasked: 250 AUTH PLAIN"),
+        ("stalls", Stage.TLS, 'no TLS handshake in 0.3 s (tls = "encrypt" demands TLS)'),
+        ("garbage", Stage.TLS, "TLS handshake failed: "),
+        ("resets", Stage.TLS, "TLS handshake failed: "),
+        ("closes-at-second-EHLO", Stage.TLS, "TLS handshake failed: "),
+    ],
+)
+async def test_the_words_of_a_failure(server: str, stage: Stage, reason: str, authority: Authority) -> None:
+    """Where it happened and what it was, and what demands TLS where clear would have been a way; it was no TLS."""
+    async with Peer(behaviour(server, authority), Ordinary()) as peer:
+        with pytest.raises(SessionError) as raised:
+            await open_session(smarthost(peer, tls="encrypt"), timeout=SHORT if server == "stalls" else PATIENT)
+    assert raised.value.trouble.stage is stage
+    assert raised.value.trouble.reason.startswith(reason)
+    assert raised.value.tls == "none"
+    assert ("STARTTLS" in peer.commands) is (server != "not-offered")
+
+
+async def test_no_answer_to_starttls() -> None:
+    """That is a server in trouble and no failed handshake: nothing goes in clear for it."""
+
+    async def silent(client: Client) -> None:
+        await until_starttls(client)
+        await client.stall()
+
+    async with Peer(silent, Ordinary()) as peer:
+        with pytest.raises(SessionError) as raised:
+            await open_session(smarthost(peer, tls="may"), timeout=Timeout(command=0.3))
+    assert raised.value.trouble.stage is Stage.STARTTLS
+    assert raised.value.trouble.reason == "no answer in 0.3 s at starttls"
+    assert len(peer.clients) == 1
+
+
+async def test_garbage_under_tls(authority: Authority) -> None:
+    """Behind a handshake that went well, nonsense in the answer to EHLO is no reason to go on in clear."""
+
+    async def nonsense(client: Client) -> None:
+        await until_starttls(client)
+        await client.say("220 go ahead")
+        await client.start_tls(authority.server())
+        await client.hear("EHLO")
+        await client.say("nonsense")
+        await client.stall()
+
+    async with Peer(nonsense, Ordinary()) as peer:
+        with pytest.raises(SessionError) as raised:
+            await open_session(smarthost(peer, tls="may"))
+    assert raised.value.trouble.stage is Stage.EHLO
+    assert not raised.value.tls_failed
+    assert len(peer.clients) == 1
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+async def test_what_is_known_of_the_tls(implicit: bool, authority: Authority) -> None:
+    """Version, cipher and the certificate's end, for `probe` and `status`; who asked sees the connection's own TLS."""
+    ordinary = Ordinary() if implicit else Ordinary(tls=authority.server())
+    async with Peer(ordinary, tls=authority.server() if implicit else None) as peer:
+        relay = smarthost(peer, tls="encrypt", tls_implicit=implicit)
+        plan = tlspolicy.plan(relay, now=1000.0, tls_seen_at=None, failed_s=None)
+        opener = Opener(relay, hostname="client.example", timeout=PATIENT, plan=plan)
+        seen: list[ssl.SSLObject] = []
+        opener.on_tls = seen.append
+        connection = await opener.open()
+        assert [(one.version(), (one.cipher() or [""])[0]) for one in seen] == [(connection.tls, connection.cipher)]
+        assert connection.certificate_until.endswith("Z")
+        assert not connection.fallback
+        await leave(connection)

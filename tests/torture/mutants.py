@@ -81,10 +81,7 @@ GROUPS = {
     "outcomes": (Target(file="settling.py", tests=QUEUE), Target(file="queue.sql", parts=C2, tests=QUEUE)),
     "tls": (
         Target(file="tlspolicy.py", tests=("unit/test_tlspolicy.py",)),
-        Target(
-            file="gate.py",
-            tests=("integration/test_gate.py", "integration/test_session.py", "integration/test_auth.py"),
-        ),
+        Target(file="gate.py", tests=("integration/test_gate.py", "integration/test_auth.py")),
         Target(file="connection.py", parts=ENFORCED, tests=("integration/test_tls_table.py",)),
     ),
 }

@@ -108,9 +108,13 @@ def test_bounds() -> None:
     assert [Reply(250, (b"x" * (MAX_LINE_OCTETS - 4),))] == ReplyReader().feed(
         b"250 " + b"x" * (MAX_LINE_OCTETS - 4) + b"\r\n"
     )
+    for end in (b"", b"\r\n"):
+        reader = ReplyReader()
+        assert not reader.feed(b"250 " + b"x" * MAX_LINE_OCTETS + end)
+        assert "octets" in reader.broken
     reader = ReplyReader()
-    reader.feed(b"250 " + b"x" * MAX_LINE_OCTETS)
-    assert "octets" in reader.broken
+    assert not reader.feed(b"x" * 100 + b"\r\n")
+    assert reader.broken == f"not an SMTP reply: {'x' * 79}…"
     reader = ReplyReader()
     assert len(reader.feed(b"250-x\r\n" * (MAX_LINES - 1) + b"250 x\r\n")) == 1
     reader = ReplyReader()
@@ -152,3 +156,4 @@ def test_text_is_escaped_and_capped() -> None:
     assert printable("\udd00") == "\\udd00"
     assert Reply(550, (b"5.1.1 no", b"one")).text == "550 5.1.1 no one"
     assert len(Reply(550, (b"x" * 2000,) * 50).text) == MAX_TEXT
+    assert [printable("\0six", limit) for limit in (6, 7, 8)] == ["\\x00s…", "\\x00six", "\\x00six"]

@@ -171,6 +171,18 @@ def test_what_is_not_normal_is_refused() -> None:
                 stuff(chunks)
 
 
+@pytest.mark.parametrize("octet", range(256))
+def test_half_a_line_end_among_lines_of_one_length(octet: int) -> None:
+    """A CR or an LF is bare beside any octet but the other, also where the other lines have their ends."""
+    one, lines = bytes([octet]), b"x\r\n" * 3
+    for text in (lines + b"x\r" + one, lines + b"x" + one + b"\n"):
+        if text == b"x\r\n" * 4:
+            assert stuff([text]) == text + b".\r\n"
+        else:
+            with pytest.raises(WireError):
+                stuff([text])
+
+
 @pytest.mark.parametrize("stray", [b"\r", b"\n"])
 def test_lines_of_one_length_hide_nothing(stray: bytes) -> None:
     """Nor does it among lines that are all of one length, as those of attachments are: nowhere, in no two chunks."""
