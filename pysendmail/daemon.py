@@ -1,7 +1,8 @@
 """Daemon: puts the parts together and runs them: one process, one owner of the queue, no terminal.
 
 Start: configuration (or the last good one), the queue's owner, queue.lock, sockets (those handed over by who starts
-us, see `sockets`, or our own), recovery of what a crash left.
+us, see `sockets`, or our own), recovery of what a crash left. Where that has to wait for room, whoever submits is
+told so meanwhile.
 SIGHUP reads the configuration again and keeps the one in use if the new one is broken. SIGTERM and SIGINT stop:
 no new commands, what is on the wire ends within STOP_S, what is only claimed is given back. Whatever is cut off
 there is found by the next start. Exit codes: 0; 75 the queue is busy or cannot be used; 78 no usable configuration,
@@ -39,7 +40,7 @@ from pysendmail.metrics import Metrics, Tally
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
-from pysendmail.records import LaneState, NewMessage
+from pysendmail.records import Ended, LaneState, NewMessage
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import Desk, Server
@@ -48,7 +49,7 @@ from pysendmail.sockets import SMTP, SUBMIT, HandOverError, Listener, astray, bi
 from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
 from pysendmail.watch import Watch
-from pysendmail.writer import StoreBroken, StoreFull, Writer
+from pysendmail.writer import RETRY_FULL_S, StoreBroken, StoreFull, Writer
 
 T = TypeVar("T")
 STOP_S = 25.0  # systemd and impatient people allow 30
@@ -78,6 +79,7 @@ class Daemon:
         self._events = Events(tally)
         self._totals = tally.totals
         self._stop = asyncio.Event()
+        self._recovered = asyncio.Event()
         self._store_error: str | None = None
         self._delivery: Delivery | None = None
         self._server: Server | None = None
@@ -100,12 +102,14 @@ class Daemon:
         delivery = self._delivery
         assert delivery is not None
         self._server = server = Server(self._desk(), most=resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-        await self._recover(delivery)
+        recovery = self._hand_in_recovery()  # before anybody else's step
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         self._listen(server, listeners, once=once)
+        work = loop.create_task(self._work(delivery, recovery, once=once))
+        await self._look_for_room()
         if not once:
             self._metrics = Metrics(self._totals, look=self._report, alarms=lambda: self._watch.up, events=self._events)
             await self._metrics.configure(self._config)
@@ -119,7 +123,6 @@ class Daemon:
         )
         for words in astray(listeners, self._config):
             self._events.emit("socket", error=words)
-        work = loop.create_task(delivery.run(once=once))
         stop = loop.create_task(self._stop.wait())
         others = [stop, loop.create_task(self._prune())]
         self._manager.ready()
@@ -291,14 +294,36 @@ class Daemon:
         self._events.emit("broken", directory=str(self._config.queue.directory), error=error)
         self._stop.set()
 
-    async def _recover(self, delivery: Delivery) -> None:
-        now = time.time()
+    def _hand_in_recovery(self) -> asyncio.Future[list[Ended]]:
+        policy, now = self._postmaster, time.time()
         horizon = schedule.longest_interval(self._config.retry)
-        ended = await self._writer.run(lambda queue: Settling(queue, self._postmaster, now).recover(horizon), must=True)
-        for one in ended:
-            self._events.ended(one, smarthost=None, tls=None)
-        delivery.remember(await self._writer.run(lambda queue: queue.smarthosts()))
-        await self._reroute()
+        return self._writer.hand_in(lambda queue: Settling(queue, policy, now).recover(horizon), must=True)
+
+    async def _look_for_room(self) -> None:
+        """Returns when what a crash left is put right; or when that waits for room, and who submits is told 75."""
+        try:
+            await self._writer.run(lambda queue: None)  # shares the commit of the recovery, and must not wait for room
+            await self._recovered.wait()
+        except StoreFull:
+            self._events.emit("full", directory=str(self._config.queue.directory), retry_s=RETRY_FULL_S)
+        except StoreBroken:
+            pass  # `_broken` says so
+
+    async def _work(self, delivery: Delivery, recovery: asyncio.Future[list[Ended]], *, once: bool) -> None:
+        """Put right what a crash left, then deliver."""
+        try:
+            for one in await recovery:
+                self._events.ended(one, smarthost=None, tls=None)
+            delivery.remember(await self._writer.run(lambda queue: queue.smarthosts(), must=True))
+            await self._reroute()
+        except (StoreFull, StoreBroken):
+            return  # we stop, and the next start finds all as this one did
+        except Exception as error:
+            self._events.bug(error)
+            raise
+        finally:
+            self._recovered.set()
+        await delivery.run(once=once)
 
     async def _reroute(self) -> None:
         """Put what waits on the routes of the configuration in use."""
@@ -357,7 +382,8 @@ class Daemon:
         """Tell the service manager how the queue is, and that the scheduler and the writer answer."""
         while True:
             self._changed.clear()
-            await delivery.turn()
+            if self._recovered.is_set():
+                await delivery.turn()
             with suppress(StoreFull, StoreBroken):  # that is an answer, too
                 await self._writer.run(lambda queue: None)
             manager.alive()
