@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pysendmail import config_file, journal, manager, probe, route, schedule, schema, status
+from pysendmail import config_file, journal, manager, probe, route, schedule, schema, status, threads
 from pysendmail.alarms import Sight
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config
@@ -55,6 +55,7 @@ T = TypeVar("T")
 STOP_S = 25.0  # systemd and impatient people allow 30
 PRUNE_AT_LEAST_S = 60.0
 PRUNE_PAUSE_S = 0.1  # when there is more than goes at once
+THREADS = 8  # for names to be resolved, files that may lie on a disk which does not answer, and long work
 DESCRIPTORS = 4096  # if we may: the usual limit of 1024 is for programs that use select(2)
 
 
@@ -91,6 +92,7 @@ class Daemon:
         """Serve until a signal comes; with `once`, until what is due has been tried."""
         directory = self._config.queue.directory
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(threads.pool(THREADS, "apart"))
         self._reserve = Reserve(directory, self._config.queue.reserve)
         self._reserve.fill()
         self._writer = Writer(queue, self._reserve, on_commit=self._committed, on_broken=self._broken)
