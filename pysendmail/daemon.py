@@ -92,12 +92,13 @@ class Daemon:
         """Serve until a signal comes; with `once`, until what is due has been tried."""
         directory = self._config.queue.directory
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(threads.pool(THREADS, "apart"))
         self._reserve = Reserve(directory, self._config.queue.reserve)
         self._reserve.fill()
-        self._writer = Writer(queue, self._reserve, on_commit=self._committed, on_broken=self._broken)
-        self._bodies = Reader(directory, "bodies")
-        self._looks = Reader(directory, "looks")
+        with threads.begun_within(threads.BEGIN_S):
+            loop.set_default_executor(threads.pool(THREADS, "apart"))
+            self._bodies = Reader(directory, "bodies")
+            self._looks = Reader(directory, "looks")
+            self._writer = Writer(queue, self._reserve, on_commit=self._committed, on_broken=self._broken)
         self._ids = queue.ids
         self._watch = Watch(self._config, look=self._sight, events=self._events)
         self._configure(self._config)

@@ -1,4 +1,4 @@
-"""Threads: all that a pool may have are there from its beginning.
+"""Threads: all that are ever wanted are begun together, and within a bound.
 
 Python waits without end for a thread that had no memory to begin (its `Thread.start`), and a pool begins them one by
 one as work comes: under a limit on memory the event loop would stand still for good, one day.
@@ -7,9 +7,13 @@ one as work comes: under a limit on memory the event loop would stand still for 
 from __future__ import annotations
 
 import errno
+import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+BEGIN_S = 10.0
 STACK_OCTETS = 1 << 20  # of address space, eight times less than is usual
 
 
@@ -21,11 +25,29 @@ def pool(number: int, name: str) -> ThreadPoolExecutor:
     try:
         for _ in range(number):
             executor.submit(all_there.wait)  # while it waits it is not idle: the next begins a thread of its own
-    except RuntimeError as error:
-        all_there.abort()
+        all_there.wait()
+    except BaseException as error:
+        all_there.abort()  # those that are there would wait for ever, and the interpreter's end for them
         executor.shutdown(wait=False)
-        raise OSError(errno.EAGAIN, str(error)) from None
+        if isinstance(error, RuntimeError):
+            raise OSError(errno.EAGAIN, str(error)) from None
+        raise
     finally:
         threading.stack_size(usual)
-    all_there.wait()
     return executor
+
+
+@contextmanager
+def begun_within(seconds: float) -> Iterator[None]:
+    """Whatever begins threads here: OSError, where one does not begin in time. For the main thread."""
+
+    def late(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "a thread does not begin, most likely for want of memory")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -9,6 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from pysendmail import threads
 from pysendmail.config import Smarthost
 from pysendmail.daemon import Daemon
 from rig.instance import PATIENCE_S, Instance, smarthost
@@ -56,3 +59,9 @@ def test_no_thread_is_begun_later(tmp_path: Path) -> None:
             instance.wait_for("outcome", count=count, status="sent")
             instance.status()
         assert set(os.listdir(tasks)) == had
+
+
+def test_a_thread_that_does_not_begin_is_not_waited_for() -> None:
+    """Python would wait for it without end."""
+    with pytest.raises(OSError, match="does not begin"), threads.begun_within(0.01):
+        threading.Event().wait()
