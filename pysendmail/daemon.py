@@ -56,6 +56,7 @@ STOP_S = 25.0  # systemd and impatient people allow 30
 PRUNE_AT_LEAST_S = 60.0
 PRUNE_PAUSE_S = 0.1  # when there is more than goes at once
 THREADS = 8  # for names to be resolved, files that may lie on a disk which does not answer, and long work
+DAMAGED = "it is set aside, all others go on: see pysendmail(8), RECOVERY, A damaged database"
 DESCRIPTORS = 4096  # if we may: the usual limit of 1024 is for programs that use select(2)
 
 
@@ -82,6 +83,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._recovered = asyncio.Event()
         self._store_error: str | None = None
+        self._unreadable = 0  # messages set aside by this process
         self._delivery: Delivery | None = None
         self._server: Server | None = None
         self._loopback: Loopback | None = None
@@ -98,7 +100,9 @@ class Daemon:
             loop.set_default_executor(threads.pool(THREADS, "apart"))
             self._bodies = Reader(directory, "bodies")
             self._looks = Reader(directory, "looks")
-            self._writer = Writer(queue, self._reserve, on_commit=self._committed, on_broken=self._broken)
+            self._writer = Writer(
+                queue, self._reserve, on_commit=self._committed, on_damage=self._damaged, on_broken=self._broken
+            )
         self._ids = queue.ids
         self._watch = Watch(self._config, look=self._sight, events=self._events)
         self._configure(self._config)
@@ -257,11 +261,12 @@ class Daemon:
     async def _sight(self) -> Sight:
         """What `Watch` judges."""
         assert self._delivery is not None
-        oldest_at = await self.look(lambda queue: queue.one("oldest")[0])
+        oldest_at, damaged = await self.look(lambda queue: (queue.oldest_at(), queue.one("damaged")[0]))
         return Sight(
             relays=self._delivery.relays,
-            oldest_at=oldest_at if isinstance(oldest_at, float) else None,
+            oldest_at=oldest_at,
             reserve_used=self._reserve.given_up,
+            damaged=bool(damaged or self._unreadable),
         )
 
     async def _report(self) -> Mapping[str, Any]:
@@ -290,6 +295,12 @@ class Daemon:
         """Whether a submission that began before a reload put mail on a route that is no more."""
         names = {smarthost.name for smarthost in self._config.smarthost}
         return lane.due_at is not None and (not names.issuperset(lane.route) or bool(names and not lane.route))
+
+    def _damaged(self, queue_id: str, error: str) -> None:
+        """A message lies on a page that cannot be read."""
+        self._unreadable += 1
+        self._events.emit("damaged", queue_id=queue_id or None, error=error, advice=DAMAGED)
+        self._watch.wake()
 
     def _broken(self, error: str) -> None:
         """SQLite cannot be trusted until it is opened again: stop, and let the service manager start us anew."""
