@@ -470,7 +470,8 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     gc.collect()  # what the start has left, for else that would stay, too
     gc.freeze()  # what is here stays: no collection looks at it, which would hold the loop up for some milliseconds
     try:
-        return asyncio.run(_serve(instance, loaded, queue, listeners, once=once))
+        with asyncio.Runner(loop_factory=threads.Loop) as runner:
+            return runner.run(_serve(instance, loaded, queue, listeners, once=once))
     except OSError as error:  # no descriptor is left for a loop or a thread's
         return _failed(EX_TEMPFAIL, f"the daemon cannot go on: {error}")
     finally:
