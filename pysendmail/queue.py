@@ -376,15 +376,10 @@ class Queue(Store):
 
     def set_aside(self, row: sqlite3.Row) -> bool:
         """Whether a message is damaged; then it is held, so that it keeps nobody else from expiring or starting."""
-        try:
-            for name in ("queue_id", "kind", "sender", "message_id", "envid", "ret"):
-                text_of(row[name])
-            octets_of(row["header"])
-            time_of(row["accepted_at"]), time_of(row["expires_at"]), int(row["size"])
-        except (ValueError, TypeError):
-            self.hold_damaged(row["id"])
-            return True
-        return False
+        if _makes_sense(row):
+            return False
+        self.hold_damaged(row["id"])
+        return True
 
     def hold_damaged(self, message: int) -> None:
         self.owners.forget()
@@ -397,13 +392,13 @@ class Queue(Store):
 
     def _readable(self, message: int) -> bool:
         try:
-            self.rows("message_state", message=message)
+            row = self.first("message_state", message=message)
             self.rows("first_part", message=message)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
             return False
-        return True
+        return row is not None and _makes_sense(row)  # else its indexes may not let it be written
 
     def lay_aside(self, message: int) -> str | None:
         """Set a message of `unreadable` aside, outside of any transaction: a damaged page ends the one that meets it.
@@ -657,6 +652,18 @@ class Queue(Store):
     def remember_sent(self, name: str, at: float) -> None:
         """Written once for all that share a commit."""
         self._sent[name] = max(at, self._sent.get(name, at))
+
+
+def _makes_sense(row: sqlite3.Row) -> bool:
+    """Whether the row of a message holds what such rows hold."""
+    try:
+        for name in ("queue_id", "kind", "sender", "message_id", "envid", "ret"):
+            text_of(row[name])
+        octets_of(row["header"])
+        time_of(row["accepted_at"]), time_of(row["expires_at"]), int(row["size"])
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _size(new: NewMessage) -> int:
