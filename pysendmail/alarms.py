@@ -4,6 +4,7 @@
     tls      a smarthost does not meet its TLS policy
     age      the oldest message waits for longer than [alarm] oldest
     reserve  the disk is full and the reserve is used
+    damage   a message cannot be read, and is set aside
 
 A condition is told once when it has lasted, and once when it is over; one that comes back is not told again within
 [alarm] interval of the last time. What was told is in a book, which outlives the daemon. A start knows nothing of its
@@ -25,7 +26,7 @@ from pysendmail.outcome import ACCOUNT_CODES, FAULT_STATUS, Fault, Stage, Troubl
 from pysendmail.relay import Relay
 from pysendmail.units import rfc3339
 
-Kind = Literal["account", "tls", "age", "reserve"]
+Kind = Literal["account", "tls", "age", "reserve", "damage"]
 _NO_VERDICT = frozenset({FAULT_STATUS[Fault.TIMEOUT], FAULT_STATUS[Fault.GARBAGE]})  # the line is at fault
 _NOTICE = "notice"  # in the book: no condition has this key
 _UP = "mail does not leave as it should"
@@ -34,6 +35,7 @@ _WORDS: Mapping[str, str] = {
     "tls": "smarthost {smarthost} does not meet the TLS policy",
     "age": "the oldest message waits for too long",
     "reserve": "the disk of the queue is full",
+    "damage": "mail in the queue cannot be read and is set aside",
 }
 
 
@@ -71,6 +73,7 @@ class Sight:
     relays: Mapping[str, Relay]
     oldest_at: float | None  # of mail that waits and is not held
     reserve_used: bool
+    damaged: bool  # something is set aside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,8 @@ def conditions(sight: Sight, alarm: Alarm, now: float) -> list[Condition]:
         found.append(Condition(kind="age", since=since, ripe_at=since + alarm.oldest))
     if sight.reserve_used:
         found.append(Condition(kind="reserve", since=now, ripe_at=now))
+    if sight.damaged:
+        found.append(Condition(kind="damage", since=now, ripe_at=now))
     return found
 
 
@@ -120,6 +125,8 @@ def over(key: str, told: Told, sight: Sight, alarm: Alarm, now: float) -> bool:
         return sight.oldest_at is None or not alarm.oldest or sight.oldest_at + alarm.oldest > now
     if kind == "reserve":
         return not sight.reserve_used
+    if kind == "damage":
+        return not sight.damaged
     relay = sight.relays.get(smarthost)
     if relay is None:
         return True

@@ -64,7 +64,8 @@ class Checkpoints:
         self._pace = Pace(LONGEST if free_octets(directory) >= SMALL_DISK else LONGEST_ON_A_SMALL_DISK)
         self._wanted = threading.Event()
         self._ending = False
-        self._thread: threading.Thread | None = None  # begun when it is first wanted
+        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+        self._thread.start()  # now, not when it is first wanted: see `threads`
 
     def committed(self) -> None:
         """On the writer's thread, between two commits."""
@@ -72,17 +73,13 @@ class Checkpoints:
             case Turn.BETWEEN:
                 self._store.write_back()
             case Turn.BESIDE:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
-                    self._thread.start()
                 self._wanted.set()
 
     def stop(self) -> None:
         """When nobody commits any more. What is not written back is when the database is closed."""
         self._ending = True
         self._wanted.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
 
     def _work(self) -> None:
         store: Store | None = None

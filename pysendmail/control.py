@@ -31,6 +31,7 @@ from pysendmail.queue import FLUSHED_AT_ONCE, Queue
 from pysendmail.records import Ended
 from pysendmail.relay import Relay
 from pysendmail.settling import Settling
+from pysendmail.store import time_or_none
 
 T = TypeVar("T")
 NOBODY = 65534  # the kernel's overflow uid: everybody whom a user namespace does not map
@@ -236,7 +237,7 @@ class Control:
                 held=row[2],
                 in_flight=row[3],
                 failed=row[4],
-                oldest_at=row[5] if isinstance(row[5], float) else None,
+                oldest_at=time_or_none(row[5]),
                 damaged=row[6] if right.all else 0,
                 lost_reports=queue.rows("lost_reports", since=now - LOST_REPORTS_S)[0][0] if right.all else 0,
                 waiting_routes=tuple(sorted(routes)),

@@ -1,7 +1,8 @@
 """Daemon: puts the parts together and runs them: one process, one owner of the queue, no terminal.
 
 Start: configuration (or the last good one), the queue's owner, queue.lock, sockets (those handed over by who starts
-us, see `sockets`, or our own), recovery of what a crash left.
+us, see `sockets`, or our own), recovery of what a crash left. Where that has to wait for room, whoever submits is
+told so meanwhile.
 SIGHUP reads the configuration again and keeps the one in use if the new one is broken. SIGTERM and SIGINT stop:
 no new commands, what is on the wire ends within STOP_S, what is only claimed is given back. Whatever is cut off
 there is found by the next start. Exit codes: 0; 75 the queue is busy or cannot be used; 78 no usable configuration,
@@ -25,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pysendmail import config_file, journal, manager, probe, route, schedule, schema, status
+from pysendmail import config_file, journal, manager, probe, route, schedule, schema, status, threads
 from pysendmail.alarms import Sight
 from pysendmail.aliases import Aliases
 from pysendmail.config import Config
@@ -40,7 +41,7 @@ from pysendmail.metrics import Metrics, Tally
 from pysendmail.postmaster import Postmaster
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
-from pysendmail.records import LaneState, NewMessage
+from pysendmail.records import Ended, LaneState, NewMessage
 from pysendmail.schema import SchemaError
 from pysendmail.secrets import Secrets
 from pysendmail.server import Desk, Server
@@ -49,12 +50,14 @@ from pysendmail.sockets import SMTP, SUBMIT, HandOverError, Listener, astray, bi
 from pysendmail.spool import QueueError, QueueLock, Reserve, acting_as, answers, become, directory_owner, takes_mail
 from pysendmail.status import Circumstances
 from pysendmail.watch import Watch
-from pysendmail.writer import StoreBroken, StoreFull, Writer
+from pysendmail.writer import RETRY_FULL_S, StoreBroken, StoreFull, Writer
 
 T = TypeVar("T")
 STOP_S = 25.0  # systemd and impatient people allow 30
 PRUNE_AT_LEAST_S = 60.0
 PRUNE_PAUSE_S = 0.1  # when there is more than goes at once
+THREADS = 8  # for names to be resolved, files that may lie on a disk which does not answer, and long work
+DAMAGED = "it is set aside, all others go on: see pysendmail(8), RECOVERY, A damaged database"
 DESCRIPTORS = 4096  # if we may: the usual limit of 1024 is for programs that use select(2)
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # nothing is left for a loop or a thread's
 
@@ -80,7 +83,9 @@ class Daemon:
         self._events = Events(tally)
         self._totals = tally.totals
         self._stop = asyncio.Event()
+        self._recovered = asyncio.Event()
         self._store_error: str | None = None
+        self._unreadable = 0  # messages set aside by this process
         self._delivery: Delivery | None = None
         self._server: Server | None = None
         self._loopback: Loopback | None = None
@@ -93,21 +98,27 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self._reserve = Reserve(directory, self._config.queue.reserve)
         self._reserve.fill()
-        self._writer = Writer(queue, self._reserve, on_commit=self._committed, on_broken=self._broken)
-        self._bodies = Reader(directory, "bodies")
-        self._looks = Reader(directory, "looks")
+        with threads.begun_within(threads.BEGIN_S):
+            loop.set_default_executor(threads.pool(THREADS, "apart"))
+            self._bodies = Reader(directory, "bodies")
+            self._looks = Reader(directory, "looks")
+            self._writer = Writer(
+                queue, self._reserve, on_commit=self._committed, on_damage=self._damaged, on_broken=self._broken
+            )
         self._ids = queue.ids
         self._watch = Watch(self._config, look=self._sight, events=self._events)
         self._configure(self._config)
         delivery = self._delivery
         assert delivery is not None
         self._server = server = Server(self._desk(), most=resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-        await self._recover(delivery)
+        recovery = self._hand_in_recovery()  # before anybody else's step
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         self._listen(server, listeners, once=once)
+        work = loop.create_task(self._work(delivery, recovery, once=once))
+        await self._look_for_room()
         if not once:
             self._metrics = Metrics(self._totals, look=self._report, alarms=lambda: self._watch.up, events=self._events)
             await self._metrics.configure(self._config)
@@ -121,7 +132,6 @@ class Daemon:
         )
         for words in astray(listeners, self._config):
             self._events.emit("socket", error=words)
-        work = loop.create_task(delivery.run(once=once))
         stop = loop.create_task(self._stop.wait())
         others = [stop, loop.create_task(self._prune())]
         self._manager.ready()
@@ -254,11 +264,12 @@ class Daemon:
     async def _sight(self) -> Sight:
         """What `Watch` judges."""
         assert self._delivery is not None
-        oldest_at = await self.look(lambda queue: queue.one("oldest")[0])
+        oldest_at, damaged = await self.look(lambda queue: (queue.oldest_at(), queue.one("damaged")[0]))
         return Sight(
             relays=self._delivery.relays,
-            oldest_at=oldest_at if isinstance(oldest_at, float) else None,
+            oldest_at=oldest_at,
             reserve_used=self._reserve.given_up,
+            damaged=bool(damaged or self._unreadable),
         )
 
     async def _report(self) -> Mapping[str, Any]:
@@ -288,20 +299,48 @@ class Daemon:
         names = {smarthost.name for smarthost in self._config.smarthost}
         return lane.due_at is not None and (not names.issuperset(lane.route) or bool(names and not lane.route))
 
+    def _damaged(self, queue_id: str, error: str) -> None:
+        """A message lies on a page that cannot be read."""
+        self._unreadable += 1
+        self._events.emit("damaged", queue_id=queue_id or None, error=error, advice=DAMAGED)
+        self._watch.wake()
+
     def _broken(self, error: str) -> None:
         """SQLite cannot be trusted until it is opened again: stop, and let the service manager start us anew."""
         self._store_error = error
         self._events.emit("broken", directory=str(self._config.queue.directory), error=error)
         self._stop.set()
 
-    async def _recover(self, delivery: Delivery) -> None:
-        now = time.time()
+    def _hand_in_recovery(self) -> asyncio.Future[list[Ended]]:
+        policy, now = self._postmaster, time.time()
         horizon = schedule.longest_interval(self._config.retry)
-        ended = await self._writer.run(lambda queue: Settling(queue, self._postmaster, now).recover(horizon), must=True)
-        for one in ended:
-            self._events.ended(one, smarthost=None, tls=None)
-        delivery.remember(await self._writer.run(lambda queue: queue.smarthosts()))
-        await self._reroute()
+        return self._writer.hand_in(lambda queue: Settling(queue, policy, now).recover(horizon), must=True)
+
+    async def _look_for_room(self) -> None:
+        """Returns when what a crash left is put right; or when that waits for room, and who submits is told 75."""
+        try:
+            await self._writer.run(lambda queue: None)  # shares the commit of the recovery, and must not wait for room
+            await self._recovered.wait()
+        except StoreFull:
+            self._events.emit("full", directory=str(self._config.queue.directory), retry_s=RETRY_FULL_S)
+        except StoreBroken:
+            pass  # `_broken` says so
+
+    async def _work(self, delivery: Delivery, recovery: asyncio.Future[list[Ended]], *, once: bool) -> None:
+        """Put right what a crash left, then deliver."""
+        try:
+            for one in await recovery:
+                self._events.ended(one, smarthost=None, tls=None)
+            delivery.remember(await self._writer.run(lambda queue: queue.smarthosts(), must=True))
+            await self._reroute()
+        except (StoreFull, StoreBroken):
+            return  # we stop, and the next start finds all as this one did
+        except Exception as error:
+            self._events.bug(error)
+            raise
+        finally:
+            self._recovered.set()
+        await delivery.run(once=once)
 
     async def _reroute(self) -> None:
         """Put what waits on the routes of the configuration in use."""
@@ -360,7 +399,8 @@ class Daemon:
         """Tell the service manager how the queue is, and that the scheduler and the writer answer."""
         while True:
             self._changed.clear()
-            await delivery.turn()
+            if self._recovered.is_set():
+                await delivery.turn()
             with suppress(StoreFull, StoreBroken):  # that is an answer, too
                 await self._writer.run(lambda queue: None)
             manager.alive()
@@ -433,7 +473,8 @@ def serve(instance: Instance, *, once: bool = False) -> int:
     gc.collect()  # what the start has left, for else that would stay, too
     gc.freeze()  # what is here stays: no collection looks at it, which would hold the loop up for some milliseconds
     try:
-        return asyncio.run(_serve(instance, loaded, queue, listeners, once=once))
+        with asyncio.Runner(loop_factory=threads.Loop) as runner:
+            return runner.run(_serve(instance, loaded, queue, listeners, once=once))
     except OSError as error:
         if error.errno not in _SCARCE:  # then it is an error of ours, and its traceback is needed
             raise

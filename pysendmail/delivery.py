@@ -280,7 +280,9 @@ class Delivery:
         picks = self._picks()
         if not picks:
             return None
-        claiming = self._writer.hand_in(Claiming([(lane, relay.name) for lane, relay in picks], time.time()))
+        claiming = self._writer.hand_in(
+            Claiming([(lane, relay.name) for lane, relay in picks], time.time()), vital=True
+        )
         self._claiming.add(claiming)
         claiming.add_done_callback(partial(self._take, picks))
         return claiming

@@ -35,7 +35,7 @@ READ_S = 5.0  # from the connection to the last octet of the answer
 MOST = 64  # some KiB each
 MAX_REQUEST = 8192
 OUTCOMES = ("sent", "deferred", "bounced", "expired", "discarded", "removed")
-ALARMS = ("account", "tls", "age", "reserve")
+ALARMS = ("account", "tls", "age", "reserve", "damage")
 # What is counted of other events than outcomes: the metric, its words, and the event.
 COUNTED = {
     "accepted": ("pysendmail_accepted_messages", "Messages accepted from programs on this machine, and reports"),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +30,7 @@ from pysendmail.envelope import Envelope, Recipient
 from pysendmail.owners import Owners
 from pysendmail.queue_id import ALPHABET, QueueIds
 from pysendmail.records import Accepted, Claim, ClaimedRecipient, LaneState, NewMessage
-from pysendmail.store import Store, connect, notify, octets_of, text_of, time_of, time_or_none
+from pysendmail.store import Store, connect, is_damage, notify, octets_of, text_of, time_of, time_or_none
 
 PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail streams
 COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
@@ -180,14 +180,45 @@ class Queue(Store):
         rows = (*self.rows("lanes"), *self.rows("attempting_routes"))
         return {_route(row["route"]) for row in rows if uid in (None, row["uid"])}
 
-    def counts(self, uid: int | None) -> sqlite3.Row:
+    def counts(self, uid: int | None) -> tuple[Any, ...]:
         """queued, deferred, held, in flight, failed, the oldest's time, damaged: of this user or of all."""
-        return self.one("counts") if uid is None else self.one("counts_of", uid=uid)
+        if uid is not None:
+            return tuple(self.one("counts_of", uid=uid))
+        *counts, damaged = self.one("counts")
+        return (*counts, self.oldest_at(), damaged)
+
+    def oldest_at(self) -> float | None:
+        """Since when the longest waiting message waits that nobody holds; None: there is none."""
+        try:
+            oldest = self.one("oldest")[0]
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            rows = (row for row in self._readable_rows(0, None) if row["state"] == "queued" and not row["held"])
+            oldest = next((row["accepted_at"] for row in rows), None)
+        return time_or_none(oldest)
 
     def page(self, after: int, uid: int | None, limit: int) -> list[sqlite3.Row]:
         """The next messages that wait, of this user or of all: so that a slow reader holds no long transaction."""
+        try:
+            return self._page(after, uid, limit)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            return list(islice(self._readable_rows(after, uid), limit))
+
+    def _page(self, after: int, uid: int | None, limit: int) -> list[sqlite3.Row]:
         names = {"after": after, "limit": limit}
         return self.rows("page", **names) if uid is None else self.rows("page_of", uid=uid, **names)
+
+    def _readable_rows(self, after: int, uid: int | None) -> Iterator[sqlite3.Row]:
+        """One by one, without those that lie on a damaged page: they hide no others."""
+        for row in self.rows("waiting_ids", after=after, uid=uid):
+            try:
+                yield from self._page(row["id"] - 1, uid, 1)
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
 
     def waiting_recipients(self, messages: list[int], limit: int = -1) -> list[sqlite3.Row]:
         """The recipients of these messages that still wait, one message after the other; at most `limit`."""
@@ -345,20 +376,55 @@ class Queue(Store):
 
     def set_aside(self, row: sqlite3.Row) -> bool:
         """Whether a message is damaged; then it is held, so that it keeps nobody else from expiring or starting."""
-        try:
-            for name in ("queue_id", "kind", "sender", "message_id", "envid", "ret"):
-                text_of(row[name])
-            octets_of(row["header"])
-            time_of(row["accepted_at"]), time_of(row["expires_at"]), int(row["size"])
-        except (ValueError, TypeError):
-            self.hold_damaged(row["id"])
-            return True
-        return False
+        if _makes_sense(row):
+            return False
+        self.hold_damaged(row["id"])
+        return True
 
     def hold_damaged(self, message: int) -> None:
         self.owners.forget()
         self.run("set_damaged", message=message, queue_id=self.ids.new(0.0), alphabet=ALPHABET)
         self.run("hold_damaged", message=message)
+
+    def unreadable(self) -> list[int]:
+        """Messages to be tried of which a claim cannot read something, for a page of the file is damaged."""
+        return [row["message"] for row in self.rows("to_be_tried") if not self._readable(row["message"])]
+
+    def _readable(self, message: int) -> bool:
+        try:
+            row = self.first("message_state", message=message)
+            self.rows("first_part", message=message)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            return False
+        return row is not None and _makes_sense(row)  # else its indexes may not let it be written
+
+    def lay_aside(self, message: int) -> str | None:
+        """Set a message of `unreadable` aside, outside of any transaction: a damaged page ends the one that meets it.
+
+        Where its own row cannot be written, its recipients are held. Returns its queue id, "" if that cannot be read;
+        None if nothing can be written.
+        """
+        for step in (self.hold_damaged, self._hold_its_recipients):
+            try:
+                with self.transaction():
+                    step(message)
+                    self._touch_message(message)
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+            else:
+                return self._queue_id_of(message)
+        return None
+
+    def _hold_its_recipients(self, message: int) -> None:
+        self.run("hold_damaged", message=message)
+
+    def _queue_id_of(self, message: int) -> str:
+        with suppress(sqlite3.DatabaseError):
+            return str(self.one("queue_id_of", message=message)[0])
+        return ""
 
     def _load_claim(self, row: sqlite3.Row, lane: LaneState, now: float) -> Claim:
         if row["id"] is None:
@@ -586,6 +652,18 @@ class Queue(Store):
     def remember_sent(self, name: str, at: float) -> None:
         """Written once for all that share a commit."""
         self._sent[name] = max(at, self._sent.get(name, at))
+
+
+def _makes_sense(row: sqlite3.Row) -> bool:
+    """Whether the row of a message holds what such rows hold."""
+    try:
+        for name in ("queue_id", "kind", "sender", "message_id", "envid", "ret"):
+            text_of(row[name])
+        octets_of(row["header"])
+        time_of(row["accepted_at"]), time_of(row["expires_at"]), int(row["size"])
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _size(new: NewMessage) -> int:

@@ -119,6 +119,22 @@ WHERE id = :message;
 -- name: hold_damaged
 UPDATE recipient SET state = 'held' WHERE message = :message AND state IN ('queued', 'attempting');
 
+-- name: to_be_tried
+-- As recipients have it: of the messages' own rows none is read.
+SELECT message FROM recipient INDEXED BY recipient_due WHERE state = 'queued'
+UNION SELECT message FROM recipient INDEXED BY recipient_attempting WHERE state = 'attempting';
+
+-- name: first_part
+SELECT octets FROM body WHERE message = :message AND part = 0;
+
+-- name: queue_id_of
+SELECT queue_id FROM message WHERE id = :message;
+
+-- name: waiting_ids
+-- What pages have, from an index that has all of it: no row of a message is read.
+SELECT id FROM message INDEXED BY message_owner
+WHERE state IN ('queued', 'damaged') AND id > :after AND (:uid IS NULL OR uid = :uid) ORDER BY id;
+
 -- name: give_back
 -- A claim that was not used leaves no trace.
 UPDATE recipient SET state = CASE WHEN (SELECT held FROM message WHERE id = recipient.message) THEN 'held' ELSE 'queued' END
@@ -338,16 +354,17 @@ INSERT INTO smarthost (name, tls_seen_at) VALUES (:name, :at) ON CONFLICT (name)
 INSERT INTO smarthost (name, last_sent_at) VALUES (:name, :at) ON CONFLICT (name) DO UPDATE SET last_sent_at = :at;
 
 -- name: counts
--- What `status` and the systemd status line say of the queue, each from an index that has nothing else.
+-- What `status` and the systemd status line say of the queue, but for the oldest, each from an index that has nothing else.
 SELECT
     (SELECT count(*) FROM message WHERE state = 'queued'),
     (SELECT count(DISTINCT message) FROM recipient WHERE state = 'queued' AND reply IS NOT NULL),
     (SELECT count(*) FROM message WHERE state = 'queued' AND held = 1),
     (SELECT count(DISTINCT message) FROM recipient WHERE state = 'attempting'),
     (SELECT count(*) FROM message WHERE body_until IS NOT NULL),
-    (SELECT accepted_at FROM message WHERE state IN ('queued', 'damaged') AND state = 'queued' AND held = 0
-        ORDER BY id LIMIT 1),
     (SELECT count(*) FROM message WHERE state = 'damaged');
+
+-- name: damaged
+SELECT count(*) FROM message WHERE state = 'damaged';
 
 -- name: oldest
 -- The longest waiting message that nobody holds.

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from pysendmail import threads
 from pysendmail.queue import Queue
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Reader:
     def __init__(self, directory: Path, name: str = "reader") -> None:
         self._directory = directory
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._thread = threads.pool(1, name)
         self._queue: Queue | None = None
 
     async def run(self, look: Callable[[Queue], T]) -> T:

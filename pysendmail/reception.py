@@ -29,7 +29,7 @@ from pysendmail.queue import Queue
 from pysendmail.records import Accepted
 from pysendmail.smtp.service import Add, Begin, Drop, Finish, Leave, Limits, Refusal, Say, Service, Take
 from pysendmail.submission import Apart, Caller, Refused, Submission
-from pysendmail.writer import StoreBroken, StoreFull
+from pysendmail.writer import StoreBroken, StoreDamaged, StoreFull
 
 T = TypeVar("T")
 IDLE_S = 300.0  # RFC 5321 §4.5.3.2.7: without an octet, or without a reply being read
@@ -67,6 +67,8 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(code, status or default, str(error))
         case StoreFull():
             return Refusal(452, "4.3.1", f"{error}: nothing was queued, try again later")
+        case StoreDamaged():
+            return Refusal(451, "4.3.0", f"queue.db is damaged ({error}): nothing was queued, try again later")
         case StoreBroken():
             return Refusal(451, "4.3.0", f"queue.db cannot be written ({error}): the message may have been queued")
     return Refusal(451, "4.3.0", "an error in pysendmail itself (see its log): nothing was queued, try again")

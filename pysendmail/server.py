@@ -40,7 +40,7 @@ from pysendmail.reception import Reception, log_accepted
 from pysendmail.smtp.reply import printable
 from pysendmail.sockets import BACKLOG, CONTROL, Listener
 from pysendmail.submission import Caller, Refused, Submission, envelope_sender
-from pysendmail.writer import StoreBroken, StoreFull, Writer
+from pysendmail.writer import StoreBroken, StoreDamaged, StoreFull, Writer
 
 T = TypeVar("T")
 FULL_S = 0.1  # without a descriptor for one more, until the next look
@@ -363,6 +363,9 @@ class Conversation:
         except StoreFull as error:
             fate = modes.UNDONE if self._works else "nothing was queued"
             await self.refuse(EX_TEMPFAIL, f"{error}: {fate}, make room or try again later")
+        except StoreDamaged as error:
+            fate = modes.UNDONE if self._works else "nothing was queued"
+            await self.refuse(EX_TEMPFAIL, f"queue.db is damaged ({error}): {fate}; pysendmail check says what to do")
         except StoreBroken as error:
             fate = modes.UNDONE if self._works else "the message may have been queued"
             await self.refuse(EX_TEMPFAIL, f"queue.db cannot be written ({error}): {fate}, try again later")
@@ -442,7 +445,7 @@ class Conversation:
         else:
             try:
                 known = await self._desk.writer.run(lambda queue: queue.known(submission_id))
-            except StoreFull as error:  # others wait for room: nobody has looked
+            except (StoreFull, StoreDamaged) as error:  # others wait for room: nobody has looked
                 await self.close(EX_TEMPFAIL, f"{error}: the message may have been queued, look at mailq")
                 return
             code = None if known is None else EX_OK

@@ -301,7 +301,7 @@ class Settling:
             reply=failed.reply,
             code=failed.code,
             attempts=failed.attempts,
-            delay_s=self._now - message["accepted_at"],
+            delay_s=self._now - (time_or_none(message["accepted_at"]) or self._now),  # a damaged row may have none
             next_attempt_s=None if next_attempt_at is None else next_attempt_at - self._now,
             uncertain=uncertain,
         )

@@ -282,6 +282,11 @@ class Store:
         return row
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether a page of the file holds what it cannot hold. All else in the file may be sound."""
+    return getattr(error, "sqlite_errorname", "").startswith("SQLITE_CORRUPT")
+
+
 def notify(text: str) -> frozenset[str]:
     return frozenset(text_of(text).split(",")) if text else frozenset()
 

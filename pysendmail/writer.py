@@ -12,8 +12,10 @@ undone and each is run for itself.
 
 On a full disk, or where a quota or a limit on sizes of files leaves no room: steps that must not be lost (outcomes)
 are run again after the ballast was given up and the WAL emptied, for as long as it takes or until `hurry`; all others
-fail with StoreFull. Any other error, of the store or of the thread, is fatal to the daemon: `on_broken` is called
-once and every later step fails, since what SQLite holds after an I/O error is not known until it is opened again.
+fail with StoreFull. Where a page of the file is damaged, messages that cannot be read for it are set aside, and
+`on_damage` hears of each; steps that need it for anything else fail with StoreDamaged. Any other error, of the store
+or of the thread, is fatal to the daemon: `on_broken` is called once and every later step fails, since what SQLite
+holds after an I/O error is not known until it is opened again.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from pysendmail.checkpoints import Checkpoints
 from pysendmail.queue import Queue
 from pysendmail.records import LaneState, NewMessage
 from pysendmail.spool import Reserve, has_no_room
+from pysendmail.store import is_damage
 
 T = TypeVar("T")
 MAX_BATCH = 256
@@ -57,11 +60,16 @@ class StoreBroken(Exception):
     """queue.db cannot be written any more; the text is SQLite's."""
 
 
+class StoreDamaged(StoreBroken):
+    """A page that this step needs cannot be read; nothing was changed, and all others go on."""
+
+
 @dataclass(slots=True)
 class _Step:
     run: Callable[[Queue], Any]
     future: asyncio.Future[Any]
     must: bool
+    vital: bool
     together: Callable[[Queue, list[Any]], list[Any]] | None = None  # does this for many steps of the kind
     result: Any = None
     error: BaseException | None = None
@@ -104,11 +112,13 @@ class Writer:
         reserve: Reserve,
         *,
         on_commit: Callable[[list[LaneState], list[NewMessage]], None],
+        on_damage: Callable[[str, str], None],
         on_broken: Callable[[str], None],
     ) -> None:
         self._queue = queue
         self._reserve = reserve
         self._on_commit = on_commit
+        self._on_damage = on_damage
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._steps: queues.SimpleQueue[_Step | None] = queues.SimpleQueue()
@@ -127,13 +137,16 @@ class Writer:
         """Run a step and wait for its commit. Once begun it is not cancelled with its caller."""
         return await self.hand_in(step, must=must)
 
-    def hand_in(self, step: Callable[[Queue], T], *, must: bool = False) -> asyncio.Future[T]:
-        """Have a step run. Those that are handed in one right after the other share a commit, as a rule."""
+    def hand_in(self, step: Callable[[Queue], T], *, must: bool = False, vital: bool = False) -> asyncio.Future[T]:
+        """Have a step run. Those that are handed in one right after the other share a commit, as a rule.
+
+        `must`: it waits for room. `vital`: without it there is no going on, even if others can be run; so is what must.
+        """
         future: asyncio.Future[T] = self._loop.create_future()  # may be cancelled: `_tell` asks
         if self._stopped:
             future.set_exception(StoreBroken("the queue is closed already"))
         else:
-            self._steps.put(_Step(step, future, must, getattr(step, "together", None)))
+            self._steps.put(_Step(step, future, must, vital or must, getattr(step, "together", None)))
         return future
 
     def hurry(self) -> None:
@@ -196,7 +209,7 @@ class Writer:
             self._disturbed = False
             self._give_back_at = now + GIVE_BACK_S if self._spare_pages() > SPARE_PAGES else None
             return
-        step = _Step(lambda queue: queue.vacuum(VACUUM_PAGES), self._loop.create_future(), must=False)
+        step = _Step(lambda queue: queue.vacuum(VACUUM_PAGES), self._loop.create_future(), must=False, vital=False)
         self._commit([step])
         self._write_back(whole=True)  # which makes the file shorter
         if self._spare_pages() <= SPARE_PAGES // 8:
@@ -218,6 +231,9 @@ class Writer:
                 self._transact(waiting)
             except sqlite3.Error as error:
                 self._queue.rollback()
+                if is_damage(error):
+                    waiting = self._around_damage(waiting, error)
+                    continue
                 if not is_full(error, self._queue.directory):
                     self._break(waiting, error)
                     return
@@ -237,6 +253,39 @@ class Writer:
                 # Who came meanwhile is answered now, however long the others have to wait for room.
                 waiting = [*waiting, *self._turn_away(self._come())]
 
+    def _around_damage(self, steps: Sequence[_Step], error: sqlite3.Error) -> list[_Step]:
+        """A page cannot be read: who does not need it goes on. Returns the steps to be run again.
+
+        SQLite lets the transaction that met it write no more, so that each step has one of its own then. A step that
+        is not vital fails. For one that is, those messages to be tried are set aside that cannot be read; where there
+        are none, that is the end.
+        """
+        if len(steps) > 1:
+            for step in steps:
+                self._commit([step])
+            return []
+        [step] = steps
+        if not step.vital:
+            step.error = StoreDamaged(str(error))
+            self._finish(steps)
+            return []
+        try:
+            if self._set_aside(str(error)):
+                return [step]
+        except sqlite3.Error as other:
+            self._queue.rollback()
+            if is_full(other, self._queue.directory) and not step.must:
+                return self._turn_away(steps)
+        self._break(steps, error)
+        return []
+
+    def _set_aside(self, error: str) -> bool:
+        """Whether there was anything to be set aside, and it could be."""
+        laid = [queue_id for one in self._queue.unreadable() if (queue_id := self._queue.lay_aside(one)) is not None]
+        for queue_id in laid:
+            self._loop.call_soon_threadsafe(self._on_damage, queue_id, error)
+        return bool(laid)
+
     def _write_back(self, *, whole: bool = False) -> None:
         try:
             if whole:
@@ -254,7 +303,7 @@ class Writer:
             def fail(_queue: Queue) -> None:
                 raise error
 
-            self._steps.put(_Step(fail, self._loop.create_future(), must=False))
+            self._steps.put(_Step(fail, self._loop.create_future(), must=False, vital=True))
 
     def _turn_away(self, steps: Sequence[_Step]) -> list[_Step]:
         """The disk is full: refuse what may be refused; returns what must not."""

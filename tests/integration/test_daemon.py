@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from pysendmail import threads
 from pysendmail.config import Smarthost
 from pysendmail.daemon import Daemon
-from rig.instance import PATIENCE_S
+from rig.instance import PATIENCE_S, Instance, smarthost
+from rig.peer import PeerThread
 from rig.store import config
 
 
@@ -40,3 +45,23 @@ async def test_status_reads_password_files_beside_the_loop(tmp_path: Path) -> No
     assert await asyncio.to_thread(secrets.asked.wait, PATIENCE_S)
     secrets.answers.set()
     assert (await asked).secret_problems == {"main": "it is gone"}
+
+
+def test_no_thread_is_begun_later(tmp_path: Path) -> None:
+    """Python waits for ever for one that has no memory to begin: whatever the daemon does, it has its threads."""
+    with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance:
+        assert instance.process is not None
+        tasks = f"/proc/{instance.process.pid}/task"
+        had = set(os.listdir(tasks))
+        header = b"".join(b"X-Long: %d\n" % number for number in range(3000))  # read beside the loop
+        for count in range(1, 4):
+            instance.submit("bob@example.org", text=header + b"\n" + (b"x" * 70 + b"\n") * 20_000)
+            instance.wait_for("outcome", count=count, status="sent")
+            instance.status()
+        assert set(os.listdir(tasks)) == had
+
+
+def test_a_thread_that_does_not_begin_is_not_waited_for() -> None:
+    """Python would wait for it without end."""
+    with pytest.raises(OSError, match="does not begin"), threads.begun_within(0.01):
+        threading.Event().wait()

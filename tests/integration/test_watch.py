@@ -18,7 +18,7 @@ from pysendmail.events import Events, Lines
 from pysendmail.watch import Watch
 from rig.store import config
 
-FULL = Sight(relays={}, oldest_at=None, reserve_used=True)
+FULL = Sight(relays={}, oldest_at=None, reserve_used=True, damaged=False)
 
 
 class Eye:

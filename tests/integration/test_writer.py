@@ -38,7 +38,14 @@ class Desk:
         self.lanes: list[list[LaneState]] = []
         self.reports: list[NewMessage] = []
         self.broken: list[str] = []
-        self.writer = Writer(self.queue, self.reserve, on_commit=self._committed, on_broken=self.broken.append)
+        self.damaged: list[str] = []
+        self.writer = Writer(
+            self.queue,
+            self.reserve,
+            on_commit=self._committed,
+            on_damage=lambda queue_id, _error: self.damaged.append(queue_id),
+            on_broken=self.broken.append,
+        )
         self.run = self.writer.run
 
     def _committed(self, lanes: list[LaneState], reports: list[NewMessage]) -> None:

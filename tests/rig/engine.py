@@ -62,7 +62,9 @@ class Engine:
         self.queue = Queue.open(directory)
         self.reserve = Reserve(directory, 65536)
         self.reserve.fill()
-        self.writer = Writer(self.queue, self.reserve, on_commit=self._committed, on_broken=self._broken)
+        self.writer = Writer(
+            self.queue, self.reserve, on_commit=self._committed, on_damage=self._damaged, on_broken=self._broken
+        )
         self.delivery = Delivery(
             configuration,
             writer=self.writer,
@@ -76,6 +78,9 @@ class Engine:
 
     def _committed(self, lanes: list[LaneState], reports: list[NewMessage]) -> None:
         self.delivery.lanes_changed(lanes)
+
+    def _damaged(self, queue_id: str, error: str) -> None:
+        pass
 
     def _broken(self, error: str) -> None:
         self.events.emit("broken", error=error)

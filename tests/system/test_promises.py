@@ -7,19 +7,21 @@ tests/torture (clocks); 14: test_queue_work.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
 import socket
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rig.clock import WallClock
-from rig.instance import BIN, Instance, smarthost
+from rig.instance import BIN, PATIENCE_S, Instance, smarthost
 from rig.mounts import MIB, TMPFS, CannotMount, fill, mounted
 from rig.peer import Client, Ordinary, PeerThread
 
@@ -202,6 +204,39 @@ def test_promise_11_a_full_disk_refuses_remembers_and_recovers(tmp_path: Path, s
         instance.start()
         assert [e["recipients"][0]["outcome"] for e in instance.history()] == ["sent", "sent"]
         assert len(accepted) == 1 and len(peer.messages) == 1
+
+
+def test_promise_11_a_start_on_a_full_disk_refuses_and_goes_on_by_itself(tmp_path: Path, small_disk: Path) -> None:
+    """An attempt to put right, no reserve, and a log that was written back, so that not even that gives room.
+
+    Who submits is told 75, who stops the daemon need not kill it, and with room all goes on by itself.
+    """
+    taken = threading.Event()
+
+    async def never_answers(client: Client) -> None:
+        taken.set()
+        await client.stall()
+
+    queue = {"directory": str(small_disk / "queue"), "reserve": "0"}
+    with PeerThread(never_answers) as peer, Instance(tmp_path, smarthosts=[smarthost(peer)], queue=queue) as instance:
+        instance.submit("bob@example.org")
+        assert taken.wait(PATIENCE_S)
+        instance.kill()
+        peer.become(Ordinary())
+        with contextlib.closing(sqlite3.connect(small_disk / "queue" / "queue.db")) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            filler = fill(small_disk)
+            for ends in (True, False):
+                instance.start()
+                assert instance.matching("full")
+                refused = instance.sendmail("carol@example.org")
+                assert refused.returncode == 75 and b"nothing was queued" in refused.stderr
+                assert not instance.matching("outcome")
+                assert not ends or instance.stop() == 0
+        filler.unlink()
+        instance.wait_for("outcome", recipient="<bob@example.org>", status="sent")
+        instance.submit("dave@example.org")
+        instance.wait_for("outcome", recipient="<dave@example.org>", status="sent")
 
 
 def test_promise_11_a_disk_too_small_for_the_reserve_still_carries_mail(tmp_path: Path, small_disk: Path) -> None:

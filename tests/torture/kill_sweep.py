@@ -47,7 +47,7 @@ CALLS = (
     *("sendto", "sendmsg", "recvfrom", "recvmsg"),
 )
 VISITS = 5  # at most, until a control is caught
-THREADS = ("main", "writer")  # in the order in which they are born
+THREADS = {"main": 0, "writer": -1}  # of those that a start begins, in the order in which they are born
 MOST = 16
 SAMPLE = 200
 NEVER = 65535  # the K of a point that no run comes to; strace takes no larger one
@@ -187,7 +187,7 @@ class Sweep:
             yield
             return
         threads = threads_of(stage.keeper.process.pid)
-        with attached(self._strace, threads[THREADS.index(who)], what, output):
+        with attached(self._strace, threads[THREADS[who]], what, output):
             yield
 
     def _new_directory(self) -> Path:

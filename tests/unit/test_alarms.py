@@ -33,11 +33,12 @@ def sight(
     sent_at: float | None = None,
     oldest_at: float | None = None,
     reserve_used: bool = False,
+    damaged: bool = False,
 ) -> Sight:
     relay = Relay(Smarthost(name="main", host="smtp.example.com"), last_sent_at=sent_at)
     if trouble is not None:
         relay.fail(trouble, Retry(), clock=0.0, now=since)
-    return Sight(relays={"main": relay}, oldest_at=oldest_at, reserve_used=reserve_used)
+    return Sight(relays={"main": relay}, oldest_at=oldest_at, reserve_used=reserve_used, damaged=damaged)
 
 
 def keys(decision: Decision) -> tuple[list[str], list[str]]:
@@ -124,6 +125,13 @@ def test_old_mail() -> None:
     assert keys(decide(raised.book, sight(oldest_at=NOW + 1000), ALARM, NOW + 3700)) == ([], ["age"])
     never = replace(ALARM, oldest=0.0)
     assert keys(decide({}, waiting, never, NOW + 1e6)) == ([], [])
+
+
+def test_damage() -> None:
+    """What cannot be read is told at once, and once more when nothing is set aside any more."""
+    raised = decide({}, sight(damaged=True), ALARM, NOW)
+    assert keys(raised) == (["damage"], [])
+    assert keys(decide(raised.book, sight(), ALARM, NOW + 1)) == ([], ["damage"])
 
 
 def test_the_reserve() -> None:
