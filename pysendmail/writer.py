@@ -242,6 +242,8 @@ class Writer:
                 self._write_back()
                 return
             waiting = self._turn_away(waiting)
+            if waiting:  # who came meanwhile is answered now, however long these have to wait for room
+                waiting += self._turn_away(self._come())
             if waiting and self._hurried and self._reserve.given_up:
                 # The next start finds these attempts unfinished, as after a crash; who stops us need not kill us.
                 for step in waiting:
@@ -250,8 +252,6 @@ class Writer:
                 return
             if waiting:
                 self._make_room()
-                # Who came meanwhile is answered now, however long the others have to wait for room.
-                waiting = [*waiting, *self._turn_away(self._come())]
 
     def _around_damage(self, steps: Sequence[_Step], error: sqlite3.Error) -> list[_Step]:
         """A page cannot be read: who does not need it goes on. Returns the steps to be run again.

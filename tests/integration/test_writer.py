@@ -401,6 +401,7 @@ async def test_a_must_step_waits_for_room(small_disk: Path) -> None:
         assert not must.done()
         other.unlink()
         async with asyncio.timeout(10):
+            await one.run(accept())  # there is room: nobody is refused until the next look
             await must
         assert not one.broken
 
