@@ -30,7 +30,7 @@ from pysendmail.envelope import Envelope, Recipient
 from pysendmail.owners import Owners
 from pysendmail.queue_id import ALPHABET, QueueIds
 from pysendmail.records import Accepted, Claim, ClaimedRecipient, LaneState, NewMessage
-from pysendmail.store import Store, connect, is_damage, notify, octets_of, text_of, time_of, time_or_none
+from pysendmail.store import Store, connect, is_damage, notify, number_of, octets_of, text_of, time_of, time_or_none
 
 PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail streams
 COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
@@ -437,7 +437,7 @@ class Queue(Store):
             message=row["message"],
             queue_id=text_of(row["queue_id"]),
             kind=text_of(row["kind"]),
-            uid=int(row["uid"]),
+            uid=number_of(row["uid"]),
             message_id=text_of(row["message_id"]),
             envelope=Envelope(
                 sender=text_of(row["sender"]),
@@ -447,7 +447,7 @@ class Queue(Store):
                 smtputf8=bool(row["smtputf8"]),
             ),
             header=octets_of(row["header"]),
-            size=int(row["size"]),
+            size=number_of(row["size"]),
             eight_bit=bool(row["eight_bit"]),
             accepted_at=time_of(row["accepted_at"]),
             recipients=recipients,
@@ -660,7 +660,7 @@ def _makes_sense(row: sqlite3.Row) -> bool:
         for name in ("queue_id", "kind", "sender", "message_id", "envid", "ret"):
             text_of(row[name])
         octets_of(row["header"])
-        time_of(row["accepted_at"]), time_of(row["expires_at"]), int(row["size"])
+        time_of(row["accepted_at"]), time_of(row["expires_at"]), number_of(row["size"])
     except (ValueError, TypeError):
         return False
     return True
@@ -696,7 +696,7 @@ def _claimed(row: sqlite3.Row) -> ClaimedRecipient:
     return ClaimedRecipient(
         id=row["recipient"],
         recipient=Recipient(address=text_of(row["address"]), notify=notify(row["notify"]), orcpt=text_of(row["orcpt"])),
-        attempts=int(row["attempts"]),
+        attempts=number_of(row["attempts"]),
     )
 
 

@@ -302,6 +302,12 @@ def time_of(value: object) -> float:
     return value
 
 
+def number_of(value: object) -> int:
+    if not isinstance(value, int):  # int() would read one from text and octets, and C2 could not count on
+        raise TypeError("a damaged row: a number expected")
+    return value
+
+
 def text_of(value: object) -> str:
     if not isinstance(value, str) or isinstance(value, Damaged):
         raise TypeError("a damaged row: text expected")

@@ -315,7 +315,7 @@ def _judge_wire(data: bytes, found: tuple[bytes | WireError, list[bytes]]) -> No
         _judge_command(line)
     if isinstance(whole, WireError):
         _shown(whole)
-        assert _BARE.search(data.replace(b"\0", b"")), "refused, and nothing is wrong with it"
+        assert re.search(rb"\r(?!\n)|(?<!\r)\n", data), "refused, and nothing is wrong with it"
         return
     for pieces in cuts(data):
         assert stuffed(pieces) == whole, f"cut as {pieces}"
