@@ -318,17 +318,18 @@ class Delivery:
         picks: list[Pick] = []
         if self._stopping or not self._reserve.room or self._loop.time() < self._full_until:
             return picks
-        for route in self._lanes.due_routes():
-            relay = self._relay_for(route)
-            if relay is None:
-                continue
-            for _ in range(relay.room(self._loop.time())):
-                lane = self._lanes.next(route, without=relay.held_up())
-                if lane is None:
-                    break
-                relay.asked.append(lane)
-                picks.append((lane, relay))
+        while turn := [pick for route in self._lanes.due_routes() if (pick := self._pick(route)) is not None]:
+            picks += turn
         return picks
+
+    def _pick(self, route: Route) -> Pick | None:
+        """One turn of a route: several may want the same smarthost, and none is to have all of its room."""
+        relay = self._relay_for(route)
+        lane = self._lanes.next(route, without=relay.held_up()) if relay is not None else None
+        if relay is None or lane is None:
+            return None
+        relay.asked.append(lane)
+        return lane, relay
 
     def _store_full(self) -> None:
         self._events.emit("full", directory=str(self._config.queue.directory), retry_s=FULL_S)

@@ -186,6 +186,20 @@ async def test_promise_10_another_users_mail_is_not_held_up(tmp_path: Path) -> N
         await task
 
 
+async def test_promise_10_another_routes_mail_is_not_held_up(tmp_path: Path) -> None:
+    """Mail on one route leaves no more of a smarthost's room than its turn to mail on another that leads there, too."""
+    async with Peer() as peer, engine(tmp_path, smarthost(peer, connections=1), run=False) as one:
+        for _ in range(30):
+            await one.accept()
+        late = await one.accept(route=("main", "backup"))
+        task = asyncio.get_running_loop().create_task(one.delivery.run())
+        await one.events.wait_for("outcome", 31, status="sent")
+        order = [str(fields["queue_id"]) for fields in one.events.named("attempt")]
+        assert order.index(late) < 5
+        await one.delivery.stop(5)
+        await task
+
+
 # -- smarthosts in trouble --
 
 
