@@ -585,8 +585,9 @@ class Delivery:
     def _judge(self, relay: Relay, results: Sequence[Result]) -> None:
         """What the results say of the smarthost itself. In trouble, only an answer to the mail itself ends it."""
         worst = next((r for r in results if r.scope is Scope.SMARTHOST), None)
+        broken = next((r for r in results if r.scope is Scope.SESSION and r.outcome is not Outcome.SENT), None)
         if worst is None and relay.trouble is not None:
-            worst = next((r for r in results if r.scope is Scope.SESSION and r.outcome is not Outcome.SENT), None)
+            worst = broken
         if worst is not None:
             verdict = Verdict(Scope.SMARTHOST, Outcome.DEFERRED)
             trouble = Trouble(
@@ -599,7 +600,7 @@ class Delivery:
             relay.recover()
         if any(_too_much(result) for result in results):
             relay.slow_down()
-        else:
+        elif broken is None:
             relay.answered()
 
     def _fail(self, relay: Relay, trouble: Trouble, *, tls_held: bool = False) -> None:

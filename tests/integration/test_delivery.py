@@ -396,6 +396,23 @@ async def test_too_many(tmp_path: Path, reply: str, limit: int) -> None:
         assert one.delivery.relays["main"].limit == limit
 
 
+async def test_a_connection_that_breaks_is_no_good_answer(tmp_path: Path) -> None:
+    """A smarthost that drops each connection at MAIL gets no more of them at a time for that."""
+
+    async def drops(client: Client) -> None:
+        await client.say("220 peer")
+        await client.hear("EHLO")
+        await client.say("250 peer")
+        await client.hear("MAIL")
+        client.close()
+
+    async with Peer(drops) as peer, engine(tmp_path, smarthost(peer)) as one:
+        for _ in range(20):
+            await one.accept()
+        await one.events.wait_for("outcome", 20, status="deferred")
+        assert one.delivery.relays["main"].limit == 2
+
+
 async def test_a_busy_greeting_to_the_second_connection(tmp_path: Path) -> None:
     """421 to one connection more while another works is no trouble: fewer connections, no attempt, all mail leaves."""
     async with (
