@@ -343,7 +343,9 @@ class Delivery:
 
     async def _give_all_back(self, relay: Relay) -> None:
         while relay.claims:
-            await self._give_back(relay.claims.popleft())
+            claim = relay.claims.popleft()
+            relay.unused(claim)
+            await self._give_back(claim)
 
     # -- connections --
 
@@ -615,6 +617,7 @@ class Delivery:
     async def _not_open(self, relay: Relay, claim: Claim, error: SessionError, started_at: float) -> None:
         """No connection: the smarthost's trouble, unless it only has enough of them."""
         trouble = error.trouble
+        relay.unused(claim)
         if trouble.verdict.scope is Scope.SESSION and relay.connections > 1:
             relay.slow_down()
             await self._give_back(claim)

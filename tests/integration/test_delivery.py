@@ -444,6 +444,19 @@ async def test_rate(tmp_path: Path, clock: Callable[[float], None]) -> None:
             one.delivery._wake.set()
 
 
+async def test_a_probe_that_sends_nothing_leaves_the_rate_as_it_was(tmp_path: Path) -> None:
+    """Up again after some probes, a smarthost gets as many messages as its rate allows."""
+    down = Ordinary(greeting="554 5.3.2 not now")
+    async with Peer(down, down, Ordinary()) as peer, engine(tmp_path, smarthost(peer, rate=(2, 3600.0))) as one:
+        await one.accept()
+        await one.accept()
+        for failures in (1, 2):
+            await one.events.wait_for("trouble", failures)
+            await one.delivery.turn()
+            one.delivery.flush()
+        await one.events.wait_for("outcome", 2, status="sent")
+
+
 # -- bodies --
 
 
