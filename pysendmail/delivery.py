@@ -96,7 +96,8 @@ class Delivery:
     def configure(self, config: Config, policy: Policy, secrets: Secrets) -> None:
         """Take over a configuration: relays that are the same keep what they know.
 
-        One that rests is tried at once: what was mended may be a password, in a file of its own.
+        One that rests is tried at once: what was mended may be a password, in a file of its own. What waits for one
+        that is no more, or another one now, is given back; only what is on the wire comes to its end there.
         """
         self._config = config
         self._policy = policy
@@ -112,10 +113,15 @@ class Delivery:
                 if known is not None:
                     self.relays[smarthost.name].tls_seen_at = known.tls_seen_at
                     self.relays[smarthost.name].last_sent_at = known.last_sent_at
-                self._close_idle(smarthost.name)
-        for name in old.keys() - self.relays.keys():
-            self._close_idle(name)
+        for name, relay in old.items():
+            if self._gone(relay):
+                self._close_idle(name)
+                self._start(self._give_all_back(relay))
         self._wake.set()
+
+    def _gone(self, relay: Relay) -> bool:
+        """Whether a reload has removed or changed its smarthost."""
+        return self.relays.get(relay.name) is not relay
 
     def remember(self, known: dict[str, tuple[float | None, float | None]]) -> None:
         """What queue.db remembers of the smarthosts."""
@@ -307,7 +313,7 @@ class Delivery:
         for (_, relay), claim in zip(picks, claims, strict=True):
             if claim is None:
                 continue
-            if self._stopping:
+            if self._stopping or self._gone(relay):
                 self._start(self._give_back(claim))
                 continue
             relay.claimed(claim, self._loop.time())
@@ -342,15 +348,19 @@ class Delivery:
             self._log(ended)
 
     async def _give_all_back(self, relay: Relay) -> None:
-        while relay.claims:
-            claim = relay.claims.popleft()
+        claims = list(relay.claims)
+        relay.claims.clear()
+        for claim in claims:
             relay.unused(claim)
-            await self._give_back(claim)
+        await asyncio.gather(*map(self._give_back, claims))
 
     # -- connections --
 
     def _connect(self, relay: Relay) -> None:
         """See that a connection works on the relay's claims."""
+        if self._gone(relay):
+            self._start(self._give_all_back(relay))
+            return
         if relay.connections >= (1 if relay.trouble else relay.bearable):
             return
         relay.connections += 1
@@ -717,7 +727,7 @@ class Delivery:
         return None
 
     def _park(self, relay: Relay, session: Session) -> None:
-        if not session.usable or self._stopping or self.relays.get(relay.name) is not relay:
+        if not session.usable or self._stopping or self._gone(relay):
             self._close(session)
             return
         parked = self._idle.setdefault(relay.name, [])

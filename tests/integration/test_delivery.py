@@ -744,6 +744,38 @@ async def test_a_changed_smarthost_is_used_at_once(tmp_path: Path) -> None:
         assert one.delivery.relays["other"] is other
 
 
+async def test_what_waits_for_a_smarthost_that_was_changed(tmp_path: Path) -> None:
+    """After a reload only what is on the wire comes to its end at the old place, however long that takes."""
+    answer = asyncio.Event()
+
+    async def waits(client: Client) -> None:
+        await client.say("220 peer")
+        await client.hear("EHLO")
+        await client.say("250 peer")
+        await client.hear("MAIL")
+        await answer.wait()
+        client.close()
+
+    async with (
+        Peer(waits) as old,
+        Peer() as new,
+        engine(tmp_path, smarthost(old, connections=1), run=False) as one,
+    ):
+        for _ in range(4):
+            await one.accept()
+        task = asyncio.get_running_loop().create_task(one.delivery.run())
+        await one.events.wait_for("attempt")
+        await one.rows("SELECT 1")
+        assert len(one.delivery.relays["main"].claims) == 1
+        one.delivery.configure(config(tmp_path, smarthost(new), retry=RETRY), one.policy, Secrets())
+        await one.events.wait_for("outcome", 3, status="sent")
+        answer.set()
+        await one.events.wait_for("outcome", status="deferred")
+        await one.delivery.stop(5)
+        await task
+        assert (len(old.clients), len(new.messages)) == (1, 3)
+
+
 async def test_once(tmp_path: Path) -> None:
     """`--once` ends by itself when what was due has been tried, deferred mail and a dead smarthost included."""
     behaviour = Ordinary(rcpt={"bob@example.org": "451 4.3.0 later"})
