@@ -212,6 +212,7 @@ class Control:
                 relays=self._relays(),
                 config=self._config,
                 now=time.time(),
+                clock=time.monotonic(),
                 expires_at=row["expires_at"] if isinstance(row["expires_at"], float) else None,
                 kept_until=row["body_until"] if isinstance(row["body_until"], float) else None,
                 daemon=self._daemon,

@@ -96,7 +96,8 @@ class Delivery:
     def configure(self, config: Config, policy: Policy, secrets: Secrets) -> None:
         """Take over a configuration: relays that are the same keep what they know.
 
-        One that rests is tried at once: what was mended may be a password, in a file of its own.
+        One that rests is tried at once: what was mended may be a password, in a file of its own. What waits for one
+        that is no more, or another one now, is given back; only what is on the wire comes to its end there.
         """
         self._config = config
         self._policy = policy
@@ -112,10 +113,15 @@ class Delivery:
                 if known is not None:
                     self.relays[smarthost.name].tls_seen_at = known.tls_seen_at
                     self.relays[smarthost.name].last_sent_at = known.last_sent_at
-                self._close_idle(smarthost.name)
-        for name in old.keys() - self.relays.keys():
-            self._close_idle(name)
+        for name, relay in old.items():
+            if self._gone(relay):
+                self._close_idle(name)
+                self._start(self._give_all_back(relay))
         self._wake.set()
+
+    def _gone(self, relay: Relay) -> bool:
+        """Whether a reload has removed or changed its smarthost."""
+        return self.relays.get(relay.name) is not relay
 
     def remember(self, known: dict[str, tuple[float | None, float | None]]) -> None:
         """What queue.db remembers of the smarthosts."""
@@ -307,7 +313,7 @@ class Delivery:
         for (_, relay), claim in zip(picks, claims, strict=True):
             if claim is None:
                 continue
-            if self._stopping:
+            if self._stopping or self._gone(relay):
                 self._start(self._give_back(claim))
                 continue
             relay.claimed(claim, self._loop.time())
@@ -318,17 +324,18 @@ class Delivery:
         picks: list[Pick] = []
         if self._stopping or not self._reserve.room or self._loop.time() < self._full_until:
             return picks
-        for route in self._lanes.due_routes():
-            relay = self._relay_for(route)
-            if relay is None:
-                continue
-            for _ in range(relay.room(self._loop.time())):
-                lane = self._lanes.next(route, without=relay.held_up())
-                if lane is None:
-                    break
-                relay.asked.append(lane)
-                picks.append((lane, relay))
+        while turn := [pick for route in self._lanes.due_routes() if (pick := self._pick(route)) is not None]:
+            picks += turn
         return picks
+
+    def _pick(self, route: Route) -> Pick | None:
+        """One turn of a route: several may want the same smarthost, and none is to have all of its room."""
+        relay = self._relay_for(route)
+        lane = self._lanes.next(route, without=relay.held_up()) if relay is not None else None
+        if relay is None or lane is None:
+            return None
+        relay.asked.append(lane)
+        return lane, relay
 
     def _store_full(self) -> None:
         self._events.emit("full", directory=str(self._config.queue.directory), retry_s=FULL_S)
@@ -341,13 +348,19 @@ class Delivery:
             self._log(ended)
 
     async def _give_all_back(self, relay: Relay) -> None:
-        while relay.claims:
-            await self._give_back(relay.claims.popleft())
+        claims = list(relay.claims)
+        relay.claims.clear()
+        for claim in claims:
+            relay.unused(claim)
+        await asyncio.gather(*map(self._give_back, claims))
 
     # -- connections --
 
     def _connect(self, relay: Relay) -> None:
         """See that a connection works on the relay's claims."""
+        if self._gone(relay):
+            self._start(self._give_all_back(relay))
+            return
         if relay.connections >= (1 if relay.trouble else relay.bearable):
             return
         relay.connections += 1
@@ -584,8 +597,9 @@ class Delivery:
     def _judge(self, relay: Relay, results: Sequence[Result]) -> None:
         """What the results say of the smarthost itself. In trouble, only an answer to the mail itself ends it."""
         worst = next((r for r in results if r.scope is Scope.SMARTHOST), None)
+        broken = next((r for r in results if r.scope is Scope.SESSION and r.outcome is not Outcome.SENT), None)
         if worst is None and relay.trouble is not None:
-            worst = next((r for r in results if r.scope is Scope.SESSION and r.outcome is not Outcome.SENT), None)
+            worst = broken
         if worst is not None:
             verdict = Verdict(Scope.SMARTHOST, Outcome.DEFERRED)
             trouble = Trouble(
@@ -598,7 +612,7 @@ class Delivery:
             relay.recover()
         if any(_too_much(result) for result in results):
             relay.slow_down()
-        else:
+        elif broken is None:
             relay.answered()
 
     def _fail(self, relay: Relay, trouble: Trouble, *, tls_held: bool = False) -> None:
@@ -613,6 +627,7 @@ class Delivery:
     async def _not_open(self, relay: Relay, claim: Claim, error: SessionError, started_at: float) -> None:
         """No connection: the smarthost's trouble, unless it only has enough of them."""
         trouble = error.trouble
+        relay.unused(claim)
         if trouble.verdict.scope is Scope.SESSION and relay.connections > 1:
             relay.slow_down()
             await self._give_back(claim)
@@ -712,7 +727,7 @@ class Delivery:
         return None
 
     def _park(self, relay: Relay, session: Session) -> None:
-        if not session.usable or self._stopping or self.relays.get(relay.name) is not relay:
+        if not session.usable or self._stopping or self._gone(relay):
             self._close(session)
             return
         parked = self._idle.setdefault(relay.name, [])

@@ -34,14 +34,15 @@ def message(
     relays: dict[str, Relay],
     config: Config,
     now: float,
+    clock: float,
     expires_at: float | None = None,
     kept_until: float | None = None,
     daemon: bool = True,
 ) -> Entry:
     """`words` is one line of English each; the other keys are those of `history --json`.
 
-    `routes` are those of the recipients who wait; `daemon`: whether one runs; `kept_until`: until when the text
-    of what has failed can be had.
+    `routes` are those of the recipients who wait; `clock` is the relays'; `daemon`: whether one runs; `kept_until`:
+    until when the text of what has failed can be had.
     """
     words = [_where(waiting)] if waiting["recipients"] else ["It is not in the queue any more."]
     words.append(submitted(history))
@@ -50,7 +51,7 @@ def message(
     for recipient in history["recipients"]:
         words += _recipient(recipient, removers.get(recipient["address"]))
     if waiting["recipients"] and waiting["queue_name"] != "hold":
-        ahead = _next(waiting, routes, relays, config, now) if daemon else [NO_DAEMON]
+        ahead = _next(waiting, routes, relays, config, now, clock) if daemon else [NO_DAEMON]
         words += [*ahead, *_end(history, expires_at, now)]
         words += _senders(history["sender"] or "", routes, config)
     elif kept_until is not None:
@@ -109,7 +110,12 @@ MENDS = {
 
 
 def _next(
-    waiting: Entry, routes: Collection[tuple[str, ...]], relays: dict[str, Relay], config: Config, now: float
+    waiting: Entry,
+    routes: Collection[tuple[str, ...]],
+    relays: dict[str, Relay],
+    config: Config,
+    now: float,
+    clock: float,
 ) -> list[str]:
     if not config.smarthost:
         return [f"No smarthost is configured: add [[smarthost]] to {config.file}, then reload the daemon."]
@@ -129,11 +135,21 @@ def _next(
             )
         elif mend := MENDS.get(alarms.kind_of(relay.trouble) or ""):
             lines.append(f"  What would help: {mend.format(name=relay.name, file=config.file)}")
-    free = any(obstacle(route, relays) is None for route in routes)
-    if (free or not lines) and waiting["next_attempt_at"]:
+    pauses = [_pause(route, relays, clock) for route in sorted(routes) if obstacle(route, relays) is None]
+    lines += dict.fromkeys(pause for pause in pauses if pause)
+    if ("" in pauses or not lines) and waiting["next_attempt_at"]:
         command = f"pysendmail queue retry {waiting['queue_id']}"
         lines.append(f"The next attempt is at {waiting['next_attempt_at']}; {command} does it now.")
     return lines
+
+
+def _pause(route: tuple[str, ...], relays: dict[str, Relay], clock: float) -> str:
+    """Why the smarthost that mail on this route goes to is not to have it yet; "" where nothing speaks against it."""
+    up = next((relays[name] for name in route if name in relays and relays[name].trouble is None), None)
+    if up is None or not (wait := up.wait(clock)):
+        return ""
+    when = words_for_duration(wait)
+    return f"The smarthost {up.name} has had as many messages as its rate allows: the next in {when}."
 
 
 def _end(history: Entry, expires_at: float | None, now: float) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Lanes: whose turn it is. Kept in memory, told by the writer after each commit, read from queue.db at start.
 
-A lane is what one user sends to one destination over one route. Turns go round over the users that have something
-due, and for each of them over his destinations, so that ten thousand messages of one user, or to one destination,
-cost another's single message one turn. Within a lane the queue hands out new mail before old retries.
+A lane is what one user sends to one destination over one route. Turns go round over the routes, on each over the
+users that have something due, and for each of them over his destinations, so that ten thousand messages on one route,
+of one user, or to one destination, cost another's single message one turn. Within a lane the queue hands out new mail
+before old retries.
 
 Every operation is O(log lanes), but for turns that pass over a destination; nothing here grows with the number of
 messages.
@@ -49,7 +50,7 @@ class _Turns:
 class Lanes:
     def __init__(self) -> None:
         self._lanes: dict[int, LaneState] = {}
-        self._turns: dict[Route, _Turns] = {}
+        self._turns: OrderedDict[Route, _Turns] = OrderedDict()
         self._later: list[tuple[float, int]] = []  # heap of due times to come; entries may be out of date
         self._awaited: set[tuple[float, int]] = set()  # what is in that heap: each entry once
 
@@ -88,7 +89,7 @@ class Lanes:
                 self._turns.setdefault(state.route, _Turns()).add(state)
 
     def due_routes(self) -> list[Route]:
-        """The routes on which something is due."""
+        """The routes on which something is due, the one whose turn was the longest ago first."""
         return list(self._turns)
 
     def next(self, route: Route, *, without: Container[int | str] = ()) -> LaneState | None:
@@ -97,7 +98,10 @@ class Lanes:
         if turns is None:
             return None
         lane = turns.next(lambda lane: self._lanes[lane].destination not in without, without)
-        return self._lanes[lane] if lane is not None else None
+        if lane is None:
+            return None
+        self._turns.move_to_end(route)
+        return self._lanes[lane]
 
     def next_due_at(self) -> float | None:
         """When the next lane that is not due yet will be."""

@@ -48,7 +48,7 @@ class Relay:
     last_sent_at: float | None = None
     certificate_until: str = ""  # when its certificate expires, RFC 3339, as seen by the last connection
     tls_held: bool = False  # the trouble is the TLS memory
-    taken: deque[float] = field(default_factory=deque)  # monotonic: the claims that count for `rate`
+    taken: deque[tuple[float, int]] = field(default_factory=deque)  # claims that count for `rate`: monotonic, message
 
     def __post_init__(self) -> None:
         self.limit = min(self.limit, self.smarthost.connections)
@@ -84,7 +84,7 @@ class Relay:
         room = 2 * self.bearable - outstanding
         if self.smarthost.rate:
             messages, seconds = self.smarthost.rate
-            while self.taken and self.taken[0] + seconds <= clock:
+            while self.taken and self.taken[0][0] + seconds <= clock:
                 self.taken.popleft()
             room = min(room, messages - len(self.taken) - len(self.asked))
         return max(room, 0)
@@ -94,13 +94,18 @@ class Relay:
         if self.trouble is not None and self.connections == 0:
             return max(self.next_try - clock, 0.0)
         if self.smarthost.rate and len(self.taken) >= self.smarthost.rate[0]:
-            return max(self.taken[0] + self.smarthost.rate[1] - clock, 0.0)
+            return max(self.taken[0][0] + self.smarthost.rate[1] - clock, 0.0)
         return None
 
     def claimed(self, claim: Claim, clock: float) -> None:
         self.claims.append(claim)
         if self.smarthost.rate:
-            self.taken.append(clock)
+            self.taken.append((clock, claim.message))
+
+    def unused(self, claim: Claim) -> None:
+        """Nothing of it was sent: it does not count for `rate`."""
+        if (last := next((entry for entry in reversed(self.taken) if entry[1] == claim.message), None)) is not None:
+            self.taken.remove(last)
 
     def take(self) -> Claim:
         """The next claim, now in flight."""

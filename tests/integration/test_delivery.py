@@ -186,6 +186,20 @@ async def test_promise_10_another_users_mail_is_not_held_up(tmp_path: Path) -> N
         await task
 
 
+async def test_promise_10_another_routes_mail_is_not_held_up(tmp_path: Path) -> None:
+    """Mail on one route leaves no more of a smarthost's room than its turn to mail on another that leads there, too."""
+    async with Peer() as peer, engine(tmp_path, smarthost(peer, connections=1), run=False) as one:
+        for _ in range(30):
+            await one.accept()
+        late = await one.accept(route=("main", "backup"))
+        task = asyncio.get_running_loop().create_task(one.delivery.run())
+        await one.events.wait_for("outcome", 31, status="sent")
+        order = [str(fields["queue_id"]) for fields in one.events.named("attempt")]
+        assert order.index(late) < 5
+        await one.delivery.stop(5)
+        await task
+
+
 # -- smarthosts in trouble --
 
 
@@ -199,9 +213,12 @@ async def test_promise_10_a_slow_destination_holds_nobody_up(
     What one destination leaves is for his other mail, too; what one user's many leave is for other users.
     """
     monkeypatch.setattr(delivery_module, "STUCK_S", 0.05)
+    most = 0
 
     class Slow(Ordinary):
         async def __call__(self, client: Client) -> None:
+            nonlocal most
+            most = max(most, one.delivery.relays["main"].connections)
             hear, hear_message = client.hear, client.hear_message
             slow = False
 
@@ -229,7 +246,7 @@ async def test_promise_10_a_slow_destination_holds_nobody_up(
         for number in range(20):
             await one.accept(f"r{number}@fast.example", uid=1000 if destinations == 1 else 1001)
         await one.events.wait_for("outcome", count=20, status="sent")
-        assert len(peer.clients) <= 8
+        assert most <= 8
         await one.delivery.stop(0.1)
 
 
@@ -382,6 +399,23 @@ async def test_too_many(tmp_path: Path, reply: str, limit: int) -> None:
         assert one.delivery.relays["main"].limit == limit
 
 
+async def test_a_connection_that_breaks_is_no_good_answer(tmp_path: Path) -> None:
+    """A smarthost that drops each connection at MAIL gets no more of them at a time for that."""
+
+    async def drops(client: Client) -> None:
+        await client.say("220 peer")
+        await client.hear("EHLO")
+        await client.say("250 peer")
+        await client.hear("MAIL")
+        client.close()
+
+    async with Peer(drops) as peer, engine(tmp_path, smarthost(peer)) as one:
+        for _ in range(20):
+            await one.accept()
+        await one.events.wait_for("outcome", 20, status="deferred")
+        assert one.delivery.relays["main"].limit == 2
+
+
 async def test_a_busy_greeting_to_the_second_connection(tmp_path: Path) -> None:
     """421 to one connection more while another works is no trouble: fewer connections, no attempt, all mail leaves."""
     async with (
@@ -411,6 +445,19 @@ async def test_rate(tmp_path: Path, clock: Callable[[float], None]) -> None:
             assert sent == 5 or 50 < (patience or 0) <= 60
             clock(61)
             one.delivery._wake.set()
+
+
+async def test_a_probe_that_sends_nothing_leaves_the_rate_as_it_was(tmp_path: Path) -> None:
+    """Up again after some probes, a smarthost gets as many messages as its rate allows."""
+    down = Ordinary(greeting="554 5.3.2 not now")
+    async with Peer(down, down, Ordinary()) as peer, engine(tmp_path, smarthost(peer, rate=(2, 3600.0))) as one:
+        await one.accept()
+        await one.accept()
+        for failures in (1, 2):
+            await one.events.wait_for("trouble", failures)
+            await one.delivery.turn()
+            one.delivery.flush()
+        await one.events.wait_for("outcome", 2, status="sent")
 
 
 # -- bodies --
@@ -695,6 +742,38 @@ async def test_a_changed_smarthost_is_used_at_once(tmp_path: Path) -> None:
         one.delivery.configure(configuration, one.policy, Secrets())
         await one.events.wait_for("outcome", status="sent")
         assert one.delivery.relays["other"] is other
+
+
+async def test_what_waits_for_a_smarthost_that_was_changed(tmp_path: Path) -> None:
+    """After a reload only what is on the wire comes to its end at the old place, however long that takes."""
+    answer = asyncio.Event()
+
+    async def waits(client: Client) -> None:
+        await client.say("220 peer")
+        await client.hear("EHLO")
+        await client.say("250 peer")
+        await client.hear("MAIL")
+        await answer.wait()
+        client.close()
+
+    async with (
+        Peer(waits) as old,
+        Peer() as new,
+        engine(tmp_path, smarthost(old, connections=1), run=False) as one,
+    ):
+        for _ in range(4):
+            await one.accept()
+        task = asyncio.get_running_loop().create_task(one.delivery.run())
+        await one.events.wait_for("attempt")
+        await one.rows("SELECT 1")
+        assert len(one.delivery.relays["main"].claims) == 1
+        one.delivery.configure(config(tmp_path, smarthost(new), retry=RETRY), one.policy, Secrets())
+        await one.events.wait_for("outcome", 3, status="sent")
+        answer.set()
+        await one.events.wait_for("outcome", status="deferred")
+        await one.delivery.stop(5)
+        await task
+        assert (len(old.clients), len(new.messages)) == (1, 3)
 
 
 async def test_once(tmp_path: Path) -> None:

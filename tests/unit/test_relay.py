@@ -19,7 +19,7 @@ from pysendmail.smtp.reply import Reply
 RETRY = Retry(jitter=0.0)
 REFUSED = Trouble.from_fault(Stage.CONNECT, Fault.UNREACHABLE, "refused")
 OFFLINE = replace(REFUSED, offline=True)
-CLAIM: Any = object()
+CLAIM: Any = SimpleNamespace(message=1)
 
 
 def relay(**settings: Any) -> Relay:
@@ -187,6 +187,18 @@ def test_rate() -> None:
     assert (one.room(1031), one.wait(1031)) == (0, 29)
     assert (one.room(1059.9), one.room(1060), one.wait(1060)) == (0, 2, None)
     assert one.room(1090) == 3
+
+
+def test_what_was_not_sent_counts_for_no_rate() -> None:
+    """A claim that came to nothing makes room for another one; what it did not count for stays counted."""
+    one = relay(rate=(2, 60.0))
+    other: Any = SimpleNamespace(message=2)
+    one.claimed(CLAIM, 1000)
+    one.claimed(other, 1030)
+    one.claims.clear()
+    one.unused(CLAIM)
+    one.unused(CLAIM)
+    assert (one.room(1031), one.room(1090)) == (1, 2)
 
 
 @given(st.lists(st.integers(0, 50), max_size=60))

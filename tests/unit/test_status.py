@@ -203,6 +203,7 @@ def explained(queue_name: str = "deferred", relays: list[Relay] | None = None, *
     }
     known = {r.name: r for r in ([relay()] if relays is None else relays)}
     facts: dict[str, Any] = {"removers": {}, "routes": routes, "relays": known, "config": configured, "now": NOW}
+    facts["clock"] = 10.0
     answer = explain.message(history, waiting, **facts, **given)
     return "\n".join(answer["words"])
 
@@ -263,6 +264,15 @@ def test_explain_tells_of_the_smarthosts_on_the_way(
     assert ("Through the smarthost backup its sender is written <box@example.com>" in text) is bool(named)
 
 
+def test_explain_tells_of_the_rate() -> None:
+    """Where the rate is used up no attempt is announced, and nothing that would help."""
+    one = relay(replace(MAIN, rate=(1, 60.0)))
+    one.taken.append((0.0, 1))
+    text = explained(relays=[one])
+    assert "The smarthost main has had as many messages as its rate allows: the next in 50 s." in text
+    assert "The next attempt is at" not in text
+
+
 @pytest.mark.parametrize(
     ("trouble", "setting"),
     [
@@ -285,5 +295,6 @@ def test_explain_without_a_smarthost() -> None:
     history = {"queue_id": "Q1", "sender": None, "recipients": [], **JOB}
     waiting = {"queue_id": "Q1", "queue_name": "incoming", "recipients": [{}], "next_attempt_at": None}
     facts: dict[str, Any] = {"removers": {}, "routes": {()}, "relays": {}, "config": config(Path("/q")), "now": NOW}
+    facts["clock"] = 10.0
     answer = explain.message(history, waiting, **facts)
     assert "add [[smarthost]] to /q/pysendmail.toml" in answer["words"][-1]
