@@ -19,6 +19,7 @@ from pysendmail.queue import FLUSHED_AT_ONCE, HEADER_KEPT, LANES_OF_A_MESSAGE, P
 from pysendmail.schema import SchemaError
 from pysendmail.settling import MAX_ATTEMPTS_KEPT, Ending
 from pysendmail.store import SQL
+from rig.damage import overwrite
 from rig.store import MAIN, NOW, Store, config, new_message, result, settlement
 
 SENT, DEFERRED, BOUNCED, UNCERTAIN = Outcome.SENT, Outcome.DEFERRED, Outcome.BOUNCED, Outcome.UNCERTAIN
@@ -1065,6 +1066,18 @@ def test_damage_that_only_a_report_finds_stops_no_expiry_and_no_notice(store: St
     assert [one.outcome for one in ended] == ["expired"]
     assert [row[0] for row in store.sql("SELECT state FROM message ORDER BY id LIMIT 2")] == ["damaged", "done"]
     assert [row[0] for row in store.sql("SELECT kind FROM report ORDER BY id")] == ["delay", "bounce"]
+
+
+def test_a_text_on_a_damaged_page_bounces_without_it(store: Store) -> None:
+    """RET=FULL asks for what cannot be read: the outcome is recorded all the same, and told with the header alone."""
+    store.policy = Postmaster(config(), lambda: Aliases.load(""))  # type: ignore[assignment]
+    store.accept(ret="full", body=(b"x" * 70 + b"\r\n") * 5000)
+    store.queue.close()
+    overwrite(store.directory / "queue.db", b"x" * 70, nth=-1)
+    store.queue = Queue.open(store.directory)
+    assert [one.outcome for one in store.settle(store.claim(), Outcome.BOUNCED)] == ["bounced"]
+    bounce = store.claim(())
+    assert bounce.kind == "bounce" and b"Subject: test" in bounce.first_part and b"x" * 70 not in bounce.first_part
 
 
 def test_a_recipient_without_its_message(store: Store) -> None:
