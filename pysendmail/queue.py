@@ -370,6 +370,7 @@ class Queue(Store):
                 claims[row["message"]] = self._load_claim(row, lane, now)
             except (ValueError, TypeError, KeyError, ArithmeticError):
                 self.hold_damaged(row["message"])
+                self.run("hold_recipient", recipient=row["recipient"])  # should its message be another's, or nobody's
         marked = [{"recipient": claimed.id} for claim in claims.values() for claimed in claim.recipients]
         self.many("mark_attempting", marked, smarthost=smarthost, now=now)
         return list(claims.values())

@@ -119,6 +119,9 @@ WHERE id = :message;
 -- name: hold_damaged
 UPDATE recipient SET state = 'held' WHERE message = :message AND state IN ('queued', 'attempting');
 
+-- name: hold_recipient
+UPDATE recipient SET state = 'held' WHERE id = :recipient AND state = 'queued';
+
 -- name: to_be_tried
 -- As recipients have it: of the messages' own rows none is read.
 SELECT message FROM recipient INDEXED BY recipient_due WHERE state = 'queued'

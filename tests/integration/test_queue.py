@@ -19,7 +19,7 @@ from pysendmail.queue import FLUSHED_AT_ONCE, HEADER_KEPT, LANES_OF_A_MESSAGE, P
 from pysendmail.schema import SchemaError
 from pysendmail.settling import MAX_ATTEMPTS_KEPT, Ending
 from pysendmail.store import SQL
-from rig.damage import overwrite
+from rig.damage import overwrite, unindex
 from rig.store import MAIN, NOW, Store, config, new_message, result, settlement
 
 SENT, DEFERRED, BOUNCED, UNCERTAIN = Outcome.SENT, Outcome.DEFERRED, Outcome.BOUNCED, Outcome.UNCERTAIN
@@ -1078,6 +1078,17 @@ def test_a_text_on_a_damaged_page_bounces_without_it(store: Store) -> None:
     assert [one.outcome for one in store.settle(store.claim(), Outcome.BOUNCED)] == ["bounced"]
     bounce = store.claim(())
     assert bounce.kind == "bounce" and b"Subject: test" in bounce.first_part and b"x" * 70 not in bounce.first_part
+
+
+def test_a_recipient_of_a_message_that_never_was_is_set_aside(store: Store) -> None:
+    """Where its row names another message than the index does, it is held as itself, and claims come to an end."""
+    store.accept()
+    good = store.accept()
+    store.queue.close()
+    unindex(store.directory / "queue.db", "recipient_message", "UPDATE recipient SET message = 77 WHERE id = 1")
+    store.queue = Queue.open(store.directory)
+    assert store.claim().queue_id == good
+    assert store.sql("SELECT state FROM recipient WHERE id = 1")[0][0] == "held"
 
 
 def test_a_recipient_without_its_message(store: Store) -> None:

@@ -19,3 +19,18 @@ def overwrite(file: Path, what: bytes, nth: int = 0) -> None:
     with file.open("r+b") as stream:
         stream.seek(pages[nth])
         stream.write(b"\xff" * PAGE)
+
+
+def unindex(file: Path, index: str, statement: str) -> None:
+    """A row is changed, and an index does not know of it."""
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        names = "type, name, tbl_name, rootpage, sql"
+        [row] = database.execute(f"SELECT {names} FROM sqlite_master WHERE name = ?", (index,)).fetchall()
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("DELETE FROM sqlite_master WHERE name = ?", (index,))
+        database.commit()
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute(statement)
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute(f"INSERT INTO sqlite_master ({names}) VALUES (?, ?, ?, ?, ?)", row)
+        database.commit()
