@@ -385,8 +385,10 @@ class Writer:
             step.over = True
         lanes: list[LaneState] = []
         if not self._broken:
-            with suppress(sqlite3.Error):
+            try:
                 lanes = self._queue.take_touched()
+            except sqlite3.Error as error:  # what is due there would not be known of until the next start
+                self._break((), error)
         self._loop.call_soon_threadsafe(self._deliver, steps, lanes, self._queue.take_reports())
 
     def _deliver(self, steps: Sequence[_Step], lanes: list[LaneState], reports: list[NewMessage]) -> None:
