@@ -34,6 +34,7 @@ from pysendmail.store import Store, connect, is_damage, notify, octets_of, text_
 
 PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail streams
 COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
+IDS_AT_ONCE = 100  # looked at one by one, where a page of the file is damaged
 MAX_RECIPIENTS_PER_CLAIM = 1000
 PRUNED_AT_ONCE = 100  # messages of the history, reports; of bodies a tenth, ten times as many lanes
 REROUTED_AT_ONCE = 200  # messages: nobody else waits long for the writer
@@ -213,12 +214,18 @@ class Queue(Store):
 
     def _readable_rows(self, after: int, uid: int | None) -> Iterator[sqlite3.Row]:
         """One by one, without those that lie on a damaged page: they hide no others."""
-        for row in self.rows("waiting_ids", after=after, uid=uid):
-            try:
-                yield from self._page(row["id"] - 1, uid, 1)
-            except sqlite3.DatabaseError as error:
-                if not is_damage(error):
-                    raise
+        while rows := self._waiting_ids(after, uid):
+            for row in rows:
+                after = row["id"]
+                try:
+                    yield from self._page(after - 1, uid, 1)
+                except sqlite3.DatabaseError as error:
+                    if not is_damage(error):
+                        raise
+
+    def _waiting_ids(self, after: int, uid: int | None) -> list[sqlite3.Row]:
+        names = {"after": after, "limit": IDS_AT_ONCE}
+        return self.rows("waiting_ids", **names) if uid is None else self.rows("waiting_ids_of", uid=uid, **names)
 
     def waiting_recipients(self, messages: list[int], limit: int = -1) -> list[sqlite3.Row]:
         """The recipients of these messages that still wait, one message after the other; at most `limit`."""
