@@ -389,14 +389,18 @@ class Queue(Store):
         self.hold_damaged(row["id"])
         return True
 
-    def hold_damaged(self, message: int) -> None:
+    def hold_damaged(self, message: int) -> int:
+        """Returns how many recipients are held for it."""
         self.owners.forget()
         self.run("set_damaged", message=message, queue_id=self.ids.new(0.0), alphabet=ALPHABET)
-        self.run("hold_damaged", message=message)
+        return self._hold_its_recipients(message)
 
-    def unreadable(self) -> list[int]:
-        """Messages to be tried of which a claim cannot read something, for a page of the file is damaged."""
-        return [row["message"] for row in self.rows("to_be_tried") if not self._readable(row["message"])]
+    def unreadable(self) -> Iterator[int]:
+        """Messages to be tried of which a claim cannot read something, for a page of the file is damaged.
+
+        As they are found: where that takes longer than we live, the next start has fewer to find.
+        """
+        return (row["message"] for row in self.rows("to_be_tried") if not self._readable(row["message"]))
 
     def _readable(self, message: int) -> bool:
         try:
@@ -412,25 +416,25 @@ class Queue(Store):
         """Set a message of `unreadable` aside, outside of any transaction: a damaged page ends the one that meets it.
 
         Where its own row cannot be written, its recipients are held. Returns its queue id, "" if that cannot be read;
-        None if nothing can be written.
+        None if no recipient could be held: it would be found again, without end.
         """
         for step in (self.hold_damaged, self._hold_its_recipients):
             try:
                 with self.transaction():
-                    step(message)
+                    held = step(message)
                     self._touch_message(message)
             except sqlite3.DatabaseError as error:
                 if not is_damage(error):
                     raise
             else:
-                return self._queue_id_of(message)
+                return self._queue_id_of(message) if held else None
         return None
 
-    def _hold_its_recipients(self, message: int) -> None:
-        self.run("hold_damaged", message=message)
+    def _hold_its_recipients(self, message: int) -> int:
+        return self.run("hold_damaged", message=message).rowcount
 
     def _queue_id_of(self, message: int) -> str:
-        with suppress(sqlite3.DatabaseError):
+        with suppress(sqlite3.DatabaseError, KeyError):
             return str(self.one("queue_id_of", message=message)[0])
         return ""
 

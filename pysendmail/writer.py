@@ -281,10 +281,12 @@ class Writer:
 
     def _set_aside(self, error: str) -> bool:
         """Whether there was anything to be set aside, and it could be."""
-        laid = [queue_id for one in self._queue.unreadable() if (queue_id := self._queue.lay_aside(one)) is not None]
-        for queue_id in laid:
-            self._loop.call_soon_threadsafe(self._on_damage, queue_id, error)
-        return bool(laid)
+        laid = False
+        for message in self._queue.unreadable():
+            if (queue_id := self._queue.lay_aside(message)) is not None:
+                laid = True
+                self._loop.call_soon_threadsafe(self._on_damage, queue_id, error)
+        return laid
 
     def _write_back(self, *, whole: bool = False) -> None:
         try:
