@@ -34,6 +34,7 @@ from pysendmail.store import Store, connect, is_damage, notify, number_of, octet
 
 PART_OCTETS = 256 * 1024  # one row of a body: small mail is one row, large mail streams
 COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobody else waits long
+IDS_AT_ONCE = 100  # looked at one by one, where a page of the file is damaged
 MAX_RECIPIENTS_PER_CLAIM = 1000
 PRUNED_AT_ONCE = 100  # messages of the history, reports; of bodies a tenth, ten times as many lanes
 REROUTED_AT_ONCE = 200  # messages: nobody else waits long for the writer
@@ -213,12 +214,18 @@ class Queue(Store):
 
     def _readable_rows(self, after: int, uid: int | None) -> Iterator[sqlite3.Row]:
         """One by one, without those that lie on a damaged page: they hide no others."""
-        for row in self.rows("waiting_ids", after=after, uid=uid):
-            try:
-                yield from self._page(row["id"] - 1, uid, 1)
-            except sqlite3.DatabaseError as error:
-                if not is_damage(error):
-                    raise
+        while rows := self._waiting_ids(after, uid):
+            for row in rows:
+                after = row["id"]
+                try:
+                    yield from self._page(after - 1, uid, 1)
+                except sqlite3.DatabaseError as error:
+                    if not is_damage(error):
+                        raise
+
+    def _waiting_ids(self, after: int, uid: int | None) -> list[sqlite3.Row]:
+        names = {"after": after, "limit": IDS_AT_ONCE}
+        return self.rows("waiting_ids", **names) if uid is None else self.rows("waiting_ids_of", uid=uid, **names)
 
     def waiting_recipients(self, messages: list[int], limit: int = -1) -> list[sqlite3.Row]:
         """The recipients of these messages that still wait, one message after the other; at most `limit`."""
@@ -370,6 +377,7 @@ class Queue(Store):
                 claims[row["message"]] = self._load_claim(row, lane, now)
             except (ValueError, TypeError, KeyError, ArithmeticError):
                 self.hold_damaged(row["message"])
+                self.run("hold_recipient", recipient=row["recipient"])  # should its message be another's, or nobody's
         marked = [{"recipient": claimed.id} for claim in claims.values() for claimed in claim.recipients]
         self.many("mark_attempting", marked, smarthost=smarthost, now=now)
         return list(claims.values())
@@ -381,14 +389,18 @@ class Queue(Store):
         self.hold_damaged(row["id"])
         return True
 
-    def hold_damaged(self, message: int) -> None:
+    def hold_damaged(self, message: int) -> int:
+        """Returns how many recipients are held for it."""
         self.owners.forget()
         self.run("set_damaged", message=message, queue_id=self.ids.new(0.0), alphabet=ALPHABET)
-        self.run("hold_damaged", message=message)
+        return self._hold_its_recipients(message)
 
-    def unreadable(self) -> list[int]:
-        """Messages to be tried of which a claim cannot read something, for a page of the file is damaged."""
-        return [row["message"] for row in self.rows("to_be_tried") if not self._readable(row["message"])]
+    def unreadable(self) -> Iterator[int]:
+        """Messages to be tried of which a claim cannot read something, for a page of the file is damaged.
+
+        As they are found: where that takes longer than we live, the next start has fewer to find.
+        """
+        return (row["message"] for row in self.rows("to_be_tried") if not self._readable(row["message"]))
 
     def _readable(self, message: int) -> bool:
         try:
@@ -404,25 +416,25 @@ class Queue(Store):
         """Set a message of `unreadable` aside, outside of any transaction: a damaged page ends the one that meets it.
 
         Where its own row cannot be written, its recipients are held. Returns its queue id, "" if that cannot be read;
-        None if nothing can be written.
+        None if no recipient could be held: it would be found again, without end.
         """
         for step in (self.hold_damaged, self._hold_its_recipients):
             try:
                 with self.transaction():
-                    step(message)
+                    held = step(message)
                     self._touch_message(message)
             except sqlite3.DatabaseError as error:
                 if not is_damage(error):
                     raise
             else:
-                return self._queue_id_of(message)
+                return self._queue_id_of(message) if held else None
         return None
 
-    def _hold_its_recipients(self, message: int) -> None:
-        self.run("hold_damaged", message=message)
+    def _hold_its_recipients(self, message: int) -> int:
+        return self.run("hold_damaged", message=message).rowcount
 
     def _queue_id_of(self, message: int) -> str:
-        with suppress(sqlite3.DatabaseError):
+        with suppress(sqlite3.DatabaseError, KeyError):
             return str(self.one("queue_id_of", message=message)[0])
         return ""
 

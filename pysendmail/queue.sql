@@ -119,6 +119,9 @@ WHERE id = :message;
 -- name: hold_damaged
 UPDATE recipient SET state = 'held' WHERE message = :message AND state IN ('queued', 'attempting');
 
+-- name: hold_recipient
+UPDATE recipient SET state = 'held' WHERE id = :recipient AND state = 'queued';
+
 -- name: to_be_tried
 -- As recipients have it: of the messages' own rows none is read.
 SELECT message FROM recipient INDEXED BY recipient_due WHERE state = 'queued'
@@ -132,8 +135,13 @@ SELECT queue_id FROM message WHERE id = :message;
 
 -- name: waiting_ids
 -- What pages have, from an index that has all of it: no row of a message is read.
+SELECT id FROM message INDEXED BY message_waiting
+WHERE state IN ('queued', 'damaged') AND id > :after ORDER BY id LIMIT :limit;
+
+-- name: waiting_ids_of
+-- The same of one user's.
 SELECT id FROM message INDEXED BY message_owner
-WHERE state IN ('queued', 'damaged') AND id > :after AND (:uid IS NULL OR uid = :uid) ORDER BY id;
+WHERE state IN ('queued', 'damaged') AND uid = :uid AND id > :after ORDER BY id LIMIT :limit;
 
 -- name: give_back
 -- A claim that was not used leaves no trace.

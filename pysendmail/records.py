@@ -147,7 +147,7 @@ class Original:
     expires_at: float
     header: bytes
     about: str | None
-    body: Callable[[], bytes]  # reads it: only asked for where it is to be returned
+    body: Callable[[], bytes | None]  # reads it, where it is to be returned; None: it cannot be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from typing import Any
 from pysendmail.outcome import Outcome, Result, Scope
 from pysendmail.queue import HEADER_KEPT, Queue
 from pysendmail.records import Claim, ClaimedRecipient, Ended, Failed, Original, Policy, Settlement
-from pysendmail.store import notify, time_or_none
+from pysendmail.store import is_damage, notify, time_or_none
 
 MAX_ATTEMPTS_KEPT = 100  # per recipient, in the history
 
@@ -340,8 +340,13 @@ class Settling:
                 )
 
     def _original(self, row: sqlite3.Row) -> Original:
-        def body() -> bytes:
-            return b"".join(self._queue.parts(row["id"], 0, -1))
+        def body() -> bytes | None:
+            try:
+                return b"".join(self._queue.parts(row["id"], 0, -1))
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                return None  # on a damaged page: the outcome is recorded, and told without it
 
         return Original(
             queue_id=row["queue_id"],

@@ -281,10 +281,12 @@ class Writer:
 
     def _set_aside(self, error: str) -> bool:
         """Whether there was anything to be set aside, and it could be."""
-        laid = [queue_id for one in self._queue.unreadable() if (queue_id := self._queue.lay_aside(one)) is not None]
-        for queue_id in laid:
-            self._loop.call_soon_threadsafe(self._on_damage, queue_id, error)
-        return bool(laid)
+        laid = False
+        for message in self._queue.unreadable():
+            if (queue_id := self._queue.lay_aside(message)) is not None:
+                laid = True
+                self._loop.call_soon_threadsafe(self._on_damage, queue_id, error)
+        return laid
 
     def _write_back(self, *, whole: bool = False) -> None:
         try:
@@ -385,8 +387,10 @@ class Writer:
             step.over = True
         lanes: list[LaneState] = []
         if not self._broken:
-            with suppress(sqlite3.Error):
+            try:
                 lanes = self._queue.take_touched()
+            except sqlite3.Error as error:  # what is due there would not be known of until the next start
+                self._break((), error)
         self._loop.call_soon_threadsafe(self._deliver, steps, lanes, self._queue.take_reports())
 
     def _deliver(self, steps: Sequence[_Step], lanes: list[LaneState], reports: list[NewMessage]) -> None:

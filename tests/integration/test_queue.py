@@ -19,6 +19,7 @@ from pysendmail.queue import FLUSHED_AT_ONCE, HEADER_KEPT, LANES_OF_A_MESSAGE, P
 from pysendmail.schema import SchemaError
 from pysendmail.settling import MAX_ATTEMPTS_KEPT, Ending
 from pysendmail.store import SQL
+from rig.damage import ROWS, overwrite, unindex
 from rig.store import MAIN, NOW, Store, config, new_message, result, settlement
 
 SENT, DEFERRED, BOUNCED, UNCERTAIN = Outcome.SENT, Outcome.DEFERRED, Outcome.BOUNCED, Outcome.UNCERTAIN
@@ -1067,6 +1068,52 @@ def test_damage_that_only_a_report_finds_stops_no_expiry_and_no_notice(store: St
     assert [one.outcome for one in ended] == ["expired"]
     assert [row[0] for row in store.sql("SELECT state FROM message ORDER BY id LIMIT 2")] == ["damaged", "done"]
     assert [row[0] for row in store.sql("SELECT kind FROM report ORDER BY id")] == ["delay", "bounce"]
+
+
+def test_a_text_on_a_damaged_page_bounces_without_it(store: Store) -> None:
+    """RET=FULL asks for what cannot be read: the outcome is recorded all the same, and told with the header alone."""
+    store.policy = Postmaster(config(), lambda: Aliases.load(""))  # type: ignore[assignment]
+    store.accept(ret="full", body=(b"x" * 70 + b"\r\n") * 5000)
+    store.queue.close()
+    overwrite(store.directory / "queue.db", b"x" * 70, nth=-1)
+    store.queue = Queue.open(store.directory)
+    assert [one.outcome for one in store.settle(store.claim(), Outcome.BOUNCED)] == ["bounced"]
+    bounce = store.claim(())
+    assert bounce.kind == "bounce" and b"Subject: test" in bounce.first_part and b"x" * 70 not in bounce.first_part
+
+
+def test_a_recipient_of_a_message_that_never_was_is_set_aside(store: Store) -> None:
+    """Where its row names another message than the index does, it is held as itself, and claims come to an end."""
+    store.accept()
+    good = store.accept()
+    store.queue.close()
+    unindex(store.directory / "queue.db", "recipient_message", "UPDATE recipient SET message = 77 WHERE id = 1")
+    store.queue = Queue.open(store.directory)
+    assert store.claim().queue_id == good
+    assert store.sql("SELECT state FROM recipient WHERE id = 1")[0][0] == "held"
+
+
+def test_what_cannot_be_set_aside_is_not_found_again(store: Store) -> None:
+    """A recipient that no index has under its message cannot be held for it: whoever sets aside is told so."""
+    store.accept()
+    store.queue.close()
+    unindex(store.directory / "queue.db", "recipient_message", "UPDATE recipient SET message = 77 WHERE id = 1")
+    store.queue = Queue.open(store.directory)
+    assert [store.queue.lay_aside(message) for message in store.queue.unreadable()] == [None]
+
+
+def test_a_message_on_a_damaged_page_hides_no_other_in_a_listing(store: Store) -> None:
+    """All of them are listed that can be read, for their user and for all; the oldest is the oldest of these."""
+    headers = (b"Subject: " + letter * 3000 + b"\r\n" for letter in (b"x", b"y", b"z"))  # each has a page of its own
+    store.accept(header=next(headers))
+    store.now += 10
+    others = [store.accept(uid=uid, header=next(headers)) for uid in (1000, 1001)]
+    store.queue.close()
+    overwrite(store.directory / "queue.db", b"x" * 70, kind=ROWS)
+    store.queue = Queue.open(store.directory)
+    assert [row["queue_id"] for row in store.queue.page(0, None, 10)] == others
+    assert [row["queue_id"] for row in store.queue.page(0, 1000, 10)] == others[:1]
+    assert store.queue.oldest_at() == store.now
 
 
 def test_a_recipient_without_its_message(store: Store) -> None:

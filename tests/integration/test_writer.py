@@ -22,6 +22,7 @@ from pysendmail.server import User, WriterStore
 from pysendmail.settling import Settling
 from pysendmail.spool import FREE_FLOOR, Reserve, free_octets
 from pysendmail.writer import CROWD_REST, CROWD_S, Crowd, StoreBroken, StoreFull, Writer
+from rig.damage import overwrite_first_leaf
 from rig.mounts import MIB, TMPFS, CannotMount, fill, mounted
 from rig.store import NOW, PlainPolicy, Store, new_message, settlement
 
@@ -294,6 +295,22 @@ async def test_a_broken_store(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.one("SELECT count(*) FROM message") == 0
     store.queue.close()
+
+
+async def test_a_lane_that_cannot_be_looked_up_ends_the_daemon(tmp_path: Path) -> None:
+    """Mail that was accepted, but of which nobody would hear that it is due, waits for the next start, not for ever."""
+    queue = Queue.open(tmp_path)
+    with queue.transaction():
+        for second in range(1000):
+            queue.accept(new_message(), submission=None, now=NOW + second)
+    queue.checkpoint()
+    queue.close()
+    overwrite_first_leaf(tmp_path / "queue.db", "recipient_due")
+    async with desk(tmp_path) as one:
+        new = new_message()
+        accepted = await one.run(lambda queue: queue.accept(new, submission=None, now=NOW + 1000))
+        assert accepted.queue_id == new.queue_id
+        assert one.broken and "malformed" in one.broken[0]
 
 
 async def test_an_error_of_the_thread_leaves_nobody_waiting(tmp_path: Path) -> None:

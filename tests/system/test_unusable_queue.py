@@ -5,20 +5,17 @@ Network file systems are not at hand here. What makes them one is that locks fai
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sqlite3
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from rig.damage import PAGE, overwrite
 from rig.debian import program
 from rig.instance import OTHERS, Instance, can_be, smarthost
 from rig.peer import PeerThread
-
-PAGE = 4096
 
 
 def put_a_directory_there(directory: Path) -> None:
@@ -72,20 +69,6 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count(b"\n")) == (75, 1), done.stderr
     assert f"{instance.queue_directory}/queue.lock cannot be locked".encode() in done.stderr
     assert len(instance.mailq()) == 1
-
-
-REST = 0x00  # the first octet of a page with the rest of a long row (https://www.sqlite.org/fileformat.html, 1.6)
-
-
-def overwrite(file: Path, what: bytes) -> None:
-    """A page of a database is lost on which this is, in the rest of a long row."""
-    with contextlib.closing(sqlite3.connect(file)) as database:
-        database.execute("VACUUM")  # what is on free pages is nobody's
-    octets = file.read_bytes()
-    pages = [at for at in range(0, len(octets), PAGE) if octets[at] == REST and what in octets[at : at + PAGE]]
-    with file.open("r+b") as stream:
-        stream.seek(pages[0])
-        stream.write(b"\xff" * PAGE)
 
 
 BODY, HEADER = b"x" * 70, b"y" * 70
