@@ -364,7 +364,6 @@ class Opener:
         connection.tls = tls.version() or "TLS"
         connection.cipher = tls.cipher()[0]
         connection.certificate_until = describe(tls.getpeercert(binary_form=True) or b"").not_after
-        connection.fallback = ""
         if self._plan.check is not Check.PIN:
             return
         fingerprint = sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()

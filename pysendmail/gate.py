@@ -84,7 +84,6 @@ class Gate(SMTPProtocol):
         if not self._upgrading:
             return await super().read_response(timeout)
         response = await super().read_response(self._command_timeout)
-        self._upgrading = False
         if response.code == 220 and self._peek():
             self._break((Fault.GARBAGE, "octets between the reply to STARTTLS and the handshake"))
             raise aiosmtplib.SMTPServerDisconnected("octets before the handshake")

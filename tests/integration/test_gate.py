@@ -158,6 +158,19 @@ async def test_why_a_connection_was_lost(opened: Opened) -> None:
         assert gate.closed.is_set()
 
 
+async def test_a_connection_that_is_lost_while_a_reply_is_due(opened: Opened) -> None:
+    """Whoever waits for the reply learns of it then and there: it is no server that takes its time."""
+    gate, server = await opened(PATIENT)
+    await hear(gate, b"220 hello\r\n")
+    gate.write(b"NOOP\r\n")
+    server.close()  # with the command unread, which makes it a reset
+    assert isinstance(gate.transport, asyncio.Transport)
+    gate.transport.resume_reading()
+    with pytest.raises(aiosmtplib.SMTPServerDisconnected):
+        await gate.read_response(timeout=PATIENT)
+    assert gate.close_reason == os.strerror(errno.ECONNRESET)
+
+
 def of_tls(reason: str | None) -> ssl.SSLError:
     """As OpenSSL's errors come, with the name of the error or without one."""
     error = ssl.SSLError(1, "[SSL] failed (_ssl.c:1006)")

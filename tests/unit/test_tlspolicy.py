@@ -76,9 +76,13 @@ def test_contradictions(settings: dict[str, Any]) -> None:
     ],
 )
 def test_memory(seen: float | None, memory: float, held: bool) -> None:
-    """TLS once seen is demanded for tls_memory; a clock that was set back shortens nothing; "0" is no memory."""
+    """TLS once seen is demanded for tls_memory; a clock that was set back shortens nothing; "0" is no memory.
+
+    Whom it holds back learns the command that ends it, to the letter.
+    """
     found = made(seen=seen, tls="may", tls_memory=memory)
     assert (held, not held, not held) == (found.remembered, found.clear_if_unavailable, found.clear_if_failed)
+    assert found.demand.endswith(' "pysendmail probe --forget main"') is held
 
 
 @pytest.mark.parametrize(
