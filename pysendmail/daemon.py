@@ -134,7 +134,8 @@ class Daemon:
             self._events.emit("socket", error=words)
         stop = loop.create_task(self._stop.wait())
         others = [stop, loop.create_task(self._prune())]
-        self._manager.ready()
+        if not self._stop.is_set():  # a start that finds the store broken was none
+            self._manager.ready()
         if not once:
             others.append(loop.create_task(self._watch.run()))
         if self._manager.listens:
@@ -317,10 +318,12 @@ class Daemon:
         return self._writer.hand_in(lambda queue: Settling(queue, policy, now).recover(horizon), must=True)
 
     async def _look_for_room(self) -> None:
-        """Returns when what a crash left is put right; or when that waits for room, and who submits is told 75."""
+        """Returns when what a crash left is put right, or we are to stop; or when that waits for room, and who submits
+        is told 75.
+        """
         try:
             await self._writer.run(lambda queue: None)  # shares the commit of the recovery, and must not wait for room
-            await self._recovered.wait()
+            await _first_of(self._recovered, self._stop)
         except StoreFull:
             self._events.emit("full", directory=str(self._config.queue.directory), retry_s=RETRY_FULL_S)
         except StoreBroken:
@@ -392,7 +395,7 @@ class Daemon:
         if self._metrics is not None:
             await self._metrics.configure(config)
         self._events.emit("reload", config=str(config.file))
-        with suppress(StoreBroken):
+        with suppress(StoreBroken, StoreFull):
             await self._reroute()
 
     async def _attend(self, manager: Manager, delivery: Delivery) -> None:
@@ -428,6 +431,13 @@ class Daemon:
             longest = min(86400.0, keep, self._config.queue.keep_failed or keep)
             wait = longest if when is None else min(when - now, longest)
             await asyncio.sleep(PRUNE_PAUSE_S if more else max(wait, PRUNE_AT_LEAST_S))
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for one in waiting:
+        one.cancel()
 
 
 # -- start --

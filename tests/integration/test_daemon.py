@@ -47,6 +47,20 @@ async def test_status_reads_password_files_beside_the_loop(tmp_path: Path) -> No
     assert (await asked).secret_problems == {"main": "it is gone"}
 
 
+async def test_a_start_that_is_told_to_stop_waits_for_no_recovery(tmp_path: Path) -> None:
+    """New routes for all that waits may take minutes: SIGTERM does not wait for the last of it."""
+
+    async def run(_step: object) -> None: ...
+
+    daemon: Any = SimpleNamespace(
+        _writer=SimpleNamespace(run=run), _recovered=asyncio.Event(), _stop=(stop := asyncio.Event())
+    )
+    start = asyncio.create_task(Daemon._look_for_room(daemon))
+    stop.set()
+    async with asyncio.timeout(PATIENCE_S):
+        await start
+
+
 def test_no_thread_is_begun_later(tmp_path: Path) -> None:
     """Python waits for ever for one that has no memory to begin: whatever the daemon does, it has its threads."""
     with PeerThread() as peer, Instance(tmp_path, smarthosts=[smarthost(peer)]) as instance:
