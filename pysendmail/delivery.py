@@ -445,7 +445,7 @@ class Delivery:
         self._judge(relay, results)
         relay.ended(claim)
         await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
-        bears_more = session.usable and session.sent < relay.smarthost.messages_per_connection
+        bears_more = session.usable and session.messages < relay.smarthost.messages_per_connection
         if ahead if session.begun else bears_more:
             return session
         await session.close()
@@ -488,7 +488,7 @@ class Delivery:
             relay.one_at_a_time
             or relay.trouble is not None
             or relay.connections > relay.bearable
-            or session.sent + 1 >= relay.smarthost.messages_per_connection
+            or session.messages + 1 >= relay.smarthost.messages_per_connection
             or self._stopping
             or not relay.claims
             or len(relay.claims[0].header) > REWRITE_OCTETS

@@ -71,7 +71,7 @@ class Session:
         self.fallback = connection.fallback  # in clear because a handshake failed: status line `reason=fallback`
         self.tls_failed = connection.tls_failed  # the handshake that failed just now, to be remembered; or ""
         self.trace = trace
-        self.sent = 0  # transactions whose final dot was answered with 2xx
+        self.messages = 0  # that were attempted over it
         self.in_doubt = False  # the final dot is on its way and not answered: cut off now, the message may have arrived
         self.stale = False  # a reused connection was dead when `send` came: that was no attempt
         self.one_at_a_time = False  # the server does not bear an envelope behind a final dot
@@ -142,7 +142,7 @@ class Session:
         self.stale = reused and transaction.untouched and not transaction.usable
         self._used = True
         self.in_doubt = False
-        self.sent += transaction.sent
+        self.messages += 1
         if early and not transaction.mail_refused:
             self.one_at_a_time = True
         if not transaction.usable or not self.usable:

@@ -93,11 +93,6 @@ class Transaction:
         return self._unanswered[0][0] if self._unanswered else None
 
     @property
-    def sent(self) -> int:
-        """1 when the message was accepted for somebody, else 0."""
-        return int(any(result.outcome is Outcome.SENT for result in self.results))
-
-    @property
     def results(self) -> list[Result]:
         """One for each recipient, in order. Complete once `next` gave None."""
         return [result for result in self._results if result is not None]

@@ -66,16 +66,17 @@ async def test_one_connection_for_many(tmp_path: Path) -> None:
         assert len(peer.clients) == 1
 
 
-async def test_messages_per_connection(tmp_path: Path) -> None:
-    """After so many messages a connection is closed politely and the next one opened."""
+@pytest.mark.parametrize("reply", ["250 2.1.0 ok", "451 4.3.0 later"])
+async def test_messages_per_connection(tmp_path: Path, reply: str) -> None:
+    """After so many messages, taken or not, a connection is closed politely and the next one opened."""
     async with (
-        Peer() as peer,
+        Peer(Ordinary(mail=reply)) as peer,
         engine(tmp_path, smarthost(peer, connections=1, messages_per_connection=3), run=False) as one,
     ):
         for _ in range(7):
             await one.accept()
         task = asyncio.get_running_loop().create_task(one.delivery.run())
-        await one.events.wait_for("outcome", 7, status="sent")
+        await one.events.wait_for("outcome", 7)
         await one.delivery.stop(5)
         await task
         await peer.settled()

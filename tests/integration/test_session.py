@@ -89,14 +89,14 @@ async def test_a_reply_longer_than_what_is_read_at_once(level: str, authority: A
 
 
 async def test_many_messages_over_one_session() -> None:
-    """A session takes one message after the other, and counts what was sent."""
+    """A session takes one message after the other, and counts them."""
     async with Peer() as peer:
         session = await open_session(smarthost(peer))
         for _ in range(3):
             assert [result.outcome for result in await session.send(outgoing())] == [Outcome.SENT]
         await session.close()
         await peer.settled()
-    assert session.sent == 3
+    assert session.messages == 3
     assert [message.content for message in peer.messages] == [HEADER + b"\r\n" + BODY] * 3
     assert peer.commands[-1] == "QUIT"
     assert not peer.errors
