@@ -442,7 +442,7 @@ class Delivery:
             # The connection had died while it was idle: no attempt of this message's.
             await session.close()
             return await self._attempt(relay, claim, ready, None, ahead, overtime)
-        self._judge(relay, results)
+        self._judge(relay, claim, results, new=session.messages == 1)
         relay.ended(claim)
         await self._settle(relay, claim, results, started_at, address=session.address, tls=session.tls)
         bears_more = session.usable and session.messages < relay.smarthost.messages_per_connection
@@ -594,12 +594,17 @@ class Delivery:
         for one in ended:
             self._events.ended(one, smarthost=relay.name, tls=tls, address=address)
 
-    def _judge(self, relay: Relay, results: Sequence[Result]) -> None:
-        """What the results say of the smarthost itself. In trouble, only an answer to the mail itself ends it."""
+    def _judge(self, relay: Relay, claim: Claim, results: Sequence[Result], *, new: bool) -> None:
+        """What the results say of the smarthost itself; `new`: the connection has had no message before.
+
+        In trouble, only an answer to the mail itself ends it.
+        """
         worst = next((r for r in results if r.scope is Scope.SMARTHOST), None)
         broken = next((r for r in results if r.scope is Scope.SESSION and r.outcome is not Outcome.SENT), None)
-        if worst is None and relay.trouble is not None:
-            worst = broken
+        if broken is None:
+            relay.broke.clear()
+        elif (new and relay.breaks(claim)) or relay.trouble is not None:
+            worst = worst or broken
         if worst is not None:
             verdict = Verdict(Scope.SMARTHOST, Outcome.DEFERRED)
             trouble = Trouble(

@@ -19,6 +19,7 @@ FIRST_CONNECTIONS = 2
 # So long a machine may be without a network after its start or a flush before that lets old mail expire.
 OFFLINE_S = 600.0
 GOOD_ANSWERS_TO_GROW = 8  # messages answered well before one more connection is opened
+BREAKS_TO_REST = 3  # messages in a row, each of which broke a new connection: one may be to blame for that by itself
 _ADDRESS = re.compile(r"[^\s<>]+@[^\s<>]+")
 
 
@@ -36,6 +37,7 @@ class Relay:
     next_try_at: float | None = None  # the same by the wall clock, for people
     limit: int = FIRST_CONNECTIONS
     good: int = 0
+    broke: set[int] = field(default_factory=set)  # messages since the last answer: each broke a new connection
     claims: deque[Claim] = field(default_factory=deque)
     asked: list[LaneState] = field(default_factory=list)  # of which a claim is being committed
     connections: int = 0  # open or being opened
@@ -122,6 +124,12 @@ class Relay:
         """A claim in flight that nothing was sent of: it is the next again."""
         self.in_flight.remove(claim)
         self.claims.appendleft(claim)
+
+    def breaks(self, claim: Claim) -> bool:
+        """A new connection broke at this message: whether that is the smarthost's trouble by now."""
+        if len(self.broke) < BREAKS_TO_REST:
+            self.broke.add(claim.message)
+        return len(self.broke) >= BREAKS_TO_REST
 
     def answered(self) -> None:
         """A message was answered well: bear a little more, up to the ceiling."""

@@ -400,21 +400,62 @@ async def test_too_many(tmp_path: Path, reply: str, limit: int) -> None:
         assert one.delivery.relays["main"].limit == limit
 
 
+async def drops_at_mail(client: Client) -> None:
+    await client.say("220 peer")
+    await client.hear("EHLO")
+    await client.say("250 peer")
+    await client.hear("MAIL")
+    client.close()
+
+
 async def test_a_connection_that_breaks_is_no_good_answer(tmp_path: Path) -> None:
     """A smarthost that drops each connection at MAIL gets no more of them at a time for that."""
-
-    async def drops(client: Client) -> None:
-        await client.say("220 peer")
-        await client.hear("EHLO")
-        await client.say("250 peer")
-        await client.hear("MAIL")
-        client.close()
-
-    async with Peer(drops) as peer, engine(tmp_path, smarthost(peer)) as one:
+    async with Peer(drops_at_mail) as peer, engine(tmp_path, smarthost(peer)) as one:
         for _ in range(20):
             await one.accept()
-        await one.events.wait_for("outcome", 20, status="deferred")
+        await one.events.wait_for("trouble")
         assert one.delivery.relays["main"].limit == 2
+
+
+async def test_a_smarthost_that_drops_each_connection_is_in_trouble(tmp_path: Path) -> None:
+    """Then the next one has its turn, and nobody else's attempts are used up."""
+    async with (
+        Peer(drops_at_mail) as broken,
+        Peer() as peer,
+        engine(tmp_path, smarthost(broken), smarthost(peer, "backup")) as one,
+    ):
+        for _ in range(30):
+            await one.accept(route=("main", "backup"))
+        trouble = await one.events.wait_for("trouble", smarthost="main")
+        assert "closed the connection" in str(trouble["reason"])
+        await one.events.wait_for("outcome", 20, status="sent", smarthost="backup")
+        assert len(one.events.named("outcome", status="deferred")) <= 5  # three, and who was on the way meanwhile
+
+
+async def test_one_message_that_breaks_connections_is_to_blame_alone(tmp_path: Path) -> None:
+    """Whatever it does, and however often: the smarthost is up, and other mail leaves at once."""
+
+    class Choosy(Ordinary):
+        async def __call__(self, client: Client) -> None:
+            hear = client.hear
+
+            async def hear_or_leave(start: str = "") -> str:
+                line = await hear(start)
+                if line.startswith("MAIL") and "poison" in line:
+                    client.close()
+                return line
+
+            client.hear = hear_or_leave  # type: ignore[method-assign]
+            await super().__call__(client)
+
+    async with Peer(Choosy()) as peer, engine(tmp_path, smarthost(peer)) as one:
+        await one.accept(sender="poison@example.com")
+        for tries in range(1, 5):
+            await one.events.wait_for("outcome", tries, status="deferred")
+            await one.writer.run(lambda queue: queue.flush(time.time()))
+        await one.accept()
+        await one.events.wait_for("outcome", status="sent")
+        assert not one.events.named("trouble")
 
 
 async def test_a_busy_greeting_to_the_second_connection(tmp_path: Path) -> None:
