@@ -1,6 +1,6 @@
 """Corpora: mail that others have collected, as it is, by way of `sendmail` and the daemon to the recorder.
 
-Python's own test mails (from this interpreter, or Debian's libpython3.11-testsuite), and what is in the source packages
+Python's own test mails (from this interpreter, or Debian's libpython3.N-testsuite), and what is in the source packages
 of SDISTS, which pip fetches; nothing of it is kept. Each mail goes in with its lines ended by LF, by CRLF and by both
 in turn, and each of these with its recipient as an argument and with -t. With -t a mail may be refused, since who wrote
 it may have meant that: with an exit code and words, and nothing is sent.
@@ -237,7 +237,8 @@ def _pythons() -> list[tuple[str, bytes]]:
     if found is not None and found.origin is not None:
         data = Path(found.origin).parent / "data"
     else:
-        data = Path(debian.file("/usr/lib/python3*/test/test_email/data/msg_01.txt", "libpython3-testsuite")).parent
+        package = f"libpython3.{sys.version_info.minor}-testsuite"
+        data = Path(debian.file("/usr/lib/python3*/test/test_email/data/msg_01.txt", package)).parent
     return _mails((file.name, file.read_bytes()) for file in sorted(data.iterdir()) if file.is_file())
 
 
