@@ -37,13 +37,25 @@ def unindex(file: Path, index: str, statement: str) -> None:
         database.commit()
 
 
+def overwrite_root(file: Path, index: str) -> None:
+    """The page is lost on which an index begins."""
+    with file.open("r+b") as stream:
+        stream.seek(_root(file, index))
+        stream.write(b"\xff" * PAGE)
+
+
 def overwrite_first_leaf(file: Path, index: str) -> None:
     """The page is lost on which an index of several pages has its first rows."""
-    with contextlib.closing(sqlite3.connect(file)) as database:
-        [(root,)] = database.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (index,)).fetchall()
     with file.open("r+b") as stream:
-        stream.seek((root - 1) * PAGE)
+        stream.seek(_root(file, index))
         page = stream.read(PAGE)
         first_cell = int.from_bytes(page[12:14])  # behind the header of an interior page; it begins with its child
         stream.seek((int.from_bytes(page[first_cell : first_cell + 4]) - 1) * PAGE)
         stream.write(b"\xff" * PAGE)
+
+
+def _root(file: Path, index: str) -> int:
+    """Where in the file an index begins."""
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        [(root,)] = database.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (index,)).fetchall()
+    return (int(root) - 1) * PAGE

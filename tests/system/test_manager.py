@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rig import debian
+from rig.damage import overwrite_root
 from rig.instance import BIN, PATIENCE_S, Instance, smarthost
 from rig.peer import Ordinary, PeerThread
 
@@ -85,6 +86,24 @@ def test_the_life_of_a_service(tmp_path: Path, manager: ServiceManager, environm
             assert instance.process.wait(PATIENCE_S) == 0
         finally:
             instance.__exit__()
+
+
+def test_a_start_that_finds_the_store_broken_is_not_ready(
+    tmp_path: Path, manager: ServiceManager, environment: dict[str, str]
+) -> None:
+    """Who waits for the service does not go on as if mail could be taken: it ends with 75, and was never ready."""
+    instance = Instance(tmp_path)
+    instance.submit("bob@example.org")
+    overwrite_root(instance.queue_directory / "queue.db", "recipient_attempting")
+    instance.launch(environment=environment)
+    try:
+        manager.wait_for(lambda one: "STOPPING" in one)
+        assert not [one for one in manager.heard if "READY" in one]
+        assert instance.process is not None
+        assert instance.process.wait(PATIENCE_S) == 75
+        assert "malformed" in instance.wait_for("broken")["error"]
+    finally:
+        instance.__exit__()
 
 
 def test_the_watchdog_is_fed_by_progress_only(

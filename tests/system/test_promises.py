@@ -239,6 +239,24 @@ def test_promise_11_a_start_on_a_full_disk_refuses_and_goes_on_by_itself(tmp_pat
         instance.wait_for("outcome", recipient="<dave@example.org>", status="sent")
 
 
+def test_promise_11_a_reload_on_a_full_disk_waits_in_words(tmp_path: Path, small_disk: Path) -> None:
+    """What waits has to change its route, and there is no room for that: who submits is told 75; a stop is quiet."""
+    queue = {"directory": str(small_disk / "queue"), "reserve": "0"}
+    nobody = {"name": "old", "host": "127.0.0.1", "port": 1}
+    with Instance(tmp_path, smarthosts=[nobody], queue=queue) as instance:
+        instance.submit("bob@example.org")
+        instance.wait_for("trouble", smarthost="old")
+        with contextlib.closing(sqlite3.connect(small_disk / "queue" / "queue.db")) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            fill(small_disk)
+            instance.configure(smarthosts=[{**nobody, "name": "new"}], queue=queue)
+            assert instance.reload()["error"] == ""
+            assert instance.sendmail("carol@example.org").returncode == 75
+            assert instance.stop() == 0
+        assert instance.matching("library") == instance.matching("bug") == []
+        assert "Traceback" not in instance.log
+
+
 def test_promise_11_a_disk_too_small_for_the_reserve_still_carries_mail(tmp_path: Path, small_disk: Path) -> None:
     """The ballast does not fit: what there is has half of the room, and mail is taken and delivered all the same."""
     queue = {"directory": str(small_disk / "queue"), "reserve": "20MiB"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rig.engine import Engine
 from torture.evidence import Violation
@@ -30,14 +30,17 @@ def declared(page: str) -> Iterator[tuple[str, str, str]]:
             yield row, column, word
 
 
-async def send(running: Engine, name: str, queue_id: str, recipients: Sequence[str], text: bytes) -> dict[str, str]:
+async def send(
+    running: Engine, name: str, queue_id: str, recipients: Sequence[str], text: bytes, **options: Any
+) -> dict[str, str]:
     """One message to the smarthost of that name, and what the log says of each recipient when all have an outcome.
 
     sent, deferred or bounced; uncertain: deferred, and it may have arrived; rests: deferred without an attempt of his.
+    `options`: as for `new_message`.
     """
     found: dict[str, str] = {}
     with running.events.follow(queue_id) as events:
-        await running.accept(*recipients, route=(name,), queue_id=queue_id, body=text)
+        await running.accept(*recipients, route=(name,), queue_id=queue_id, body=text, **options)
         async with asyncio.timeout(PATIENCE_S):
             while len(found) < len(recipients):
                 event, fields = await events.get()

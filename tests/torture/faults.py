@@ -30,7 +30,7 @@ from pysendmail import (
 from pysendmail import tlspolicy as policy
 from pysendmail.queue import Queue
 from pysendmail.records import Accepted
-from pysendmail.smtp import wire
+from pysendmail.smtp import transaction, wire
 from pysendmail.thin import client
 
 
@@ -85,6 +85,15 @@ def octet_changed() -> None:
         return lambda self, chunk: encode(self, chunk.replace(b"body of", b"bodY of"))
 
     _put(wire.DotStuffer, "encode", make)
+
+
+def recipient_swapped() -> None:
+    """Each RCPT names somebody else."""
+
+    def make(rcpt: Any) -> Any:
+        return lambda recipient, *rest: rcpt(dataclasses.replace(recipient, address="else@example.org"), *rest)
+
+    _put(transaction, "_rcpt", make)
 
 
 def dot_unstuffed() -> None:

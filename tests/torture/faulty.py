@@ -69,7 +69,11 @@ class Over(Exception):
 
 
 class Faulty:
-    """See the module. `at`: which RCPT it is, of this connection's. "" as the stage: nothing goes wrong."""
+    """See the module. `at`: which RCPT it is, of this connection's. "" as the stage: nothing goes wrong.
+
+    `texts`: each message that came to its final dot, with the recipients that were accepted, whatever the answer was,
+    and whether it left or not. What was taken for good, and answered, is among the peer's `messages`, too.
+    """
 
     def __init__(
         self,
@@ -89,6 +93,7 @@ class Faulty:
         self._keywords = ["PIPELINING"] * pipelining + ["8BITMIME", "SIZE 100000000", "DSN", "ENHANCEDSTATUSCODES"]
         self._done = False
         self._rcpts = -1
+        self.texts: list[Message] = []
 
     async def __call__(self, client: Client) -> None:
         with suppress(Over):
@@ -158,9 +163,9 @@ class Faulty:
                 await self._misbehave(client, ("250 2.0.0 taken",))
             client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         content = await client.hear_message()
-        taken = Message(self._sender, self._recipients, content, client.encrypted)
+        self.texts.append(text := Message(self._sender, self._recipients, content, client.encrypted))
         if await self._answer(client, "dot", "250 2.0.0 taken"):
-            client.peer.messages.append(taken)
+            client.peer.messages.append(text)
             client.peer.changed()
 
     # -- what goes wrong --

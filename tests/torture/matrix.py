@@ -4,7 +4,9 @@ Each cell of that table is played with one recipient and with five (at RCPT it i
 them), in clear, under STARTTLS and with implicit TLS, with PIPELINING and without: a real queue, a real delivery, a
 real server, whose first connection misbehaves once. Looked at are the outcome of each recipient, whether that was an
 attempt of his, whether the smarthost rests, how often the server took the text, and over which connection the next
-message goes.
+message goes. Each message that came to its final dot, whatever was answered and whether the answer arrived, has to be
+one of ours octet for octet, and its envelope what the server had accepted of that one's. Where nothing goes wrong, two
+more wait at once for one connection, so that the envelope of one may come behind the dot of the other.
 
 Many cells are played at a time on one loop; those in which the network goes away one after the other, each row of them
 in a network of its own. A sample plays each cell of the table once. `--only STAGE/WHAT` plays all of one.
@@ -19,17 +21,20 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 
 from pysendmail.config import Smarthost, Timeout
+from pysendmail.smtp import transaction, wire
 from rig.ca import Authority
 from rig.engine import Engine, engine
 from rig.peer import Peer
-from torture.cells import PATIENCE_S, TEXT, batches, declared, fresh, judge, send
+from torture import faults
+from torture.cells import PATIENCE_S, batches, declared, fresh, judge, send
 from torture.faulty import GONE, SILENT, Faulty, loopback
 from torture.report import Part, Size
 
@@ -38,7 +43,16 @@ MODES = ("clear", "starttls", "implicit")
 NETWORKS = 4
 DEADLINE_S = 30.0  # each of the session's
 SHORT_S = 2.0  # where one of them has to pass
+SENDER = "alice@example.com"
+TEXT = "the body of one{}\r\n.\r\n..\r\n.a dot before it\r\n\r\ngrün\r\n\r\n".format(", and of many" * 9).encode()
 LONG = TEXT * ((16 << 20) // len(TEXT))  # more than the buffers of two kernels hold
+RIGHT = "as it should be"
+CHANGED, MISDIRECTED = "the text is another", "the envelope is another"
+# What the part has to notice -> where in pysendmail it is put, how, and what is said of it.
+CONTROLS: Mapping[str, tuple[object, str, Callable[[], None], str]] = {
+    "an octet changed": (wire.DotStuffer, "encode", faults.octet_changed, CHANGED),
+    "another's recipient": (transaction, "_rcpt", faults.recipient_swapped, MISDIRECTED),
+}
 CLONE_NEWNET = 0x40000000
 _TIMEOUTS = ("connect", "greeting", "tls", "command", "data", "data_block", "data_done")
 
@@ -65,9 +79,43 @@ class Cell:
         return [f"r{number}@example.org" for number in range(self.recipients)]
 
     @property
+    def wanted(self) -> tuple[str, ...]:
+        """The outcome that each recipient has to have."""
+        word, _, end = self.word.partition(", ")
+        others = "sent" if self.stage == "RCPT" and not end and word != "rests" else word
+        return tuple(word if number == self.at else others for number in range(self.recipients))
+
+    @property
+    def accepted(self) -> list[str]:
+        """Whom a text is for that comes to its end: all but who was refused at RCPT."""
+        if self.stage != "RCPT":
+            return self.addresses
+        return [address for address, word in zip(self.addresses, self.wanted, strict=True) if word == "sent"]
+
+    @property
     def smtp(self) -> dict[str, Any]:
         """For the servers of this cell, without its TLS context."""
         return {"pipelining": self.pipelining, "implicit": self.mode == "implicit"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mail:
+    """A message of ours."""
+
+    queue_id: str
+    recipients: Sequence[str]
+    text: bytes = TEXT
+
+    @property
+    def header(self) -> bytes:
+        """As the queue has it, with Received on top; no other message's."""
+        received = f"by box.example.com (pysendmail, from uid 1000)\r\n\tid {self.queue_id};\r\n\tto-day"
+        return f"Received: {received}\r\nMessage-ID: <{self.queue_id}@example.com>\r\nSubject: x\r\n".encode()
+
+    @property
+    def content(self) -> bytes:
+        """As the server has to get it."""
+        return self.header + b"\r\n" + self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +131,7 @@ class Seen:
     def wrong(self, cell: Cell) -> str:
         """How that differs from what is declared; empty: not at all."""
         word, _, end = cell.word.partition(", ")
-        others = "sent" if cell.stage == "RCPT" and not end and word != "rests" else word
-        wanted = tuple(word if number == cell.at else others for number in range(cell.recipients))
+        wanted = cell.wanted
         right = Seen(
             outcomes=wanted,
             rests=word == "rests",
@@ -114,6 +161,10 @@ def run(size: Size, seed: int, directory: Path, only: str) -> Part:
     elif gone:
         part.skip(f"{GONE} ({len(gone)} cells)", "a network of one's own: needs root")
     part.note(f"{len({(cell.stage, cell.what) for cell in chosen})} of the table's cells")
+    if not only:
+        for control, (*_, words) in CONTROLS.items():
+            said = spoilt(control, fresh(directory, control), authority)
+            part.control(control, caught=words in said)
     return part
 
 
@@ -133,6 +184,14 @@ def _cells(stage: str, what: str, word: str) -> Iterator[Cell]:
             yield Cell(
                 stage=stage, what=what, word=word, mode=mode, recipients=recipients, pipelining=pipelining, at=at
             )
+
+
+def spoilt(control: str, directory: Path, authority: Authority) -> str:
+    """What is said of a cell in which nothing goes wrong, but for this fault of pysendmail's own."""
+    owner, name, put, _ = CONTROLS[control]
+    with mock.patch.object(owner, name, getattr(owner, name)):  # so that it is as before when this ends
+        put()
+        return asyncio.run(play([next(cells())], directory, authority))[0]
 
 
 async def play(chosen: Sequence[Cell], directory: Path, authority: Authority) -> list[str]:
@@ -158,9 +217,11 @@ async def _servers(chosen: Sequence[Cell], authority: Authority) -> AsyncIterato
 
 
 def _smarthost(cell: Cell, name: str, peer: Peer, authority: Authority) -> Smarthost:
-    tls: dict[str, Any] = {"tls": "none", "auth_in_clear": True}
+    settings: dict[str, Any] = {"tls": "none", "auth_in_clear": True}
     if cell.mode != "clear":
-        tls = {"tls": "verify", "tls_ca_file": authority.file, "tls_implicit": cell.mode == "implicit"}
+        settings = {"tls": "verify", "tls_ca_file": authority.file, "tls_implicit": cell.mode == "implicit"}
+    if cell.what == RIGHT:
+        settings["connections"] = 1
     return Smarthost(
         name=name,
         host="localhost",
@@ -168,27 +229,72 @@ def _smarthost(cell: Cell, name: str, peer: Peer, authority: Authority) -> Smart
         username="user",
         password_command=("echo", "open sesame"),
         messages_per_connection=1 if cell.stage == "QUIT" else 100,
-        **tls,
+        **settings,
     )
 
 
 async def _look(running: Engine, cell: Cell, name: str, peer: Peer) -> str:
+    first = Mail(queue_id=f"{name}-first", recipients=cell.addresses, text=LONG if cell.stage == "body" else TEXT)
+    then = [
+        Mail(queue_id=f"{name}-next{number}", recipients=[f"next{number}@example.org"])
+        for number in range(3 if cell.what == RIGHT else 1)
+    ]
     try:
-        return (await _observe(running, cell, name, peer)).wrong(cell)
+        seen = await _observe(running, name, peer, first, then, gone=cell.what == GONE)
     except TimeoutError:
         return f"no outcome in {PATIENCE_S:.0f} s"
+    wrong = [seen.wrong(cell), *_mistakes(cell, peer, first, [] if seen.rests else then)]
+    return "; ".join(filter(None, wrong))
 
 
-async def _observe(running: Engine, cell: Cell, name: str, peer: Peer) -> Seen:
-    outcomes = await send(running, name, f"{name}-first", cell.addresses, LONG if cell.stage == "body" else TEXT)
-    told = tuple(outcomes[address] for address in cell.addresses)
-    if cell.what == GONE:
+async def _observe(running: Engine, name: str, peer: Peer, first: Mail, then: Sequence[Mail], *, gone: bool) -> Seen:
+    told = await _send(running, name, first)
+    if gone:
         loopback(up=True)
-    if running.events.named("trouble", smarthost=name):
-        return Seen(outcomes=told, rests=True, taken=len(peer.messages))
     taken = len(peer.messages)
-    (then,) = (await send(running, name, f"{name}-next", ["next@example.org"], TEXT)).values()
-    return Seen(outcomes=told, rests=False, close=len(peer.clients) > 1, taken=taken, next=then)
+    if running.events.named("trouble", smarthost=name):
+        return Seen(outcomes=told, rests=True, taken=taken)
+    nexts = list(await _send(running, name, then[0]))
+    close = len(peer.clients) > 1
+    for outcomes in await asyncio.gather(*(_send(running, name, mail) for mail in then[1:])):
+        nexts += outcomes
+    return Seen(outcomes=told, rests=False, close=close, taken=taken, next=", ".join(sorted({*nexts})))
+
+
+async def _send(running: Engine, name: str, mail: Mail) -> tuple[str, ...]:
+    """What became of it, for each recipient in their order."""
+    options: dict[str, Any] = {"sender": SENDER, "header": mail.header, "eight_bit": True}
+    outcomes = await send(running, name, mail.queue_id, mail.recipients, mail.text, **options)
+    return tuple(outcomes[address] for address in mail.recipients)
+
+
+def _mistakes(cell: Cell, peer: Peer, first: Mail, then: Sequence[Mail]) -> Iterator[str]:
+    """How what the server got differs from what we have, text by text."""
+    wanted = {first.content: cell.accepted} | {mail.content: list(mail.recipients) for mail in then}
+    texts = [text for server in peer.behaviours if isinstance(server, Faulty) for text in server.texts]
+    for text in texts:
+        if text.content not in wanted:
+            at = max(_alike(text.content, content) for content in wanted)
+            yield f"{CHANGED}, from octet {at} of {len(text.content)} on: {text.content[at : at + 40]!r}"
+            continue
+        sender, *recipients = (_address(argument) for argument in (text.sender, *text.recipients))
+        if [sender, *recipients] != [SENDER, *wanted[text.content]]:
+            yield f"{MISDIRECTED}: from {sender} to {recipients}, not to {wanted[text.content]}"
+    taken = [message.content for message in peer.messages]
+    for mail in then:
+        if (times := taken.count(mail.content)) != 1:
+            yield f"{mail.queue_id} was taken {times} times"
+
+
+def _alike(one: bytes, other: bytes) -> int:
+    """How many octets they begin with are the same."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (mine, its) in pairs if mine != its), min(len(one), len(other)))
+
+
+def _address(argument: str) -> str:
+    """Of MAIL's argument, or RCPT's: FROM:<a@b> SIZE=1"""
+    return argument.partition("<")[2].partition(">")[0]
 
 
 # -- without a network --

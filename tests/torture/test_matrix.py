@@ -9,7 +9,7 @@ import pytest
 
 from rig.ca import Authority
 from torture.faulty import STAGES, WHATS
-from torture.matrix import Cell, cells, play
+from torture.matrix import CONTROLS, Cell, cells, play, spoilt
 
 ALL = list(cells())
 WORDS = {"sent", "bounced", "deferred", "deferred, close", "uncertain, close", "sent, close", "rests"}
@@ -33,3 +33,11 @@ def test_promise_13_a_cell_of_each_kind(tmp_path: Path, caplog: pytest.LogCaptur
     wrong = asyncio.run(play([*chosen.values(), lie], tmp_path, Authority(tmp_path)))
     assert wrong[:-1] == [""] * len(chosen)
     assert "declared is 'deferred'" in wrong[-1]
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_what_the_server_got_is_looked_at(tmp_path: Path, control: str) -> None:
+    """A text that is not octet for octet ours, and an envelope that is not its own, are told in so many words."""
+    *_, words = CONTROLS[control]
+    said = spoilt(control, tmp_path, Authority(tmp_path))
+    assert said.count(words) == 4 and "declared is" not in said
