@@ -400,7 +400,7 @@ class Queue(Store):
         return self._hold_its_recipients(message)
 
     def unreadable(self) -> Iterator[int]:
-        """Messages to be tried of which a claim cannot read something, for a page of the file is damaged.
+        """Messages to be tried of which a claim or their end cannot read something: a page of the file is damaged.
 
         As they are found: where that takes longer than we live, the next start has fewer to find.
         """
@@ -409,7 +409,7 @@ class Queue(Store):
     def _readable(self, message: int) -> bool:
         try:
             row = self.first("message_state", message=message)
-            self.rows("first_part", message=message)
+            self.rows("look_at_body", message=message)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise

@@ -127,8 +127,9 @@ UPDATE recipient SET state = 'held' WHERE id = :recipient AND state = 'queued';
 SELECT message FROM recipient INDEXED BY recipient_due WHERE state = 'queued'
 UNION SELECT message FROM recipient INDEXED BY recipient_attempting WHERE state = 'attempting';
 
--- name: first_part
-SELECT octets FROM body WHERE message = :message AND part = 0;
+-- name: look_at_body
+-- What a claim reads of it, and the rows that an end takes away; not what is on pages of their own.
+SELECT CASE part WHEN 0 THEN octets ELSE typeof(octets) END FROM body WHERE message = :message;
 
 -- name: queue_id_of
 SELECT queue_id FROM message WHERE id = :message;
