@@ -8,7 +8,8 @@ page has (`other`), before the daemon starts or while it runs.
 Then, whatever the page had: no message leaves with other octets or to others than was submitted, and none that was
 sent before leaves again. New mail is told 0, and leaves; or 75, with words on the damage. Old mail leaves, or waits
 where `mailq` shows it, or somebody is told: in the log, or by `pysendmail check`. A daemon that ends does so with 75
-and says why. One that stays takes little of the processor, and ends when it is told to.
+and says why; what it could not record may leave again, as after any end of it, and is called uncertain. One that stays
+takes little of the processor, and ends when it is told to.
 
 What SQLite cannot notice is forgiven: other octets, on a single page, in the text of a message (pysendmail(8), BUGS).
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +29,7 @@ from random import Random
 from rig.damage import PAGE
 from rig.instance import BIN
 from torture.checker import TEMPFAIL, not_whole
-from torture.evidence import Call, Dot, Violation
+from torture.evidence import Call, Dot, Violation, token_in
 from torture.ledger import Ledger, Subject
 from torture.recorder import Recorder
 from torture.report import Part, Size
@@ -204,8 +206,13 @@ def _accounted(made: Made, subject: Subject, ledger: Ledger, recorder: Recorder)
     """What has not left is listed, or somebody is told of damage."""
     copies = [(one.token, recipient) for one in recorder.accepted() for recipient in one.recipients]
     ours = {(call.token, one) for call in ledger.calls if call.accepted for one in call.recipients}
-    for key in {key for key in copies if copies.count(key) > 1}:
-        yield _wrong(f"{key[0]}: {copies.count(key)} copies to {key[1]}")
+    unsure = Counter(
+        (token_in(event["message_id"]), event["recipient"].strip("<>"))
+        for event in subject.matching("outcome", 0, {"uncertain": "yes"})
+    )
+    for (token, to), count in Counter(copies).items():
+        if count > 1 + unsure[token, to]:
+            yield _wrong(f"{token}: {count} copies to {to}, {unsure[token, to]} times uncertain")
     if (missing := (ours | made.waits) - {*copies}) and not _told(subject):
         listed = {one["address"] for entry in subject.listed() or () for one in entry["recipients"]}
         yield from (
