@@ -267,7 +267,12 @@ class Daemon:
     async def _sight(self) -> Sight:
         """What `Watch` judges."""
         assert self._delivery is not None
-        oldest_at, damaged = await self.look(lambda queue: (queue.oldest_at(), queue.one("damaged")[0]))
+        try:
+            oldest_at, damaged = await self.look(lambda queue: (queue.oldest_at(), queue.one("damaged")[0]))
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            oldest_at, damaged = None, 1  # not even that can be read
         return Sight(
             relays=self._delivery.relays,
             oldest_at=oldest_at,
