@@ -46,8 +46,8 @@ KINDS: dict[str, Callable[[Random, bytes, int], bytes]] = {
 }
 RUNNING_EACH = 4  # one page of so many is overwritten under a running daemon, too
 STARTS = 3  # of a daemon that ends over it
-QUIET_S = 2.0  # without a line of the log: what could be done has been done
-QUIET_LOOKS = 10
+LEAVES_S = 5.0  # until all has left, at most: what lies on the page never does
+QUIET_S = 2.0
 IDLE_CPU_S = 1.0  # in QUIET_S
 NAMED = ("malformed", "not a database", "damaged", "corrupt", "queue.db", "no such", "disk I/O error")
 
@@ -153,15 +153,14 @@ def _served(made: Made, subject: Subject, ledger: Ledger) -> Iterator[Violation]
             call = ledger.submit("ok.new@example.org", uid=somebody())
             if call.code not in (0, TEMPFAIL) or (call.code == TEMPFAIL and not call.stderr.strip()):
                 yield _wrong(f"{call.token}: sendmail said {call.code} {call.stderr.strip()!r}")
-            for _ in range(QUIET_LOOKS):
-                if not subject.news(len(subject.events), QUIET_S):
-                    break
+            due = made.waits | {(call.token, one) for one in call.recipients}
+            subject.happens(partial(_all_left, subject, due), LEAVES_S)
     if _lives(subject):
         assert subject.process is not None
         before = _cpu_s(subject.process.pid)
-        subject.news(len(subject.events), QUIET_S)
+        subject.happens(lambda: not _lives(subject), QUIET_S)
         if (took := _cpu_s(subject.process.pid) - before) > IDLE_CPU_S:
-            yield _wrong(f"it spins: {took:.1f} s of the processor in at most {QUIET_S} s")
+            yield _wrong(f"it spins: {took:.1f} s of the processor in {QUIET_S} s")
 
 
 def _sent_rightly(made: Made, ledger: Ledger, recorder: Recorder) -> Iterator[Violation]:
@@ -191,11 +190,9 @@ def _unlike(call: Call, content: bytes) -> str:
     if not wrong or len(body) != len(ours):
         return wrong
     other = [at for at, pair in enumerate(zip(body, ours, strict=True)) if pair[0] != pair[1]]
-    return (
-        wrong
-        if not other or other[-1] - other[0] >= PAGE
-        else not_whole(replace(call, text=_with(call, body)), content)
-    )
+    if not other or other[-1] - other[0] >= PAGE:
+        return wrong
+    return not_whole(replace(call, text=_with(call, body)), content)
 
 
 def _with(call: Call, body: bytes) -> bytes:
@@ -206,10 +203,7 @@ def _accounted(made: Made, subject: Subject, ledger: Ledger, recorder: Recorder)
     """What has not left is listed, or somebody is told of damage."""
     copies = [(one.token, recipient) for one in recorder.accepted() for recipient in one.recipients]
     ours = {(call.token, one) for call in ledger.calls if call.accepted for one in call.recipients}
-    unsure = Counter(
-        (token_in(event["message_id"]), event["recipient"].strip("<>"))
-        for event in subject.matching("outcome", 0, {"uncertain": "yes"})
-    )
+    unsure = _outcomes(subject, "deferred", uncertain="yes")
     for (token, to), count in Counter(copies).items():
         if count > 1 + unsure[token, to]:
             yield _wrong(f"{token}: {count} copies to {to}, {unsure[token, to]} times uncertain")
@@ -220,6 +214,19 @@ def _accounted(made: Made, subject: Subject, ledger: Ledger, recorder: Recorder)
             for token, to in missing
             if to not in listed
         )
+
+
+def _all_left(subject: Subject, due: frozenset[tuple[str, str]]) -> bool:
+    """Or nothing more does: the daemon has ended."""
+    return not _lives(subject) or due <= _outcomes(subject, "sent").keys()
+
+
+def _outcomes(subject: Subject, status: str, **fields: str) -> Counter[tuple[str, str]]:
+    """How often the log has this of whom: (token, recipient)."""
+    return Counter(
+        (token_in(event["message_id"]), event["recipient"].strip("<>"))
+        for event in subject.matching("outcome", 0, {"status": status, **fields})
+    )
 
 
 def _told(subject: Subject) -> bool:
