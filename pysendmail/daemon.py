@@ -39,6 +39,7 @@ from pysendmail.loopback import Loopback
 from pysendmail.manager import STATUS_S, Manager
 from pysendmail.metrics import Metrics, Tally
 from pysendmail.postmaster import Postmaster
+from pysendmail.pruning import prune
 from pysendmail.queue import Queue
 from pysendmail.reader import Reader
 from pysendmail.records import Ended, LaneState, NewMessage
@@ -58,6 +59,7 @@ PRUNE_AT_LEAST_S = 60.0
 PRUNE_PAUSE_S = 0.1  # when there is more than goes at once
 THREADS = 8  # for names to be resolved, files that may lie on a disk which does not answer, and long work
 DAMAGED = "it is set aside, all others go on: see pysendmail(8), RECOVERY, A damaged database"
+KEPT = "it is kept past its time, all else is pruned: see pysendmail(8), RECOVERY, A damaged database"
 DESCRIPTORS = 4096  # if we may: the usual limit of 1024 is for programs that use select(2)
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # nothing is left for a loop or a thread's
 
@@ -265,7 +267,12 @@ class Daemon:
     async def _sight(self) -> Sight:
         """What `Watch` judges."""
         assert self._delivery is not None
-        oldest_at, damaged = await self.look(lambda queue: (queue.oldest_at(), queue.one("damaged")[0]))
+        try:
+            oldest_at, damaged = await self.look(lambda queue: (queue.oldest_at(), queue.one("damaged")[0]))
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            oldest_at, damaged = None, 1  # not even that can be read
         return Sight(
             relays=self._delivery.relays,
             oldest_at=oldest_at,
@@ -305,6 +312,10 @@ class Daemon:
         self._unreadable += 1
         self._events.emit("damaged", queue_id=queue_id or None, error=error, advice=DAMAGED)
         self._watch.wake()
+
+    def _kept(self, queue_id: str, error: str) -> None:
+        """A damaged page does not let go of what is to be pruned."""
+        self._events.emit("damaged", queue_id=queue_id or None, error=error, advice=KEPT)
 
     def _broken(self, error: str) -> None:
         """SQLite cannot be trusted until it is opened again: stop, and let the service manager start us anew."""
@@ -420,11 +431,8 @@ class Daemon:
             now = time.time()
             keep = self._config.queue.keep_history
 
-            def step(queue: Queue, now: float = now, keep: float = keep) -> tuple[float | None, bool]:
-                return queue.prune(keep, now)
-
             try:
-                when, more = await self._writer.run(step)
+                when, more = await prune(self._writer, keep, now, self._kept)
             except (StoreFull, StoreBroken):
                 when, more = None, False
             # What ends after this look is not in `when`: look again before the shortest retention is over.

@@ -37,6 +37,8 @@ COMMIT_OCTETS = 1024 * 1024  # a large body is committed in steps, so that nobod
 IDS_AT_ONCE = 100  # looked at one by one, where a page of the file is damaged
 MAX_RECIPIENTS_PER_CLAIM = 1000
 PRUNED_AT_ONCE = 100  # messages of the history, reports; of bodies a tenth, ten times as many lanes
+PRUNED = {"body": PRUNED_AT_ONCE // 10, "history": PRUNED_AT_ONCE, "report": PRUNED_AT_ONCE}
+KEPT_AT_MOST = 1000  # of a kind, that a damaged page keeps: where there are more, that kind is not pruned any more
 REROUTED_AT_ONCE = 200  # messages: nobody else waits long for the writer
 FLUSHED_AT_ONCE = 20  # messages of a user, each with up to a thousand recipients; he may ask for it all day
 HEADER_KEPT = 8192  # octets of a message that is over: nothing limits how many a user may have of them
@@ -82,6 +84,8 @@ class Queue(Store):
         self._lanes: dict[int, tuple[tuple[str, ...], int, str]] = {}
         self._lane_ids: dict[tuple[str, int, str], int] = {}  # by what a lane is
         self._pruned_lane = 0  # the last one that was looked at
+        self._kept: dict[str, list[int]] = {kind: [] for kind in PRUNED}  # by a damaged page, past their time
+        self._unfound: set[str] = set()  # kinds of which a damaged page hides what is past its time
         self._sent: dict[str, float] = {}  # what `remember_sent` was told since the last commit
         self.owners = Owners()
 
@@ -396,7 +400,7 @@ class Queue(Store):
         return self._hold_its_recipients(message)
 
     def unreadable(self) -> Iterator[int]:
-        """Messages to be tried of which a claim cannot read something, for a page of the file is damaged.
+        """Messages to be tried of which a claim or their end cannot read something: a page of the file is damaged.
 
         As they are found: where that takes longer than we live, the next start has fewer to find.
         """
@@ -405,7 +409,7 @@ class Queue(Store):
     def _readable(self, message: int) -> bool:
         try:
             row = self.first("message_state", message=message)
-            self.rows("first_part", message=message)
+            self.rows("look_at_body", message=message)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
@@ -564,24 +568,59 @@ class Queue(Store):
 
         Returns when there is something to do next (None: nothing), and whether there is more of it already.
         """
-        bodies = self.rows("prune_bodies", now=now, limit=PRUNED_AT_ONCE // 10)
-        for row in bodies:
-            self.run("drop_body", message=row["id"])
-            self.run("body_gone", message=row["id"], kept=HEADER_KEPT)
-        before = now - keep_history
-        pruned = self.run("prune_history", before=before, limit=PRUNED_AT_ONCE).rowcount
-        reports = self.run("prune_reports", before=before, limit=PRUNED_AT_ONCE).rowcount
+        more = False
+        for kind in PRUNED:
+            rows = self.prunable(kind, keep_history, now)
+            for row in rows:
+                self.drop(kind, row)
+            more |= len(rows) == PRUNED[kind]
         self._prune_lanes()
-        when = self.one("next_prune", keep_history=keep_history)[0]
-        more = len(bodies) == PRUNED_AT_ONCE // 10 or PRUNED_AT_ONCE in (pruned, reports)
+        kept = json.dumps([*self._kept["body"], *self._kept["history"]])
+        when = self.one("next_prune", keep_history=keep_history, but=kept)[0]
         return (float(when) if when is not None else None), more
+
+    def prunable(self, kind: str, keep_history: float, now: float) -> list[int]:
+        """What is next to go, but for what `keep` was told of."""
+        if len(self._kept[kind]) >= KEPT_AT_MOST or kind in self._unfound:
+            return []
+        names = {"but": json.dumps(self._kept[kind]), "limit": PRUNED[kind]}
+        match kind:
+            case "body":
+                rows = self.rows("prune_bodies", before=now, **names)
+            case "history":
+                rows = self.rows("prune_history", before=now - keep_history, **names)
+            case _:
+                rows = self.rows("prune_reports", before=now - keep_history, **names)
+        return [row["id"] for row in rows]
+
+    def drop(self, kind: str, row: int) -> None:
+        """Forget one of these."""
+        match kind:
+            case "body":
+                self.run("drop_body", message=row)
+                self.run("body_gone", message=row, kept=HEADER_KEPT)
+            case "history":
+                self.run("drop_message", id=row)
+            case _:
+                self.run("drop_report", id=row)
+
+    def keep(self, kind: str, row: int | None) -> str:
+        """A damaged page keeps it, until the next start looks again; None: nobody can even see what is to go.
+
+        Returns its message's queue id, "" if that is unknown.
+        """
+        if row is None:
+            self._unfound.add(kind)
+            return ""
+        self._kept[kind].append(row)
+        return "" if kind == "report" else self._queue_id_of(row)
 
     def _prune_lanes(self) -> None:
         """A page of the lanes each time, again and again."""
         last = self.one("last_lane", after=self._pruned_lane, limit=10 * PRUNED_AT_ONCE)[0]
-        if last is not None and self.run("prune_lanes", after=self._pruned_lane, last=last).rowcount:
+        after, self._pruned_lane = self._pruned_lane, last or 0  # also where a damaged page keeps these
+        if last is not None and self.run("prune_lanes", after=after, last=last).rowcount:
             self._forget_lanes()
-        self._pruned_lane = last or 0
 
     # -- what people do with the queue --
 

@@ -127,8 +127,9 @@ UPDATE recipient SET state = 'held' WHERE id = :recipient AND state = 'queued';
 SELECT message FROM recipient INDEXED BY recipient_due WHERE state = 'queued'
 UNION SELECT message FROM recipient INDEXED BY recipient_attempting WHERE state = 'attempting';
 
--- name: first_part
-SELECT octets FROM body WHERE message = :message AND part = 0;
+-- name: look_at_body
+-- What a claim reads of it, and the rows that an end takes away; not what is on pages of their own.
+SELECT CASE part WHEN 0 THEN octets ELSE typeof(octets) END FROM body WHERE message = :message;
 
 -- name: queue_id_of
 SELECT queue_id FROM message WHERE id = :message;
@@ -325,15 +326,23 @@ SELECT id, uid, destination FROM lane WHERE route != :route;
 -- name: reroute
 UPDATE recipient SET lane = :lane WHERE id = :recipient;
 
+-- name: prune_bodies
+-- `but`: a JSON list of those that a damaged page keeps. So in the next ones.
+SELECT id FROM message WHERE body_until IS NOT NULL AND body_until <= :before
+    AND id NOT IN (SELECT value FROM json_each(:but)) LIMIT :limit;
+
 -- name: prune_history
-DELETE FROM message WHERE id IN (
-    SELECT id FROM message WHERE state = 'done' AND finished_at <= :before AND body_until IS NULL ORDER BY finished_at LIMIT :limit);
+SELECT id FROM message WHERE state = 'done' AND finished_at <= :before AND body_until IS NULL
+    AND id NOT IN (SELECT value FROM json_each(:but)) ORDER BY finished_at LIMIT :limit;
 
 -- name: prune_reports
-DELETE FROM report WHERE id IN (SELECT id FROM report WHERE at <= :before ORDER BY at LIMIT :limit);
+SELECT id FROM report WHERE at <= :before AND id NOT IN (SELECT value FROM json_each(:but)) ORDER BY at LIMIT :limit;
 
--- name: prune_bodies
-SELECT id FROM message WHERE body_until IS NOT NULL AND body_until <= :now LIMIT :limit;
+-- name: drop_message
+DELETE FROM message WHERE id = :id;
+
+-- name: drop_report
+DELETE FROM report WHERE id = :id;
 
 -- name: body_gone
 UPDATE message SET body_until = NULL, header = substr(header, 1, :kept) WHERE id = :message;
@@ -349,8 +358,10 @@ DELETE FROM lane WHERE id > :after AND id <= :last
 
 -- name: next_prune
 SELECT min(at) FROM (
-    SELECT min(finished_at) + :keep_history AS at FROM message WHERE state = 'done'
-    UNION ALL SELECT min(body_until) FROM message WHERE body_until IS NOT NULL);
+    SELECT min(finished_at) + :keep_history AS at FROM message
+    WHERE state = 'done' AND id NOT IN (SELECT value FROM json_each(:but))
+    UNION ALL SELECT min(body_until) FROM message
+    WHERE body_until IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:but)));
 
 -- name: smarthosts
 SELECT name, tls_seen_at, last_sent_at FROM smarthost;

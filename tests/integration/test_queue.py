@@ -1156,7 +1156,7 @@ def large(tmp_path_factory: pytest.TempPathFactory):
 
 
 NAMES = {
-    "kept": 1,
+    "kept": 1, "but": "[]", "id": 1,
     "lane": 1, "fresh": 1, "now": NOW, "message": 1, "route": "main", "limit": 100, "recipient": 1, "part": 0,
     "uid": 1, "submission": b"", "jump": 1.0, "after": 0, "since": 0, "before": NOW, "queue_id": "", "at": NOW,
     "about": "", "name": "", "messages": "[1]", "recipients": "[1]", "horizon": NOW, "last": 100,

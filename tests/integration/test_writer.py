@@ -15,16 +15,19 @@ from typing import Any
 import pytest
 
 from pysendmail import checkpoints, writer
+from pysendmail.aliases import Aliases
 from pysendmail.outcome import Outcome
-from pysendmail.queue import Queue
+from pysendmail.postmaster import Postmaster
+from pysendmail.pruning import prune
+from pysendmail.queue import PRUNED, Queue
 from pysendmail.records import LaneState, NewMessage
 from pysendmail.server import User, WriterStore
 from pysendmail.settling import Settling
 from pysendmail.spool import FREE_FLOOR, Reserve, free_octets
 from pysendmail.writer import CROWD_REST, CROWD_S, Crowd, StoreBroken, StoreFull, Writer
-from rig.damage import overwrite_first_leaf
+from rig.damage import ROWS, overwrite, overwrite_first_leaf
 from rig.mounts import MIB, TMPFS, CannotMount, fill, mounted
-from rig.store import NOW, PlainPolicy, Store, new_message, settlement
+from rig.store import NOW, PlainPolicy, Store, config, new_message, settlement
 
 KIB = 1024
 
@@ -311,6 +314,48 @@ async def test_a_lane_that_cannot_be_looked_up_ends_the_daemon(tmp_path: Path) -
         accepted = await one.run(lambda queue: queue.accept(new, submission=None, now=NOW + 1000))
         assert accepted.queue_id == new.queue_id
         assert one.broken and "malformed" in one.broken[0]
+
+
+async def test_a_later_part_on_a_damaged_page_costs_its_message_alone(tmp_path: Path) -> None:
+    """The bounce with its text, which its end would read, is not made: it is set aside, and the daemon goes on."""
+    store = Store(tmp_path)
+    store.policy = Postmaster(config(), lambda: Aliases.load(""))  # type: ignore[assignment]
+    parts = [letter * 3000 for letter in (b"w", b"x", b"y", b"z")]  # a page each
+    queue_id = store.accept(ret="full", body=parts[0])
+    for number, octets in enumerate(parts[1:], 1):
+        store.sql("INSERT INTO body (message, part, octets) VALUES (1, ?, ?)", number, octets)
+    claim = store.claim()
+    store.queue.close()
+    overwrite(tmp_path / "queue.db", b"x" * 70, kind=ROWS)
+    async with desk(tmp_path) as one:
+        given = settlement(claim, Outcome.BOUNCED, started_at=NOW)
+        await one.run(lambda queue: Settling(queue, store.policy, NOW).settle(given), must=True)
+        await asyncio.sleep(0)
+        assert one.damaged == [queue_id] and not one.broken
+        assert one.queue.one("message_state", message=1)["state"] == "damaged"
+
+
+async def test_pruning_goes_round_a_damaged_page(tmp_path: Path) -> None:
+    """What lies there, and on the pages beside it, is kept and told of once; all else that is past its time goes."""
+    store = Store(tmp_path)
+    body = (b"x" * 70 + b"\r\n") * 40  # a page each
+    ids = [store.accept(sender="", body=body) for _ in range(2 * PRUNED["body"])]
+    for _ in ids:
+        store.settle(store.claim(), Outcome.BOUNCED)
+    store.queue.close()
+    overwrite(tmp_path / "queue.db", b"x" * 70, nth=5, kind=ROWS)
+    kept: list[str] = []
+
+    async def turn() -> bool:
+        return (await prune(one.writer, 2000, NOW + 3000, lambda queue_id, error: kept.append(queue_id)))[1]
+
+    async with desk(tmp_path) as one:
+        while await turn():
+            pass
+        assert not await turn()
+        assert [row[0] for row in one.queue.connection.execute("SELECT queue_id FROM message")] == kept
+        assert one.queue.connection.execute("SELECT count(*) FROM report").fetchone()[0] == 0
+        assert 0 < len(kept) < len(ids) // 2 and not one.broken
 
 
 async def test_an_error_of_the_thread_leaves_nobody_waiting(tmp_path: Path) -> None:

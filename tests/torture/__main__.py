@@ -31,6 +31,7 @@ PARTS = {
     "call-faults": "torture.call_faults:run",
     "full-disks": "torture.full_disks:run",
     "limits": "torture.limits:run",
+    "pages": "torture.pages:run",
     "clocks": "torture.clocks:run",
     "descriptors": "torture.descriptors:run",
     "matrix": "torture.matrix:run",
