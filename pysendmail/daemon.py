@@ -299,7 +299,7 @@ class Daemon:
         if lanes and self._delivery is not None:
             self._delivery.lanes_changed(lanes)
             if any(self._lost(lane) for lane in lanes) and not self._rerouting:
-                self._rerouting = asyncio.get_running_loop().create_task(self._reroute())
+                self._rerouting = asyncio.get_running_loop().create_task(self._reroute_or_stop())
                 self._rerouting.add_done_callback(lambda _task: setattr(self, "_rerouting", None))
 
     def _lost(self, lane: LaneState) -> bool:
@@ -370,6 +370,11 @@ class Daemon:
 
             after = await self._writer.run(step, must=True)
 
+    async def _reroute_or_stop(self) -> None:
+        """Where we stop meanwhile, the next start does it."""
+        with suppress(StoreBroken, StoreFull):
+            await self._reroute()
+
     async def _reload(self) -> str | None:
         """SIGHUP, or asked for: returns what is wrong with the file.
 
@@ -406,8 +411,7 @@ class Daemon:
         if self._metrics is not None:
             await self._metrics.configure(config)
         self._events.emit("reload", config=str(config.file))
-        with suppress(StoreBroken, StoreFull):
-            await self._reroute()
+        await self._reroute_or_stop()
 
     async def _attend(self, manager: Manager, delivery: Delivery) -> None:
         """Tell the service manager how the queue is, and that the scheduler and the writer answer."""
