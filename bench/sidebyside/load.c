@@ -7,11 +7,12 @@
  * PARALLEL at a time, until COUNT are done. For each a line "BEGUN_NS ENDED_NS CPU_US": CLOCK_MONOTONIC before it is
  * begun and when its success is known, and for `run` the processor time of the process and of what it waited for (else
  * 0). Last a line with the processor time of load itself, in microseconds. SMTP waits for each reply, as mail programs
- * do, and begins a new session where MAIL or RCPT is refused for now, which is how OpenSMTPD ends a long one. What is not
- * a success ends it all with a word on standard error.
+ * do, and begins a new session where the message is refused for now, which is how OpenSMTPD ends a long one, or has no
+ * answer in ANSWER_S, as it leaves one of many. What else is not a success ends it all with a word on standard error.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -29,6 +30,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { ANSWER_S = 5 };
 
 extern char **environ;
 
@@ -165,7 +168,7 @@ static void *submit(void *unused)
 
 /* smtp and pipe */
 
-/* A reply that begins with this digit: true; with '4', where that may be: false. */
+/* A reply that begins with this digit: true; with '4' or none in time, where that may be: false. */
 static int hear(int fd, char digit, int may_be_refused)
 {
     char text[2048];
@@ -173,6 +176,8 @@ static int hear(int fd, char digit, int may_be_refused)
     for (;;) {
         must(held < sizeof text, "too long a reply");
         ssize_t more = read(fd, text + held, sizeof text - held);
+        if (more < 0 && errno == EAGAIN && may_be_refused)
+            return 0;
         must(more > 0, "the server hung up");
         held += more;
         for (char *end; (end = memchr(text + line, '\n', held - line)); line = end - text + 1)
@@ -193,9 +198,18 @@ static void ask(int fd, char digit, const char *line)
     hear(fd, digit, 0);
 }
 
-static int try(int fd, const char *line)
+static int try(int fd, char digit, const char *line)
 {
     put(fd, line, strlen(line));
+    return hear(fd, digit, 1);
+}
+
+static int transact(int fd)
+{
+    if (!try(fd, '2', "MAIL FROM:<alice@example.com>\r\n") || !try(fd, '2', "RCPT TO:<bob@example.org>\r\n") ||
+        !try(fd, '3', "DATA\r\n"))
+        return 0;
+    put(fd, message, size);
     return hear(fd, '2', 1);
 }
 
@@ -214,6 +228,7 @@ static int dial(int piped)
     fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     must(!connect(fd, (struct sockaddr *)&where, sizeof where), "connect");
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = ANSWER_S}, sizeof(struct timeval));
     return fd;
 }
 
@@ -227,7 +242,7 @@ static int begin(int piped)
 
 static void end(int fd)
 {
-    ask(fd, '2', "QUIT\r\n");
+    try(fd, '2', "QUIT\r\n");
     close(fd);
 }
 
@@ -237,13 +252,10 @@ static void *session(void *piped)
     long mine;
     while ((mine = __atomic_fetch_add(&next_one, 1, __ATOMIC_RELAXED)) < count) {
         all[mine].begun = now();
-        while (!try(fd, "MAIL FROM:<alice@example.com>\r\n") || !try(fd, "RCPT TO:<bob@example.org>\r\n")) {
+        while (!transact(fd)) {
             end(fd);
             fd = begin(piped != NULL);
         }
-        ask(fd, '3', "DATA\r\n");
-        put(fd, message, size);
-        hear(fd, '2', 0);
         all[mine].ended = now();
     }
     end(fd);
