@@ -14,13 +14,17 @@ Point = tuple[str, str]  # what, who
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """The best of `of` over `over`, or alone; to be at most, or at least, `bound`."""
+    """The best of `of` over `over`, or alone; to be at most, or at least, `bound`.
+
+    `what_bounds`: for who reads that it is not met, as `profile` and measurements beside it have shown.
+    """
 
     words: str
     of: Sequence[Point]
     over: Point | None = None
     at_most: bool = False
     bound: float
+    what_bounds: str = ""
 
     def reached(self, figures: Figures) -> float | None:
         """None: not measured."""
@@ -33,6 +37,11 @@ class Goal:
 
     def met(self, reached: float) -> bool:
         return reached <= self.bound if self.at_most else reached >= self.bound
+
+    def verdict(self, reached: float) -> str:
+        if self.met(reached):
+            return "met"
+        return f"**not met**: {self.what_bounds}" if self.what_bounds else "**not met**"
 
     @property
     def bound_words(self) -> str:

@@ -192,12 +192,6 @@ static int hear(int fd, char digit, int may_be_refused)
     }
 }
 
-static void ask(int fd, char digit, const char *line)
-{
-    put(fd, line, strlen(line));
-    hear(fd, digit, 0);
-}
-
 static int try(int fd, char digit, const char *line)
 {
     put(fd, line, strlen(line));
@@ -234,10 +228,14 @@ static int dial(int piped)
 
 static int begin(int piped)
 {
-    int fd = dial(piped);
-    hear(fd, '2', 0);
-    ask(fd, '2', "EHLO client.test\r\n");
-    return fd;
+    for (int tries = 3; tries--;) {
+        int fd = dial(piped);
+        if (hear(fd, '2', 1) && try(fd, '2', "EHLO client.test\r\n"))
+            return fd;
+        close(fd);
+    }
+    must(0, "no greeting");
+    return -1;
 }
 
 static void end(int fd)

@@ -93,7 +93,7 @@ def _goals(figures: Figures) -> Iterable[Sequence[str]]:
         if reached is None:
             yield goal.words, goal.bound_words, "not measured", ""
         else:
-            yield goal.words, goal.bound_words, digits(reached), "met" if goal.met(reached) else "**not met**"
+            yield goal.words, goal.bound_words, digits(reached), goal.verdict(reached)
 
 
 def _part(figures: Figures, name: str, heading: str, words: str) -> str:
