@@ -6,6 +6,7 @@ cost. The shares are of the samples in which a thread was at work; waiting, also
 
 from __future__ import annotations
 
+import linecache
 import subprocess
 import sys
 from collections import Counter
@@ -18,8 +19,10 @@ from sidebyside.measures import SMALL, Bench
 from sidebyside.mta import Pysendmail
 
 _RATE_HZ = 500
+_SOURCE = Path(__file__).parents[2] / "pysendmail"
 _OURS = "pysendmail/"
 _SHOWN = 12
+_WAITS = (".get(timeout=", ".wait(")  # py-spy takes a thread that waits for a lock for a busy one, now and then
 
 
 def profile(bench: Bench) -> None:
@@ -64,6 +67,13 @@ def _watched(bench: Bench, mta: Pysendmail, what: str) -> Iterator[None]:
         bench.note(f"profile/{what}: {name}, %", mta.who, share, 0)
 
 
+def _waits(frame: str) -> bool:
+    """Whether that line of ours waits for another thread: `frame` is "function (file:line)"."""
+    file, _, number = frame.partition(" (")[2].rstrip(")").rpartition(":")
+    line = linecache.getline(str(_SOURCE / file.rpartition(_OURS)[2]), int(number))
+    return any(word in line for word in _WAITS)
+
+
 def costs(folded: str) -> dict[str, float]:
     """The percentage of each function of ours, the largest first; where most of it is another's function's, with that.
 
@@ -75,7 +85,7 @@ def costs(folded: str) -> dict[str, float]:
         stack, _, count = line.rpartition(" ")
         frames = stack.split(";")
         ours = [frame for frame in frames if _OURS in frame]
-        if ours:
+        if ours and not _waits(ours[-1]):
             function, _, file = ours[-1].partition(" (")
             name = f"{file.rpartition(_OURS)[2].partition('.py')[0]}.{function}"
             samples[name] += int(count)

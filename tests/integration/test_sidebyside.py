@@ -169,3 +169,12 @@ def test_a_profile_gives_a_cost_to_the_innermost_function_of_ours() -> None:
     ours, run = "serve (pysendmail/daemon.py:1)", "run (pysendmail/store.py:2)"
     folded = f"main;{ours};select (selectors.py:3) 6\nwriter;{ours};{run};{run} 2\nidle;wait (threading.py:9) 5\n"
     assert costs(folded) == {"daemon.serve (mostly select)": 75.0, "store.run": 25.0}
+
+
+def test_a_thread_that_waits_costs_nothing() -> None:
+    """Also where py-spy says that it is at work."""
+    source = (Path(__file__).parents[2] / "pysendmail" / "writer.py").read_text().splitlines()
+    number = next(number for number, line in enumerate(source, 1) if "_steps.get(timeout=" in line)
+    assert costs(f"writer;_work (pysendmail/writer.py:{number}) 9\nwriter;_work (pysendmail/writer.py:1) 1\n") == {
+        "writer._work": 100.0
+    }
