@@ -18,7 +18,7 @@ from pysendmail.outcome import Fault, Outcome, Stage, Trouble
 from pysendmail.queue import PART_OCTETS, Queue
 from pysendmail.secrets import Secrets
 from rig.engine import RETRY, engine, smarthost
-from rig.peer import Client, Ordinary, Peer
+from rig.peer import Client, Ordinary, Peer, leaves_at_mail
 from rig.store import config, new_message
 
 
@@ -400,17 +400,9 @@ async def test_too_many(tmp_path: Path, reply: str, limit: int) -> None:
         assert one.delivery.relays["main"].limit == limit
 
 
-async def drops_at_mail(client: Client) -> None:
-    await client.say("220 peer")
-    await client.hear("EHLO")
-    await client.say("250 peer")
-    await client.hear("MAIL")
-    client.close()
-
-
 async def test_a_connection_that_breaks_is_no_good_answer(tmp_path: Path) -> None:
     """A smarthost that drops each connection at MAIL gets no more of them at a time for that."""
-    async with Peer(drops_at_mail) as peer, engine(tmp_path, smarthost(peer)) as one:
+    async with Peer(leaves_at_mail) as peer, engine(tmp_path, smarthost(peer)) as one:
         for _ in range(20):
             await one.accept()
         await one.events.wait_for("trouble")
@@ -420,7 +412,7 @@ async def test_a_connection_that_breaks_is_no_good_answer(tmp_path: Path) -> Non
 async def test_a_smarthost_that_drops_each_connection_is_in_trouble(tmp_path: Path) -> None:
     """Then the next one has its turn, and nobody else's attempts are used up."""
     async with (
-        Peer(drops_at_mail) as broken,
+        Peer(leaves_at_mail) as broken,
         Peer() as peer,
         engine(tmp_path, smarthost(broken), smarthost(peer, "backup")) as one,
     ):

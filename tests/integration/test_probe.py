@@ -14,7 +14,7 @@ from pysendmail.probe import Question, probe
 from pysendmail.secrets import Secrets
 from rig.ca import Authority
 from rig.client import PATIENT, smarthost
-from rig.peer import Behaviour, Client, Ordinary, Peer
+from rig.peer import Behaviour, Client, Ordinary, Peer, leaves_at_mail
 
 KEYS = {
     *("smarthost", "host", "port", "address", "ready", "trouble"),
@@ -192,15 +192,7 @@ async def test_a_recipient_that_is_refused() -> None:
 
 async def test_a_server_that_leaves_at_mail() -> None:
     """No reply to MAIL is told as what it is."""
-
-    async def leaves(client: Client) -> None:
-        await client.say("220 peer")
-        await client.hear("EHLO")
-        await client.say("250 peer")
-        await client.hear("MAIL")
-        client.close()
-
-    found = await facts(leaves, question=Question(sender="a@example.org", recipient="a@example.org"))
+    found = await facts(leaves_at_mail, question=Question(sender="a@example.org", recipient="a@example.org"))
     assert found["sender"]["mail"] == "the server closed the connection, or did not answer"
     assert not found["ready"]
 

@@ -139,6 +139,15 @@ def enter(network: Path) -> None:
 Behaviour = Callable[[Client], Awaitable[None]]
 
 
+async def leaves_at_mail(client: Client) -> None:
+    """A server that drops each connection there."""
+    await client.say("220 peer")
+    await client.hear("EHLO")
+    await client.say("250 peer")
+    await client.hear("MAIL")
+    client.close()
+
+
 @dataclass
 class Ordinary:
     """A server that does everything right, but for the replies given here."""
