@@ -10,7 +10,7 @@ from sidebyside.figures import Figures
 OURS, OUR_C = "pysendmail", "pysendmail, C"
 WAYS = ("socket", "SMTP", "-bs")  # of ours, for a program with much to send
 Point = tuple[str, str]  # what, who
-ONE_PROCESS = "processor time: a daemon in Python is one process, whose threads share a lock; the rest are many in C"
+ONE_PROCESS = "processor time: a daemon in Python is one process, whose threads share a lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ GOALS: Sequence[Goal] = (
         over=("drain/2 KB, 0 ms: CPU ms each", "postfix"),
         at_most=True,
         bound=0.3,
-        what_bounds="Python, with no function that takes more than a tenth (below)",
+        what_bounds="what the dialogue, the log and the store of a message cost in Python (shares below)",
     ),
     *_backlog("100,000"),
     *_backlog("1,000,000"),
