@@ -11,8 +11,8 @@ where `mailq` shows it, or somebody is told: in the log, or by `pysendmail check
 and says why; what it could not record may leave again, as after any end of it, and is called uncertain. One that stays
 takes little of the processor, and ends when it is told to.
 
-What SQLite cannot notice is forgiven: other octets in the text of a message (pysendmail(8), BUGS), on that page or,
-since a page of a text says which is the next, up to the end of a part.
+What SQLite cannot notice is forgiven: other octets in the text of a message (pysendmail(8), BUGS) on that page. One of
+another text names that one's next page, too: then it is up to the end of the part.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ SAMPLE = ("zeros:1", "zeros:148", "random:148")  # the root, and a page of a tex
 LARGE = 530_000  # octets: three parts
 SMALL = 8  # messages
 PART = 256 << 10  # octets of a text in one chain of pages
+UNNOTICED = {"zeros": PAGE, "random": PAGE, "other": PART}  # octets of a text
 KINDS: dict[str, Callable[[Random, bytes, int], bytes]] = {
     "zeros": lambda random, file, page: bytes(PAGE),
     "random": lambda random, file, page: random.randbytes(PAGE),
@@ -127,7 +128,8 @@ def _altered(made: Made) -> bool:
     far = bytearray(whole)
     far[whole.index(b"body of")] ^= 1
     far[-9] ^= 1
-    return all(_unlike(call, text) for text in (whole[:-9] + whole[-8:], bytes(far))) and not _unlike(call, whole)
+    altered = (whole[:-9] + whole[-8:], bytes(far))
+    return all(_unlike(call, text, PART) for text in altered) and not _unlike(call, whole, PART)
 
 
 def _play(made: Made, case: str, directory: Path, program: Path, name: int) -> Iterator[Violation]:
@@ -144,7 +146,7 @@ def _play(made: Made, case: str, directory: Path, program: Path, name: int) -> I
             stream.seek((int(number) - 1) * PAGE)
             stream.write(KINDS[kind](Random(case), octets, int(number)))
         yield from _served(made, subject, ledger)
-        yield from _sent_rightly(made, ledger, recorder)
+        yield from _sent_rightly(made, ledger, recorder, UNNOTICED[kind])
         yield from _accounted(made, subject, ledger, recorder)
         yield from _ended(subject)
 
@@ -166,7 +168,7 @@ def _served(made: Made, subject: Subject, ledger: Ledger) -> Iterator[Violation]
             yield _wrong(f"it spins: {took:.1f} s of the processor in {QUIET_S} s")
 
 
-def _sent_rightly(made: Made, ledger: Ledger, recorder: Recorder) -> Iterator[Violation]:
+def _sent_rightly(made: Made, ledger: Ledger, recorder: Recorder, unnoticed: int) -> Iterator[Violation]:
     calls = {**made.calls, **{call.token: call for call in ledger.calls}}
     for attempt in recorder.accepted():
         if attempt.is_report:
@@ -177,7 +179,7 @@ def _sent_rightly(made: Made, ledger: Ledger, recorder: Recorder) -> Iterator[Vi
             continue
         dot = attempt.dot
         assert isinstance(dot, Dot)
-        if wrong := _unlike(call, dot.content):
+        if wrong := _unlike(call, dot.content, unnoticed):
             yield _wrong(f"{call.token}: {wrong}")
         for recipient in attempt.recipients:
             if recipient not in call.recipients:
@@ -186,14 +188,14 @@ def _sent_rightly(made: Made, ledger: Ledger, recorder: Recorder) -> Iterator[Vi
                 yield _wrong(f"{call.token}: left again to {recipient}")
 
 
-def _unlike(call: Call, content: bytes) -> str:
-    """What is wrong with this copy, other than octets of one part of its text."""
+def _unlike(call: Call, content: bytes, unnoticed: int) -> str:
+    """What is wrong with this copy, other than so many octets, one after the other, of its text."""
     wrong = not_whole(call, content)
     body, ours = split(content)[1], split(call.text.replace(b"\n", b"\r\n"))[1]
     if not wrong or len(body) != len(ours):
         return wrong
     other = [at for at, pair in enumerate(zip(body, ours, strict=True)) if pair[0] != pair[1]]
-    if not other or other[-1] - other[0] >= PART:
+    if not other or other[-1] - other[0] >= unnoticed:
         return wrong
     return not_whole(replace(call, text=_with(call, body)), content)
 
