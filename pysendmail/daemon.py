@@ -270,7 +270,7 @@ class Daemon:
         try:
             oldest_at, damaged = await self.look(lambda queue: (queue.oldest_at(), queue.one("damaged")[0]))
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            if type(error) is not sqlite3.DatabaseError:  # its kinds are a lock, a disk that fails, or an error of ours
                 raise
             oldest_at, damaged = None, 1  # not even that can be read
         return Sight(
